@@ -1,0 +1,148 @@
+"""Every exception of the package.
+
+OrchestratorError
+├── ConfigurationError        settings that cannot be used: all of them, listed at once        exit 2
+├── AppError                  the user's app cannot serve
+│   ├── AppLoadError          module missing, raising, or not an App                           exit 3
+│   ├── ForkSafetyError       the app left threads or connections that forking would break     exit 3
+│   └── DuplicateTypeError    two handlers for one type
+├── EnqueueError              refused before anything was stored
+│   ├── PayloadError          not a JSON object, too large, too deep, NUL, NaN
+│   └── OptionError           a priority, delay, key … out of range
+├── StoreError
+│   ├── DatabaseUnavailable   no connection, or it was lost; the statement's fate may be unknown
+│   │   └── DeadlineExceeded  the database did not answer in time
+│   ├── StatementRefused      the server refused a statement; the connection still works
+│   └── SchemaError           newer than this version, or the role may not create it           exit 6
+├── InstanceRunningError      another single instance holds the database                       exit 5
+├── TaskTimeout               raised inside a handler whose time is up
+├── Discard                   raised by a handler: give up, never retry
+└── Retry                     raised by a handler: again, at a time of its choosing
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class OrchestratorError(Exception):
+    """Root of all errors this package raises on purpose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One unusable setting: its variable, the value given, and what is accepted."""
+
+    variable: str
+    value: str | None
+    accepted: str
+
+    def __str__(self) -> str:
+        given = "is not set" if self.value is None else f"is {self.value!r}"
+        return f"{self.variable} {given}: {self.accepted}"
+
+
+class ConfigurationError(OrchestratorError):
+    """Settings that cannot be used; `problems` has every one of them."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class AppError(OrchestratorError):
+    """The user's app cannot serve tasks."""
+
+
+class AppLoadError(AppError):
+    """The app named by `spec` could not be imported, or is no App."""
+
+    def __init__(self, spec: str, reason: str) -> None:
+        self.spec = spec
+        self.reason = reason
+        super().__init__(f"the app {spec!r} could not be loaded: {reason}")
+
+
+class ForkSafetyError(AppError):
+    """Importing the app left behind what would hang or corrupt forked children."""
+
+
+class DuplicateTypeError(AppError):
+    """Two handlers were registered for one task type."""
+
+    def __init__(self, type_name: str) -> None:
+        self.type_name = type_name
+        super().__init__(f"a handler for {type_name!r} is registered already")
+
+
+class EnqueueError(OrchestratorError):
+    """The task was refused; nothing was stored."""
+
+
+class PayloadError(EnqueueError):
+    """The payload is no JSON object that PostgreSQL can store and a handler can take."""
+
+
+class OptionError(EnqueueError):
+    """An option of the task (priority, delay, key …) is out of range."""
+
+
+class StoreError(OrchestratorError):
+    """Something between us and the database failed."""
+
+
+class DatabaseUnavailable(StoreError):
+    """No connection could be made, or it was lost.
+
+    `sent` says whether a statement was under way: then it may have been committed all the same.
+    """
+
+    def __init__(self, message: str, *, sent: bool = False) -> None:
+        self.sent = sent
+        super().__init__(message)
+
+
+class DeadlineExceeded(DatabaseUnavailable):
+    """The database did not answer within the caller's deadline; the connection was given up."""
+
+
+class StatementRefused(StoreError):
+    """The server refused a statement (`sqlstate`); the connection can be used again."""
+
+    def __init__(self, message: str, *, sqlstate: str | None) -> None:
+        self.sqlstate = sqlstate
+        super().__init__(message)
+
+
+class SchemaError(StoreError):
+    """The schema is newer than this version knows, or this role may not create or upgrade it."""
+
+
+class InstanceRunningError(OrchestratorError):
+    """Another single instance, `holder`, is at work on this database."""
+
+    def __init__(self, holder: str) -> None:
+        self.holder = holder
+        super().__init__(
+            f"another instance runs on this database: {holder}. Stop it first, or set DISTRIBUTED_MODE=true on both."
+        )
+
+
+class TaskTimeout(OrchestratorError):
+    """The task's time is up. Raised inside the handler; the child is killed a grace later."""
+
+
+class Discard(OrchestratorError):
+    """Raise it in a handler to give the task up: it ends in `failed` and is never retried."""
+
+
+class Retry(OrchestratorError):
+    """Raise it in a handler to run again in `in_` seconds instead of after the backoff.
+
+    It uses an attempt like any other failure, so it cannot go on for ever.
+    """
+
+    def __init__(self, message: str = "", *, in_: float = 0.0) -> None:
+        if not 0 <= in_ <= 366 * 86400:
+            raise ValueError(f"Retry(in_={in_!r}): write 0 to {366 * 86400} seconds")
+        self.in_seconds = float(in_)
+        super().__init__(message or f"the handler asked to run again in {in_:g} s")

@@ -1,0 +1,156 @@
+"""What crosses the supervisor's threads: its main loop orders, the database threads report. No I/O but an eventfd."""
+
+import os
+from collections import deque
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from orchestrator.model import ClaimRef, Outcome, OwnedClaim, Start, TaskType
+
+Message = TypeVar("Message")
+
+
+class Mailbox(Generic[Message]):
+    """A queue between two threads whose reader can wait on a file descriptor.
+
+    `post` never blocks and may be called from any thread; `take` is for the one reader.
+    """
+
+    def __init__(self) -> None:
+        self._messages: deque[Message] = deque()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def fileno(self) -> int:
+        """Readable while something may be waiting."""
+        return self._bell
+
+    def post(self, message: Message) -> None:
+        self._messages.append(message)
+        os.eventfd_write(self._bell, 1)
+
+    def take(self) -> list[Message]:
+        """All that has been posted, in order; never blocks."""
+        try:
+            os.eventfd_read(self._bell)
+        except BlockingIOError:
+            pass
+        taken = []
+        while self._messages:
+            taken.append(self._messages.popleft())
+        return taken
+
+    def close(self) -> None:
+        os.close(self._bell)
+
+
+# Orders: the supervisor's loop → the coordinator. Each is kept until the database has taken it.
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """The app is loaded: register its types, recover what an earlier run left, then report `Serving`."""
+
+    types: tuple[TaskType, ...]
+    app: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Write these outcomes; report them as `Written`."""
+
+    outcomes: tuple[Outcome, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Make these claims pending again; they use no attempt."""
+
+    claims: tuple[ClaimRef, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MarkRunning:
+    """Mark these executions running: they have run for a while."""
+
+    starts: tuple[Start, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """Report, as `Audited`, what the database thinks this worker owns (in one slot, or in all)."""
+
+    slot: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """How the pool is: whether any child sleeps (then inserts should notify), and whether claiming is allowed."""
+
+    has_sleepers: bool
+    is_claiming: bool
+
+
+Order = Begin | Finish | Release | MarkRunning | Audit | Activity
+
+# Reports: the database threads → the supervisor's loop.
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """The schema is there, the guard let us pass, the worker row stands."""
+
+    worker_id: str
+    server_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """`Begin` is done: children may claim."""
+
+    recovered: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartFailed:
+    """The database side cannot start: say `message` and leave with `exit_code`."""
+
+    exit_code: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkIsDue:
+    """Something can be claimed: wake an idle child."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """These claims' outcomes stand in the database (or are no longer ours to write)."""
+
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """What the database thinks this worker owns."""
+
+    slot: int | None
+    claims: tuple[OwnedClaim, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseLost:
+    """Single-instance mode: another instance took the lease; stop claiming, drain, exit 5."""
+
+    holder: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredDead:
+    """This worker was declared dead: kill what runs, then go on under `worker_id`."""
+
+    worker_id: str
+
+
+Report = Registered | Serving | StartFailed | WorkIsDue | Written | Audited | LeaseLost | DeclaredDead

@@ -1,0 +1,230 @@
+"""What the system talks about: tasks, claims, outcomes, workers, terms. Frozen data, no I/O; any process uses it.
+
+    pending → claimed → running → completed
+                           ├────→ pending       failed, retries left
+                           ├────→ dead_letter   failed, no retries left
+                           └────→ failed        can never run, or was given up
+    claimed, running → pending                  handed back, or recovered from a dead worker
+    any end state    → pending                  an operator's retry
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+DEFAULT_MAX_RETRIES = 3
+MAX_PAYLOAD_BYTES = 1 << 20
+MAX_RESULT_BYTES = 1 << 20
+MAX_ERROR_BYTES = 16 << 10
+MAX_TYPE_LENGTH = 200
+"""Longest task type, in characters and in UTF-8 bytes: the board has room for that."""
+
+
+class TaskStatus(StrEnum):
+    """The `task_status` enum of the schema."""
+
+    PENDING = "pending"
+    CLAIMED = "claimed"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    DEAD_LETTER = "dead_letter"
+
+
+END_STATES = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.DEAD_LETTER})
+
+TRANSITIONS: dict[TaskStatus, frozenset[TaskStatus]] = {
+    TaskStatus.PENDING: frozenset({TaskStatus.CLAIMED, TaskStatus.RUNNING, TaskStatus.FAILED}),
+    TaskStatus.CLAIMED: frozenset({TaskStatus.PENDING, TaskStatus.RUNNING, *END_STATES}),
+    TaskStatus.RUNNING: frozenset({TaskStatus.PENDING, *END_STATES}),
+    TaskStatus.COMPLETED: frozenset({TaskStatus.PENDING}),
+    TaskStatus.FAILED: frozenset({TaskStatus.PENDING}),
+    TaskStatus.DEAD_LETTER: frozenset({TaskStatus.PENDING}),
+}
+"""What may follow what. pending → running: a task that was recovered before is marked running by its very claim.
+pending → failed: cancelled. End state → pending: an operator's retry."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskType:
+    """A registered type and the limits its handler was registered with (seconds; None: no limit)."""
+
+    name: str
+    max_retries: int = DEFAULT_MAX_RETRIES
+    timeout_seconds: float | None = None
+    retry_base_seconds: float = 1.0
+    retry_cap_seconds: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """A task to enqueue. `payload` is JSON text of an object, checked already; the id is the database's.
+
+    `delay_seconds` counts from the database's now; `run_at` is an aware moment; at most one of them is given.
+    """
+
+    type: str
+    payload: str
+    priority: int = 0
+    delay_seconds: float | None = None
+    run_at: datetime | None = None
+    idempotency_key: str | None = None
+    max_retries: int | None = None
+    timeout_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A child's exclusive right to run a task once, as the claim statement returns it.
+
+    `payload` is JSON text, undecoded: a payload that cannot be decoded must fail its task, not the claim. None: it is
+    larger than MAX_PAYLOAD_BYTES. `attempt` is the number this execution has (1 is the first). `max_retries` and
+    `timeout_seconds` None: what the handler is registered with. `is_running`: the claim has marked the task running.
+    """
+
+    task_id: str
+    type: str
+    token: int
+    payload: str | None
+    attempt: int
+    max_retries: int | None
+    timeout_seconds: float | None
+    is_running: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRef:
+    """A claim by name: enough to hand it back."""
+
+    task_id: str
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class OwnedClaim:
+    """A claimed or running row of this worker, as the database has it."""
+
+    task_id: str
+    token: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """An execution that began at `started_monotonic` (CLOCK_MONOTONIC seconds), to be marked running."""
+
+    task_id: str
+    token: int
+    attempt: int
+    started_monotonic: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an execution ended, ready to be written under its token.
+
+    `status` is completed, failed, dead_letter, or pending for a retry that waits `delay_seconds`. `attempt` becomes
+    the row's `attempts`. Times are CLOCK_MONOTONIC seconds, which all processes of a host share. `result` is JSON text.
+    """
+
+    task_id: str
+    token: int
+    type: str
+    status: TaskStatus
+    attempt: int
+    started_monotonic: float
+    ended_monotonic: float
+    error: str | None = None
+    result: str | None = None
+    delay_seconds: float = 0.0
+
+
+class Verdict(StrEnum):
+    """What became of a written outcome."""
+
+    ACCEPTED = "accepted"  # this write ended the execution
+    REPEATED = "repeated"  # the same claim had ended already: a lost reply, or the supervisor was first
+    STALE = "stale"  # the claim is no longer the task's: nothing was changed
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """A task taken back from a dead worker: to pending, or to dead_letter when its attempts were used up."""
+
+    task_id: str
+    type: str
+    status: TaskStatus
+    attempt: int
+    was_running: bool
+    worker_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """Where a worker's supervisor lives, so that another on the same machine can tell whether it is gone."""
+
+    boot_id: str
+    pid_namespace: str
+    hostname: str
+    pid: int
+    start_ticks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A row of `workers`."""
+
+    id: str
+    hostname: str
+    started_at: datetime
+    last_heartbeat: datetime
+    heartbeat_age_seconds: float
+    pool_size: int
+    version: str
+    is_leader: bool
+    leader_until: datetime | None
+    is_dead: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One leadership. `trusted_until` (local CLOCK_MONOTONIC) is reckoned from before the query that won it."""
+
+    number: int
+    trusted_until: float
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseHolder:
+    """The lease row as read: who leads, in which term, for how many more seconds by the database's clock."""
+
+    holder: str | None
+    term: int
+    remaining_seconds: float
+    process: Process | None
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A whole row of `tasks`, for people and programs that look."""
+
+    id: str
+    type: str
+    status: TaskStatus
+    payload: str
+    priority: int
+    idempotency_key: str | None
+    attempts: int
+    max_retries: int | None
+    timeout_seconds: float | None
+    recoveries: int
+    worker_id: str | None
+    slot: int | None
+    created_at: datetime
+    claimed_at: datetime | None
+    started_at: datetime | None
+    completed_at: datetime | None
+    updated_at: datetime
+    next_retry_at: datetime | None
+    last_error: str | None
+    result: str | None

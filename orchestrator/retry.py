@@ -1,0 +1,33 @@
+"""When a failed task runs again. Pure: no clock, no database."""
+
+import random
+from dataclasses import dataclass
+
+MAX_CAP_SECONDS = 366 * 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Exponential backoff with full jitter: the n-th retry waits between 0 and min(cap, base × 2^(n-1)) seconds.
+
+    Full jitter spreads the retries of a burst best: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+    schema.sql's retry_delay() is the same formula for tasks whose worker died.
+    """
+
+    base: float = 1.0
+    cap: float = 3600.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.base <= self.cap <= MAX_CAP_SECONDS:
+            raise ValueError(
+                f"RetryPolicy(base={self.base!r}, cap={self.cap!r}): write seconds, 0 <= base <= cap <= one year"
+            )
+
+    def ceiling(self, retry: int) -> float:
+        """The longest wait, in seconds, before retry number `retry` (1 is the first)."""
+        doublings = min(max(retry, 1) - 1, 62)  # beyond 2^62 the cap has long decided, and floats stay finite
+        return float(min(self.cap, self.base * 2.0**doublings))
+
+    def delay(self, retry: int) -> float:
+        """A wait in seconds drawn evenly from 0 to `ceiling(retry)`."""
+        return random.uniform(0.0, self.ceiling(retry))
