@@ -1,0 +1,153 @@
+"""How a log record becomes one line: text for people, JSON for machines, secrets taken out of both. No I/O."""
+
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Literal
+from urllib.parse import quote, quote_plus
+
+from orchestrator.errors import TaskTimeout
+
+LogFormat = Literal["text", "json"]
+
+MAX_VALUE_CHARACTERS = 8_000
+MAX_TRACEBACK_CHARACTERS = 32_000
+MIN_SECRET_CHARACTERS = 3
+"""A shorter secret would be found in every other word, and taking it out would tell what it is."""
+
+Plain = str | int | float | bool | None | list["Plain"] | dict[str, "Plain"]
+
+_UNSAFE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)  # control, line and direction characters; lone surrogates
+_BARE = re.compile(r"[^\s=\"'\\]+")
+_OWN_ATTRIBUTES = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "facts"}
+
+
+class Secrets:
+    """Strings that no line may show. Added once, at start; read by every line."""
+
+    def __init__(self) -> None:
+        self._forms: tuple[str, ...] = ()
+
+    def add(self, secret: str) -> None:
+        if len(secret) < MIN_SECRET_CHARACTERS:
+            return
+        forms = {secret, quote(secret, safe=""), quote(secret), quote_plus(secret)}
+        forms |= {repr(secret)[1:-1], json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
+        self._forms = tuple(sorted(forms.union(self._forms), key=len, reverse=True))
+
+    def removed_from(self, text: str) -> str:
+        for form in self._forms:
+            if form in text:
+                text = text.replace(form, "***")
+        return text
+
+
+class LineFormatter(logging.Formatter):
+    """One line a record. `process` says which process speaks; `task` are the facts of the task it runs, if any."""
+
+    def __init__(self, format: LogFormat, process: str, secrets: Secrets) -> None:
+        super().__init__()
+        self._format = format
+        self._process = process
+        self._secrets = secrets
+        self.task: Mapping[str, str | int] = {}
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, with its newline. Raises nothing that a log call could cause, however odd its arguments are."""
+        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+        event = self._text(_safely(record.getMessage, "a message whose arguments do not fit"))
+        facts = {key: self._plain(value) for key, value in self._facts(record).items()}
+        trace = self._traceback(record)
+        if self._format == "json":
+            told: dict[str, Plain] = {"time": moment, "level": record.levelname.lower(), "event": event}
+            if trace:
+                facts["traceback"] = trace
+            return json.dumps(told | {key: facts[key] for key in facts if key not in told}) + "\n"
+        pairs = "".join(f" {_quoted(key)}={_shown(value)}" for key, value in facts.items())
+        return f"{moment} {record.levelname:<7} {_quoted(event)}{pairs}\n{_indented(trace)}"
+
+    def _facts(self, record: logging.LogRecord) -> dict[str, object]:
+        facts: dict[str, object] = {}
+        own = getattr(record, "facts", None)
+        if isinstance(own, dict):
+            facts.update(own)
+        else:
+            facts["logger"] = record.name
+            facts.update((key, value) for key, value in record.__dict__.items() if key not in _OWN_ATTRIBUTES)
+        facts.update(self.task)
+        facts["process"] = self._process
+        return facts
+
+    def _plain(self, value: object) -> Plain:
+        if value is None or isinstance(value, bool | int):
+            return value
+        if isinstance(value, float):
+            return float(f"{value:.6g}") if value == value and abs(value) != float("inf") else str(value)
+        if isinstance(value, list | tuple | set | frozenset):
+            return [self._plain(item) for item in list(value)[:100]]
+        if not isinstance(value, str):
+            return self._text(_safely(lambda: str(value), f"a {type(value).__name__} that cannot be printed"))
+        return self._text(value)
+
+    def _text(self, text: str) -> str:
+        return _shortened(self._secrets.removed_from(text), MAX_VALUE_CHARACTERS)
+
+    def _traceback(self, record: logging.LogRecord) -> str:
+        """The traceback, shortened in its middle: the cause is at one end, the place at the other."""
+        parts = []
+        thrown = record.exc_info
+        if thrown and thrown[0] is not None:
+            parts.append(_safely(lambda: self.formatException(thrown), "a traceback that cannot be printed"))
+        elif record.exc_text:
+            parts.append(record.exc_text)
+        if record.stack_info:
+            parts.append(str(record.stack_info))
+        text = self._secrets.removed_from("\n".join(parts))
+        half = MAX_TRACEBACK_CHARACTERS // 2
+        return text if len(text) <= 2 * half else f"{text[:half]}\n[{len(text) - 2 * half} characters]\n{text[-half:]}"
+
+
+def _safely(say: Callable[[], str], otherwise: str) -> str:
+    """What `say` returns. It calls code of the user's, which may fail, or be cut short by its task's time limit."""
+    try:
+        return say()
+    except TaskTimeout:
+        raise
+    except Exception as error:
+        return f"<{otherwise}: {type(error).__name__}>"
+
+
+def _shortened(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}… [{len(text) - limit} more characters]"
+
+
+def _escaped(text: str) -> str:
+    return _UNSAFE.sub(lambda found: repr(found.group())[1:-1], text)
+
+
+def _quoted(text: str) -> str:
+    """Bare where it is one plain word, else in double quotes with everything odd escaped: nobody can forge a line."""
+    if _BARE.fullmatch(text) and not _UNSAFE.search(text):
+        return text
+    return '"' + _escaped(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
+
+
+def _shown(value: Plain) -> str:
+    if isinstance(value, list):
+        return _quoted(",".join(str(item) for item in value))
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return _quoted(str(value))
+
+
+def _indented(text: str) -> str:
+    """Continuation lines start with spaces, so that none can be taken for a line of the log."""
+    return "".join(f"    {_escaped(line)}\n" for line in text.split("\n")) if text else ""

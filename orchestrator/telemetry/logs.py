@@ -1,0 +1,124 @@
+"""Logging: past-tense events and facts, one line each, on standard error. Every process configures it for itself.
+
+A log call never raises, never blocks for long and never shows a registered secret. Lines that user code logs with the
+standard library in a child carry the id, type and attempt of the task that runs.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from orchestrator.errors import TaskTimeout
+from orchestrator.telemetry.lines import LineFormatter, LogFormat, Secrets
+from orchestrator.telemetry.stderr import Stderr
+
+ROOT = "orchestrator"
+
+_secrets = Secrets()
+_handler: "StderrHandler | None" = None
+
+
+class StderrHandler(logging.Handler):
+    """Writes each record as one line; where that fails, the line is lost and counted, never raised."""
+
+    def __init__(self, formatter: LineFormatter) -> None:
+        super().__init__()
+        self.lines = formatter
+        self.stderr = Stderr()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.lines.format(record)
+        except TaskTimeout:
+            raise  # the task's time was up in the middle of this call: that is the handler's to know
+        except Exception as error:
+            line = self.lines.format(_record(logging.ERROR, "log_line_failed", {"error": type(error).__name__}))
+        lost = self.stderr.lost
+        if self.stderr.write(line) and lost:
+            self.stderr.lost = 0
+            self.stderr.write(self.lines.format(_record(logging.WARNING, "log_lines_lost", {"count": lost})))
+
+
+class EventLog:
+    """Logs events of one part of the program: a past-tense name and the facts, as keywords. Any thread may use it."""
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(f"{ROOT}.{name}")
+
+    def debug(self, event: str, /, **facts: object) -> None:
+        self._log(logging.DEBUG, event, facts)
+
+    def info(self, event: str, /, **facts: object) -> None:
+        self._log(logging.INFO, event, facts)
+
+    def warning(self, event: str, /, **facts: object) -> None:
+        self._log(logging.WARNING, event, facts)
+
+    def error(self, event: str, /, **facts: object) -> None:
+        self._log(logging.ERROR, event, facts)
+
+    def exception(self, event: str, /, **facts: object) -> None:
+        """An error with the traceback of the exception that is being handled."""
+        self._log(logging.ERROR, event, facts, with_traceback=True)
+
+    def _log(self, level: int, event: str, facts: dict[str, object], *, with_traceback: bool = False) -> None:
+        # a dictConfig of the user's app disables the loggers that it does not name
+        self._logger.disabled = False
+        if self._logger.isEnabledFor(level):
+            self._logger.log(level, "%s", event, exc_info=with_traceback, extra={"facts": facts})
+
+
+def get(name: str) -> EventLog:
+    """The log of the part called `name`."""
+    return EventLog(name)
+
+
+def configure(*, debug: bool, format: LogFormat, process: str) -> None:
+    """Log to standard error from now on, as `process` ("supervisor", "child 3"). Call it again in a child.
+
+    Our own lines always go there. So do the user code's, through the root logger, unless the app has put handlers of
+    its own there.
+    """
+    global _handler
+    formatter = LineFormatter(format, process, _secrets)
+    root = logging.getLogger()
+    own = logging.getLogger(ROOT)
+    level = logging.DEBUG if debug else logging.INFO
+    if _handler is None:
+        _handler = StderrHandler(formatter)
+        if not root.handlers:
+            root.addHandler(_handler)
+            root.setLevel(level)
+    else:
+        _handler.stderr.detach()
+        _handler.stderr = Stderr()
+        _handler.lines = formatter
+    own.handlers = [_handler]
+    own.propagate = False
+    own.disabled = False
+    own.setLevel(level)
+
+
+@contextmanager
+def task_context(task_id: str, type: str, attempt: int) -> Iterator[None]:
+    """While it is open, every line of this process carries the task: a process runs one at a time, on any threads."""
+    if _handler is None:
+        yield
+        return
+    before = _handler.lines.task
+    _handler.lines.task = {"task_id": task_id, "type": type, "attempt": attempt}
+    try:
+        yield
+    finally:
+        _handler.lines.task = before
+
+
+def hide(secret: str) -> None:
+    """Take `secret` out of every line from now on, as it is and as it stands in a URL, in tracebacks too."""
+    _secrets.add(secret)
+
+
+def _record(level: int, event: str, facts: dict[str, object]) -> logging.LogRecord:
+    record = logging.LogRecord(ROOT, level, "", 0, event, None, None)
+    record.facts = facts
+    return record
