@@ -1,0 +1,19 @@
+"""Task Orchestrator: a task queue in PostgreSQL and the daemon that runs it. This is the public API.
+
+Nothing inside the package imports from here.
+"""
+
+from orchestrator._version import __version__
+from orchestrator.errors import Discard, OrchestratorError, Retry, TaskTimeout
+from orchestrator.model import NewTask
+from orchestrator.retry import RetryPolicy
+
+__all__ = [
+    "Discard",
+    "NewTask",
+    "OrchestratorError",
+    "Retry",
+    "RetryPolicy",
+    "TaskTimeout",
+    "__version__",
+]

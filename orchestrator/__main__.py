@@ -1,0 +1,5 @@
+"""`python -m orchestrator` is `orchestratord`."""
+
+from orchestrator.cli import main
+
+main()
