@@ -1,0 +1,225 @@
+"""A connection whose every wait has a deadline of the client's own. Supervisor threads and children use it, one each.
+
+psycopg2's asynchronous mode, driven by a loop of ours: no server, pooler or network that falls silent can hold a caller
+longer than it asked for, signals are handled while a statement runs, and nothing global is changed (psycopg2's wait
+callback would change the connections of the user's code in the same process as well). Always autocommit: a statement,
+or several in one string, is one transaction. Must never block on closing, nor be shared by threads or across a fork.
+"""
+
+import select
+import time
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import psycopg2
+from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE
+
+from orchestrator.errors import DatabaseUnavailable, DeadlineExceeded, StatementRefused
+from orchestrator.store.addresses import Address, addresses
+
+# sqlstates after which this server, or this session, is of no use: connection trouble (08), it is going away or is
+# starting (57P0x), no room for us (53300), and read-only (25006: a failover has left us on a standby).
+_LOST_STATES = frozenset({"25006", "53300"})
+_LOST_CLASSES = ("08", "57P")
+_NO_ROOM = ("too many", "remaining connection slots")
+_HANGUP = select.POLLERR | select.POLLHUP | select.POLLNVAL
+
+
+class Interrupted(DatabaseUnavailable):
+    """The interrupt descriptor became readable; the connection was given up."""
+
+
+@lru_cache(maxsize=64)
+def limits(statement_timeout: float, lock_timeout: float) -> str:
+    """A prefix for a statement: the server itself gives up after so many seconds (sqlstate 57014, or 55P03 for a lock).
+
+    What a client abandons would otherwise go on and commit, however late. SET LOCAL in the same string as the statement
+    ends with it, so nothing leaks into a pooler's session.
+    """
+    return (
+        f"SET LOCAL statement_timeout={max(1, round(statement_timeout * 1000))};"
+        f"SET LOCAL lock_timeout={max(1, round(lock_timeout * 1000))};"
+    )
+
+
+class Connection:
+    """One session with the database. After DatabaseUnavailable or DeadlineExceeded it is closed: open another."""
+
+    __slots__ = ("_cursor", "_interrupt", "_raw")
+
+    def __init__(self, raw: Any, interrupt: int | None) -> None:
+        self._raw = raw
+        self._cursor = raw.cursor()
+        self._interrupt = interrupt
+
+    @classmethod
+    def open(cls, url: str, *, within: float, application_name: str, interrupt: int | None = None) -> "Connection":
+        """Connects to the first server of `url` that takes us, within so many seconds over all of them.
+
+        Each server gets an equal share of the time that is left. DatabaseUnavailable says in one line, without the
+        password, what each server said. Looking a name up is the system resolver's and is bounded by its own timeouts.
+        """
+        deadline = time.monotonic() + within
+        servers = addresses(url, application_name=application_name)
+        failures: list[DatabaseUnavailable] = []
+        for index, server in enumerate(servers):
+            now = time.monotonic()
+            share = max(0.0, deadline - now) / (len(servers) - index)
+            try:
+                return cls(_connect(server, now + share, interrupt), interrupt)
+            except Interrupted:
+                raise
+            except DatabaseUnavailable as failure:
+                failures.append(failure)
+        if len(failures) == 1:
+            raise failures[0]
+        message = "; ".join(str(failure) for failure in failures)
+        if all(isinstance(failure, DeadlineExceeded) for failure in failures):
+            raise DeadlineExceeded(message)
+        raise DatabaseUnavailable(message)
+
+    def execute(
+        self, sql: str, params: Mapping[str, Any] | None = None, *, within: float, lock_within: float | None = None
+    ) -> list[tuple[Any, ...]]:
+        """Runs one statement, or several as one transaction, and returns the rows of the last.
+
+        With `lock_within` the server itself ends it as well: after `within` seconds, or so many of waiting for a lock.
+        DatabaseUnavailable (with `sent`: its fate is unknown), DeadlineExceeded and Interrupted leave the connection
+        closed, StatementRefused leaves it usable and nothing changed. Whatever a signal handler raises closes it too.
+        """
+        deadline = time.monotonic() + within
+        if self._raw.closed:
+            raise DatabaseUnavailable("the connection is closed")
+        if lock_within is not None:
+            sql = limits(within, lock_within) + sql
+        try:
+            self._cursor.execute(sql, params)
+            _drive(self._raw, deadline, self._interrupt)
+            return self._cursor.fetchall() if self._cursor.description else []
+        except (psycopg2.Error, ValueError) as error:
+            failure = _failure(self._raw, error)
+            if isinstance(failure, DatabaseUnavailable):
+                self.close()
+            raise failure from error
+        except DatabaseUnavailable as failure:
+            self.close()
+            failure.sent = True
+            raise
+        except BaseException:
+            self.close()
+            raise
+
+    def wait(self, timeout: float) -> None:
+        """Waits until a notification is there, the interrupt descriptor is readable, or `timeout` seconds are over.
+
+        DatabaseUnavailable if the connection is lost meanwhile.
+        """
+        deadline = time.monotonic() + timeout
+        while not self._raw.closed and not self._raw.notifies:
+            ready = _poll(self._raw.fileno(), select.POLLIN, deadline, self._interrupt)
+            if ready is not True:
+                return
+            try:
+                self._raw.poll()
+            except psycopg2.Error as error:
+                self.close()
+                raise DatabaseUnavailable(_one_line(error)) from error
+        if self._raw.closed:
+            raise DatabaseUnavailable("the connection is closed")
+
+    def notifications(self) -> list[str]:
+        """The payloads of the notifications that arrived since the last call."""
+        payloads = [notification.payload for notification in self._raw.notifies]
+        self._raw.notifies.clear()
+        return payloads
+
+    @property
+    def is_open(self) -> bool:
+        return not self._raw.closed
+
+    @property
+    def server_version(self) -> int:
+        """As 150018 for 15.18."""
+        return int(self._raw.server_version)
+
+    def fileno(self) -> int:
+        return int(self._raw.fileno())
+
+    def close(self) -> None:
+        """Never blocks and never fails; a statement under way is abandoned."""
+        try:
+            self._raw.close()
+        except psycopg2.Error:
+            pass
+
+
+def _connect(server: Address, deadline: float, interrupt: int | None) -> Any:
+    raw = None
+    try:
+        settings: dict[str, Any] = {**server.parameters, "async_": 1}
+        raw = psycopg2.connect(**settings)
+        _drive(raw, deadline, interrupt)
+        return raw
+    except psycopg2.Error as error:
+        if raw is not None:
+            raw.close()
+        reason = _one_line(error)
+        if any(words in reason for words in _NO_ROOM):
+            reason = f"the server has no free connection: {reason}"
+        raise DatabaseUnavailable(f"{server.name}: {reason}") from error
+    except DatabaseUnavailable as failure:
+        if raw is not None:
+            raw.close()
+        raise type(failure)(f"{server.name}: {failure}") from failure
+    except BaseException:
+        if raw is not None:
+            raw.close()
+        raise
+
+
+def _drive(raw: Any, deadline: float, interrupt: int | None) -> None:
+    """Takes an asynchronous psycopg2 connection to the end of what it is doing."""
+    while (state := raw.poll()) != POLL_OK:
+        events = {POLL_READ: select.POLLIN, POLL_WRITE: select.POLLOUT}[state]
+        ready = _poll(raw.fileno(), events, deadline, interrupt)
+        if ready is None:
+            raise Interrupted("interrupted")
+        if not ready:
+            raise DeadlineExceeded("the database did not answer in time")
+
+
+def _poll(descriptor: int, events: int, deadline: float, interrupt: int | None) -> bool | None:
+    """True: `descriptor` is ready. False: the deadline came. None: `interrupt` is readable, which comes first."""
+    poller = select.poll()
+    poller.register(descriptor, events)
+    if interrupt is not None:
+        poller.register(interrupt, select.POLLIN)
+    left = deadline - time.monotonic()
+    ready = poller.poll(max(0.0, left) * 1000)
+    if any(which == interrupt for which, _ in ready):
+        return None
+    return bool(ready)
+
+
+def _failure(raw: Any, error: Exception) -> DatabaseUnavailable | StatementRefused:
+    """What a failed statement means: the session is lost, or the server said no and the session goes on."""
+    if isinstance(error, UnicodeDecodeError):
+        return DatabaseUnavailable("the reply is not UTF-8: is SQL_ASCII the database's encoding?", sent=True)
+    if not isinstance(error, psycopg2.Error):  # a NUL or a lone surrogate in a parameter: nothing was sent
+        return StatementRefused(f"a parameter cannot be sent: {error}", sqlstate=None)
+    state: str | None = error.pgcode
+    if state == "25006":
+        return DatabaseUnavailable("the server is read-only (a standby?)")
+    if raw.closed or state in _LOST_STATES or (state or "").startswith(_LOST_CLASSES):
+        return DatabaseUnavailable(_one_line(error), sent=True)
+    if state is None and not isinstance(error, psycopg2.ProgrammingError):
+        return DatabaseUnavailable(_one_line(error), sent=True)
+    # Only the primary message: the whole text quotes the statement with its data.
+    return StatementRefused(error.diag.message_primary or _one_line(error), sqlstate=state)
+
+
+def _one_line(error: Exception) -> str:
+    """libpq's words without its hints, which it indents."""
+    lines = [line.strip() for line in str(error).splitlines() if not line.startswith("\t")]
+    return " ".join(line for line in lines if line)[:500] or type(error).__name__
