@@ -117,7 +117,7 @@ def _safely(say: Callable[[], str], otherwise: str) -> str:
         return say()
     except TaskTimeout:
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever the user's objects raise
         return f"<{otherwise}: {type(error).__name__}>"
 
 

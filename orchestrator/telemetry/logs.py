@@ -5,14 +5,18 @@ standard library in a child carry the id, type and attempt of the task that runs
 """
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from orchestrator.errors import TaskTimeout
 from orchestrator.telemetry.lines import LineFormatter, LogFormat, Secrets
 from orchestrator.telemetry.stderr import Stderr
 
 ROOT = "orchestrator"
+
+_PASSWORD = re.compile(r"""\bpassword\s*=\s*(?:'((?:[^'\\]|\\.)*)'|([^\s'&]+))""")
 
 _secrets = Secrets()
 _handler: "StderrHandler | None" = None
@@ -31,7 +35,7 @@ class StderrHandler(logging.Handler):
             line = self.lines.format(record)
         except TaskTimeout:
             raise  # the task's time was up in the middle of this call: that is the handler's to know
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a log call must not fail the work that it tells of
             line = self.lines.format(_record(logging.ERROR, "log_line_failed", {"error": type(error).__name__}))
         lost = self.stderr.lost
         if self.stderr.write(line) and lost:
@@ -116,6 +120,19 @@ def task_context(task_id: str, type: str, attempt: int) -> Iterator[None]:
 def hide(secret: str) -> None:
     """Take `secret` out of every line from now on, as it is and as it stands in a URL, in tracebacks too."""
     _secrets.add(secret)
+
+
+def hide_password_of(database_url: str) -> None:
+    """Hide the password of a connection string: a URL's, also in its query, or a key=value one's."""
+    try:
+        url = urlsplit(database_url)
+        found = [url.password or "", unquote(url.password or ""), *parse_qs(url.query).get("password", [])]
+    except ValueError:
+        found = []  # no URL, whatever it is: its errors are config's to report
+    for quoted, bare in _PASSWORD.findall(database_url):
+        found += [quoted, re.sub(r"\\(.)", r"\1", quoted or bare)]
+    for password in found:
+        hide(password)
 
 
 def _record(level: int, event: str, facts: dict[str, object]) -> logging.LogRecord:

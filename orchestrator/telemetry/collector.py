@@ -1,0 +1,203 @@
+"""One exposition of all the files of a worker. The supervisor runs it at each scrape.
+
+It must never fail a scrape: a file that is empty, torn or gone is read as far as it makes sense, counted and logged.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from prometheus_client import Metric
+from prometheus_client.metrics_core import CounterMetricFamily
+
+from orchestrator.telemetry import logs
+from orchestrator.telemetry.files import Entry, read_entries
+
+MAX_REMEMBERED_KEYS = 100_000
+
+_FILE_NAME = re.compile(r"(counter|histogram|summary|gauge_[a-z]+)_([^_/]+)\.db")
+_BOUND = re.compile(r"[+-]?(Inf|\d+(\.\d*)?(e[+-]?\d+)?)")
+
+Labels = tuple[tuple[str, str], ...]
+
+
+class Series(NamedTuple):
+    """What an entry's key says."""
+
+    metric: str
+    name: str
+    labels: Labels
+    help: str
+
+
+@dataclass(slots=True)
+class Family:
+    """One metric, merged: its kind and the value of each of its series."""
+
+    kind: str
+    help: str
+    values: dict[tuple[str, Labels], float] = field(default_factory=dict)
+    written: dict[tuple[str, Labels], float] = field(default_factory=dict)
+
+
+class SlotFilesCollector:
+    """Merges the value files in the folder `path`; register it with the registry that /metrics shows."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._series: dict[bytes, Series | None] = {}
+        self._last_whole: dict[str, list[Entry]] = {}
+        self._unreadable: set[str] = set()
+        self._failures = 0
+        self._log = logs.get("telemetry")
+
+    def collect(self) -> Iterator[Metric]:
+        """Every metric of every process, by name. One call at a time."""
+        counts, gauges = self._read_all()
+        families: dict[str, Family] = {}
+        for kind, sums in counts.items():
+            for key, value in sums.items():
+                found = self._family(families, kind, key)
+                if found:
+                    family, series = found
+                    place = (series.name, series.labels)
+                    family.values[place] = family.values.get(place, 0.0) + value
+        for mode, identity, entries in gauges:
+            for entry in entries:
+                found = self._family(families, "gauge", entry.key)
+                if found:
+                    _merge_gauge(found[0], found[1], mode, identity, entry)
+        for name in sorted(families):
+            yield _exposed(name, families[name])
+        failures = "Times a metrics file could not be read whole: its series may lag"
+        yield CounterMetricFamily("metrics_file_failures", failures, value=self._failures)
+
+    def _read_all(self) -> tuple[dict[str, dict[bytes, float]], list[tuple[str, str, list[Entry]]]]:
+        """Sums of everything that counts, by kind and raw key, and the gauges of each file."""
+        counts: dict[str, dict[bytes, float]] = {}
+        gauges: list[tuple[str, str, list[Entry]]] = []
+        for file_name in self._file_names():
+            matched = _FILE_NAME.fullmatch(file_name)
+            if not matched:
+                continue
+            kind, identity = matched.groups()
+            entries = self._read(file_name, counts_up=not kind.startswith("gauge"))
+            if kind.startswith("gauge"):
+                gauges.append((kind.removeprefix("gauge_"), identity, entries))
+                continue
+            sums = counts.setdefault(kind, {})
+            for entry in entries:
+                sums[entry.key] = sums.get(entry.key, 0.0) + entry.value
+        return counts, gauges
+
+    def _file_names(self) -> list[str]:
+        try:
+            names = sorted(os.listdir(self._path))
+        except OSError as error:
+            self._failed(self._path, str(error))
+            names = sorted(self._last_whole)
+        self._last_whole = {name: self._last_whole[name] for name in names if name in self._last_whole}
+        return names
+
+    def _read(self, file_name: str, *, counts_up: bool) -> list[Entry]:
+        """A file's entries. Counts that can't be read now are those read last: a dip would look like a restart."""
+        path = os.path.join(self._path, file_name)
+        try:
+            with open(path, "rb") as file:
+                entries, is_whole = read_entries(file.read())
+            problem = "" if is_whole else "empty, torn or garbage"
+        except FileNotFoundError:
+            return []  # a dead child's gauges, removed just now
+        except OSError as error:
+            entries, problem = [], str(error)
+        if not problem:
+            self._unreadable.discard(path)
+            if counts_up:
+                self._last_whole[file_name] = entries
+            return entries
+        self._failed(path, problem)
+        return self._last_whole.get(file_name, entries)
+
+    def _failed(self, path: str, problem: str) -> None:
+        self._failures += 1
+        if path not in self._unreadable:
+            self._unreadable.add(path)
+            self._log.warning("metrics_file_unreadable", path=path, error=problem)
+
+    def _family(self, families: dict[str, Family], kind: str, key: bytes) -> tuple[Family, Series] | None:
+        """Where an entry belongs; None if its key is garbage, or its name another kind's already."""
+        try:
+            series = self._series[key]
+        except KeyError:
+            if len(self._series) >= MAX_REMEMBERED_KEYS:
+                self._series.clear()
+            series = self._series[key] = _parsed(key)
+        if series is None:
+            self._failures += 1
+            return None
+        family = families.setdefault(series.metric, Family(kind, series.help))
+        return (family, series) if family.kind == kind else None
+
+
+def _parsed(key: bytes) -> Series | None:
+    try:
+        metric, name, labels, text = json.loads(key)
+        Metric(metric, text, "gauge")  # its check of names
+        pairs = tuple(sorted((_storable(label), _storable(value)) for label, value in labels.items()))
+        return Series(metric, _storable(name), pairs, _storable(text))
+    except (ValueError, TypeError, AttributeError):
+        return None
+
+
+def _storable(text: str) -> str:
+    """Without lone surrogates, which no exposition can be encoded with."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _merge_gauge(family: Family, series: Series, mode: str, identity: str, entry: Entry) -> None:
+    """As prometheus_client defines its multiprocess modes; of a mode it does not know, every process has a series."""
+    mode = mode.removeprefix("live")
+    place = (series.name, series.labels)
+    present = family.values.get(place)
+    if mode == "sum":
+        family.values[place] = (present or 0.0) + entry.value
+    elif mode == "min":
+        family.values[place] = entry.value if present is None else min(present, entry.value)
+    elif mode == "max":
+        family.values[place] = entry.value if present is None else max(present, entry.value)
+    elif mode == "mostrecent":
+        if entry.timestamp > family.written.get(place, 0.0):
+            family.values[place], family.written[place] = entry.value, entry.timestamp
+    else:
+        family.values[series.name, (*series.labels, ("pid", identity))] = entry.value
+
+
+def _exposed(name: str, family: Family) -> Metric:
+    metric = Metric(name, family.help, family.kind)
+    if family.kind == "histogram":
+        _add_histograms(metric, family)
+    else:
+        for (series, labels), value in family.values.items():
+            metric.add_sample(series, dict(labels), value)
+    return metric
+
+
+def _add_histograms(metric: Metric, family: Family) -> None:
+    """Buckets are stored each for itself; shown they include the smaller ones, and the last is the count."""
+    buckets: dict[Labels, list[tuple[float, str, float]]] = {}
+    for (series, labels), value in family.values.items():
+        bound = next((text for label, text in labels if label == "le"), None)
+        if bound is None:
+            metric.add_sample(series, dict(labels), value)
+        elif _BOUND.fullmatch(bound):
+            others = tuple(pair for pair in labels if pair[0] != "le")
+            buckets.setdefault(others, []).append((float(bound), bound, value))
+    for labels, each in buckets.items():
+        count = 0.0
+        for _, bound, value in sorted(each):
+            count += value
+            metric.add_sample(f"{metric.name}_bucket", {**dict(labels), "le": bound}, count)
+        metric.add_sample(f"{metric.name}_count", dict(labels), count)
