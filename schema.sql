@@ -237,6 +237,7 @@ CREATE OR REPLACE FUNCTION enqueue_task(
 #variable_conflict use_column
 DECLARE
     task_id uuid;
+    due timestamptz := coalesce(enqueue_task.run_at, clock_timestamp() + enqueue_task.delay);
 BEGIN
     IF enqueue_task.payload IS NULL OR jsonb_typeof(enqueue_task.payload) <> 'object' THEN
         RAISE EXCEPTION 'the payload of a task is a JSON object' USING ERRCODE = 'invalid_parameter_value';
@@ -248,7 +249,7 @@ BEGIN
     LOOP
         INSERT INTO tasks (type, payload, priority, next_retry_at, idempotency_key, max_retries, timeout_seconds)
         VALUES (enqueue_task.type, enqueue_task.payload, coalesce(enqueue_task.priority, 0),
-                coalesce(enqueue_task.run_at, clock_timestamp() + enqueue_task.delay),
+                CASE WHEN due > clock_timestamp() THEN due END,
                 enqueue_task.idempotency_key, enqueue_task.max_retries, date_part('epoch', enqueue_task.timeout))
         ON CONFLICT (type, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
         RETURNING id INTO task_id;

@@ -50,7 +50,7 @@ WITH finished AS (
         claimed_at = CASE WHEN o.status <> 'pending' THEN t.claimed_at END,
         started_at = CASE WHEN o.status <> 'pending' THEN now() - o.started_ago * interval '1 second' END,
         completed_at = CASE WHEN o.status <> 'pending' THEN now() - o.ended_ago * interval '1 second' END,
-        next_retry_at = CASE WHEN o.status = 'pending' THEN now() + o.delay * interval '1 second' END,
+        next_retry_at = CASE WHEN o.status = 'pending' AND o.delay > 0 THEN now() + o.delay * interval '1 second' END,
         last_error = coalesce(o.error, t.last_error),
         result = o.result::jsonb,
         updated_at = now()

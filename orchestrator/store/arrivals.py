@@ -1,0 +1,120 @@
+"""Counting what anybody enqueues, without a trigger on the insert: the coordinator reads ranges of new ids.
+
+Ids are ordered by the time at which the database made them. A range may be counted once no transaction that could still
+add to it is open; how far the counting has got stands in the lease row and moves under its term.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from orchestrator.store.connection import Connection
+
+_MARGIN_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A look at the database's `clock` (seconds since 1970) and its transactions at that moment.
+
+    Transaction ids below `xmin` have ended; those from `xmax` on had not begun.
+    """
+
+    clock: float
+    xmin: int
+    xmax: int
+
+
+@dataclass(frozen=True, slots=True)
+class EnqueuedCount:
+    """How many tasks of each type were enqueued up to the position `counted_to`; hand that to the next call.
+
+    `is_complete` false: there is more up to where it was to count; call again.
+    """
+
+    counted_to: str
+    by_type: tuple[tuple[str, int], ...]
+    is_complete: bool
+
+
+def sample(connection: Connection, *, within: float) -> Sample:
+    """Takes a sample; needs no rights. The clock is read before the snapshot is taken, never after."""
+    rows = connection.execute(
+        """
+        SELECT date_part('epoch', statement_timestamp()), pg_snapshot_xmin(pg_current_snapshot())::text::bigint,
+            pg_snapshot_xmax(pg_current_snapshot())::text::bigint
+        """,
+        within=within,
+    )
+    return Sample(*rows[0])
+
+
+def horizon(samples: Sequence[Sample], latest: Sample) -> float | None:
+    """Up to which moment (the database's clock) all that was enqueued is committed or gone. None: not known yet.
+
+    Every transaction that had an id when an earlier sample was taken has ended if `latest.xmin` is not below that
+    sample's xmax. The margin is for an insert that has made its row's id but has no transaction id yet. Transactions
+    that only read have none, so dumps and reports hold nothing back.
+    """
+    settled = [earlier.clock for earlier in samples if earlier.xmax <= latest.xmin]
+    return max(settled) - _MARGIN_SECONDS if settled else None
+
+
+# `span`: without `after` nothing is counted, the caller only learns the position of its predecessor. A position beyond
+# `after` can only be this leader's own doing (only it counts in its term): the reply was lost, so exactly that range is
+# counted again for the answer and nothing moves. `found` stops at the limit, so that a long absence is caught up in
+# pieces. The position never moves back, whatever an abandoned call still does.
+_COUNT = """
+WITH lease AS MATERIALIZED (
+    SELECT counted_to FROM leadership
+    WHERE term = %(term)s AND holder = %(holder)s AND expires_at > clock_timestamp() FOR UPDATE
+), span AS MATERIALIZED (
+    SELECT coalesce(%(after)s::uuid, counted_to) AS low, %(after)s::uuid < counted_to AS is_repeat,
+        CASE WHEN %(after)s::uuid IS NULL OR %(after)s::uuid < counted_to THEN counted_to
+             ELSE greatest(counted_to, orchestrator_id_at(to_timestamp(%(up_to)s))) END AS high
+    FROM lease
+), found AS MATERIALIZED (
+    SELECT id, type FROM tasks
+    WHERE id > (SELECT low FROM span) AND id <= (SELECT high FROM span)
+    ORDER BY id
+    LIMIT %(limit)s
+), reach AS MATERIALIZED (
+    SELECT CASE WHEN (SELECT count(*) FROM found) < %(limit)s OR is_repeat THEN high
+        ELSE (SELECT id FROM found ORDER BY id DESC LIMIT 1) END AS counted_to, high
+    FROM span
+), moved AS (
+    UPDATE leadership AS l SET counted_to = reach.counted_to
+    FROM reach
+    WHERE l.term = %(term)s AND l.holder = %(holder)s AND l.counted_to < reach.counted_to
+)
+SELECT reach.counted_to::text, reach.counted_to = reach.high AND NOT coalesce(span.is_repeat, false), by_type.type,
+    by_type.count
+FROM span, reach LEFT JOIN (SELECT type, count(*) FROM found GROUP BY type) AS by_type ON true
+"""
+
+
+def count_enqueued(
+    connection: Connection,
+    *,
+    term: int,
+    holder: str,
+    after: str | None,
+    up_to: float,
+    within: float,
+    limit: int = 100_000,
+) -> EnqueuedCount | None:
+    """Counts what was enqueued after the position `after` and up to the moment `up_to` (a `horizon`), and moves on.
+
+    A leader's first call in a term has `after` None: it counts nothing and returns the position to start from. Each
+    later call has the `counted_to` of the last reply that arrived, so a lost reply loses and doubles nothing. None: the
+    term is over.
+    """
+    rows = connection.execute(
+        _COUNT,
+        {"term": term, "holder": holder, "after": after, "up_to": up_to, "limit": limit},
+        within=within,
+        lock_within=within / 2,
+    )
+    if not rows:
+        return None
+    by_type = tuple((type_name, count) for _, _, type_name, count in rows if type_name is not None)
+    return EnqueuedCount(counted_to=rows[0][0], by_type=by_type, is_complete=rows[0][1])

@@ -1,0 +1,175 @@
+"""Adding tasks, on any DB-API cursor with `%(name)s` parameters (psycopg2, psycopg 3), in the caller's transaction.
+
+Nothing here commits or rolls back. The driver's own errors pass through: the transaction is the caller's, and so is
+what it does about them. The tasks are checked already (client.py); ids are the database's.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from orchestrator.errors import EnqueueError
+from orchestrator.model import NewTask
+
+BATCH = 5000
+_ROUNDS = 20
+
+
+class Cursor(Protocol):
+    """What we use of a DB-API cursor."""
+
+    def execute(self, query: Any, params: Any = ..., /) -> Any: ...
+
+    def fetchall(self) -> Any: ...
+
+
+Run = Callable[[str, Mapping[str, Any]], Sequence[Any]]
+"""Runs one statement and returns its rows."""
+
+
+def enqueue(cursor: Cursor, task: NewTask) -> str:
+    """Adds one task and returns its id; with an idempotency key that is there already, the id that is there."""
+    return enqueue_with(on_cursor(cursor), task)
+
+
+def enqueue_many(cursor: Cursor, tasks: Sequence[NewTask]) -> list[str]:
+    """Adds tasks, thousands per statement, and returns their ids in the same order.
+
+    A task whose (type, idempotency key) is there already, or stands earlier among `tasks`, gets that one's id and
+    changes nothing.
+    """
+    return enqueue_many_with(on_cursor(cursor), tasks)
+
+
+def on_cursor(cursor: Cursor) -> Run:
+    """Statements run on this cursor, whatever kind of rows it makes."""
+
+    def run(sql: str, params: Mapping[str, Any]) -> Sequence[Any]:
+        cursor.execute(sql, params)
+        return [_id(row) for row in cursor.fetchall()]
+
+    return run
+
+
+def enqueue_with(run: Run, task: NewTask) -> str:
+    """`enqueue`, by whatever runs statements. `run` returns ids."""
+    ids = run(
+        """
+        SELECT enqueue_task(%(type)s::text, %(payload)s::jsonb, %(priority)s::integer,
+            %(delay)s::double precision * interval '1 second', %(run_at)s::timestamptz, %(key)s::text,
+            %(max_retries)s::integer, %(timeout)s::double precision * interval '1 second')::text AS id
+        """,
+        {
+            "type": task.type,
+            "payload": task.payload,
+            "priority": task.priority,
+            "delay": task.delay_seconds,
+            "run_at": task.run_at,
+            "key": task.idempotency_key,
+            "max_retries": task.max_retries,
+            "timeout": task.timeout_seconds,
+        },
+    )
+    return str(ids[0])
+
+
+def enqueue_many_with(run: Run, tasks: Sequence[NewTask]) -> list[str]:
+    """`enqueue_many`, by whatever runs statements. `run` returns ids, None where there is none yet."""
+    ids: list[str] = []
+    for start in range(0, len(tasks), BATCH):
+        batch = tasks[start : start + BATCH]
+        if any(task.idempotency_key is not None for task in batch):
+            ids.extend(_enqueue_keyed(run, batch))
+        else:
+            ids.extend(run(_INSERT_PLAIN, _columns(batch)))
+    return ids
+
+
+def _enqueue_keyed(run: Run, batch: Sequence[NewTask]) -> list[str]:
+    """A key that another transaction committed while our statement ran is seen by the next statement only."""
+    found: list[str | None] = [None] * len(batch)
+    for _ in range(_ROUNDS):
+        missing = [index for index, task_id in enumerate(found) if task_id is None]
+        if not missing:
+            break
+        for index, task_id in zip(missing, run(_INSERT_KEYED, _columns([batch[i] for i in missing])), strict=True):
+            found[index] = task_id
+    ids = [task_id for task_id in found if task_id is not None]
+    if len(ids) < len(batch):
+        raise EnqueueError("tasks with these idempotency keys were added and deleted again and again meanwhile")
+    return ids
+
+
+# Ids and ages are made first, in the order of the tasks: so they can be returned, and will be claimed, in that order.
+_INSERT_PLAIN = """
+WITH new AS MATERIALIZED (
+    SELECT orchestrator_new_id() AS id, clock_timestamp() AS created_at, n.*
+    FROM unnest(%(types)s::text[], %(payloads)s::jsonb[], %(priorities)s::integer[], %(delays)s::double precision[],
+                %(run_ats)s::timestamptz[], %(keys)s::text[], %(max_retries)s::integer[],
+                %(timeouts)s::double precision[])
+        WITH ORDINALITY AS n (type, payload, priority, delay, run_at, key, max_retries, timeout_seconds, position)
+), inserted AS (
+    INSERT INTO tasks (id, created_at, type, payload, priority, next_retry_at, max_retries, timeout_seconds)
+    SELECT id, created_at, type, payload, coalesce(priority, 0),
+        CASE WHEN delay > 0 THEN clock_timestamp() + delay * interval '1 second'
+             WHEN run_at > clock_timestamp() THEN run_at END,
+        max_retries, timeout_seconds
+    FROM new ORDER BY position
+)
+SELECT id::text AS id FROM new ORDER BY position
+"""
+
+# A key that is there is looked up one by one (a join might read the whole table). NULL: committed by somebody else
+# since this statement's snapshot.
+_INSERT_KEYED = """
+WITH new AS MATERIALIZED (
+    SELECT orchestrator_new_id() AS id, clock_timestamp() AS created_at, n.*
+    FROM unnest(%(types)s::text[], %(payloads)s::jsonb[], %(priorities)s::integer[], %(delays)s::double precision[],
+                %(run_ats)s::timestamptz[], %(keys)s::text[], %(max_retries)s::integer[],
+                %(timeouts)s::double precision[])
+        WITH ORDINALITY AS n (type, payload, priority, delay, run_at, key, max_retries, timeout_seconds, position)
+), inserted AS (
+    INSERT INTO tasks (id, created_at, type, payload, priority, next_retry_at, idempotency_key, max_retries,
+        timeout_seconds)
+    SELECT id, created_at, type, payload, coalesce(priority, 0),
+        CASE WHEN delay > 0 THEN clock_timestamp() + delay * interval '1 second'
+             WHEN run_at > clock_timestamp() THEN run_at END,
+        key, max_retries, timeout_seconds
+    FROM new ORDER BY type, key, position
+    ON CONFLICT (type, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
+    RETURNING id, type, idempotency_key
+)
+SELECT CASE WHEN new.key IS NULL THEN new.id
+            ELSE coalesce(i.id, (SELECT t.id FROM tasks AS t
+                                 WHERE t.type = new.type AND t.idempotency_key = new.key)) END::text AS id
+FROM new LEFT JOIN inserted AS i ON i.type = new.type AND i.idempotency_key = new.key
+ORDER BY new.position
+"""
+
+
+def _columns(batch: Sequence[NewTask]) -> dict[str, Any]:
+    """One list per column; a column that nobody uses is empty, which unnest() fills with NULLs."""
+    return {
+        "types": [task.type for task in batch],
+        "payloads": [task.payload for task in batch],
+        "priorities": _used([task.priority for task in batch]),
+        "delays": _used([task.delay_seconds for task in batch]),
+        "run_ats": _used([task.run_at for task in batch]),
+        "keys": _used([task.idempotency_key for task in batch]),
+        "max_retries": [task.max_retries for task in batch] if any(t.max_retries is not None for t in batch) else [],
+        "timeouts": _used([task.timeout_seconds for task in batch]),
+    }
+
+
+def _used(column: list[Any]) -> list[Any]:
+    return column if any(column) else []
+
+
+def _id(row: Any) -> Any:
+    """The one column `id` of a row, be it a tuple, a dict, a bare value or an object (the caller's row factory)."""
+    if row is None or isinstance(row, str):
+        return row
+    if isinstance(row, Mapping):
+        return row["id"]
+    if isinstance(row, Sequence):
+        return row[0]
+    return row.id

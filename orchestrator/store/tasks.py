@@ -1,0 +1,118 @@
+"""Tasks as people handle them: list, show, retry, cancel. The command line uses it."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+from uuid import UUID
+
+from orchestrator.model import Task, TaskStatus
+from orchestrator.store.connection import Connection
+
+
+def list_tasks(
+    connection: Connection, *, status: TaskStatus | None, type: str | None, limit: int, within: float
+) -> list[Task]:
+    """The newest tasks with this status and type (None: any), up to `limit`."""
+    rows = connection.execute(
+        """
+        SELECT id::text, type, status::text, payload::text, priority, idempotency_key, attempts, max_retries,
+            timeout_seconds, recoveries, worker_id, slot, created_at, claimed_at, started_at, completed_at, updated_at,
+            next_retry_at, last_error, result::text
+        FROM tasks
+        WHERE status = coalesce(%(status)s::task_status, status) AND type = coalesce(%(type)s::text, type)
+        ORDER BY id DESC
+        LIMIT %(limit)s
+        """,
+        {"status": status, "type": type, "limit": limit},
+        within=within,
+        lock_within=within,
+    )
+    return [_task(row) for row in rows]
+
+
+def show(connection: Connection, task_id: str, *, within: float) -> Task | None:
+    """The whole row. None: there is no such task (or that is no uuid)."""
+    rows = connection.execute(
+        """
+        SELECT id::text, type, status::text, payload::text, priority, idempotency_key, attempts, max_retries,
+            timeout_seconds, recoveries, worker_id, slot, created_at, claimed_at, started_at, completed_at, updated_at,
+            next_retry_at, last_error, result::text
+        FROM tasks WHERE id = ANY (%(ids)s::uuid[])
+        """,
+        {"ids": _uuids([task_id])},
+        within=within,
+        lock_within=within,
+    )
+    return _task(rows[0]) if rows else None
+
+
+def retry(connection: Connection, task_ids: Sequence[str], *, within: float) -> int:
+    """Makes these tasks pending and due with all their attempts before them, if they have ended; returns how many."""
+    rows = connection.execute(
+        """
+        WITH retried AS (
+            UPDATE tasks SET status = 'pending', attempts = 0, recoveries = 0, next_retry_at = NULL
+            WHERE id = ANY (%(ids)s::uuid[]) AND status IN ('completed', 'failed', 'dead_letter')
+            RETURNING 1
+        )
+        SELECT count(*) FROM retried
+        """,
+        {"ids": _uuids(task_ids)},
+        within=within,
+        lock_within=within,
+    )
+    return int(rows[0][0])
+
+
+def retry_ended(connection: Connection, *, status: TaskStatus, type: str | None, limit: int, within: float) -> int:
+    """Likewise for up to `limit` tasks of this type (None: any) that ended in `status`; fewer: that were all."""
+    rows = connection.execute(
+        """
+        WITH ended AS MATERIALIZED (
+            SELECT id FROM tasks
+            WHERE status = %(status)s::task_status AND status IN ('completed', 'failed', 'dead_letter')
+              AND type = coalesce(%(type)s::text, type)
+            LIMIT %(limit)s
+            FOR UPDATE SKIP LOCKED
+        ), retried AS (
+            UPDATE tasks AS t SET status = 'pending', attempts = 0, recoveries = 0, next_retry_at = NULL
+            FROM ended WHERE t.id = ended.id
+            RETURNING 1
+        )
+        SELECT count(*) FROM retried
+        """,
+        {"status": status, "type": type, "limit": limit},
+        within=within,
+        lock_within=within,
+    )
+    return int(rows[0][0])
+
+
+def cancel(connection: Connection, task_id: str, *, within: float) -> bool:
+    """Ends a pending task as failed. False: it is not pending (any more), or there is no such task."""
+    rows = connection.execute(
+        """
+        UPDATE tasks SET status = 'failed', last_error = 'cancelled', completed_at = now(), next_retry_at = NULL,
+            updated_at = now()
+        WHERE id = ANY (%(ids)s::uuid[]) AND status = 'pending'
+        RETURNING 1
+        """,
+        {"ids": _uuids([task_id])},
+        within=within,
+        lock_within=within,
+    )
+    return bool(rows)
+
+
+def _task(row: Sequence[Any]) -> Task:
+    return Task(row[0], row[1], TaskStatus(row[2]), *row[3:])
+
+
+def _uuids(texts: Iterable[str]) -> list[str]:
+    """Those that are uuids: any other text names no task."""
+    valid = []
+    for text in texts:
+        try:
+            valid.append(str(UUID(text)))
+        except ValueError:
+            continue
+    return valid

@@ -1,0 +1,167 @@
+"""What the coordinator's duties write: recovery of dead workers' tasks, promotion of what has become due.
+
+A leader's statement names its term and locks the lease row FOR SHARE in a CTE that the write reads from (PostgreSQL
+runs no CTE that is not read): no other leader can start its term before the write has committed. It skips locked rows,
+and the server ends it after `within`, and after a shorter wait for any lock: held up while it holds the lease row, it
+would keep the renewal out. So choose `within` well below a third of LEADER_TERM. All may be repeated after lost replies.
+"""
+
+from dataclasses import dataclass
+
+from orchestrator.model import Recovered, TaskStatus
+from orchestrator.store.connection import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """`promoted` tasks became claimable; `is_ready`: something is claimable; seconds until the next one that waits."""
+
+    promoted: int
+    is_ready: bool
+    next_due_in: float | None
+
+
+def declare_others_dead(connection: Connection, *, term: int, holder: str, within: float) -> int:
+    """Single-instance mode: whoever is registered beside the holder is a remnant. How many were declared dead.
+
+    A row that is locked at this moment is left for the next time.
+    """
+    rows = connection.execute(
+        """
+        WITH lease AS MATERIALIZED (
+            SELECT FROM leadership
+            WHERE term = %(term)s AND holder = %(holder)s AND expires_at > clock_timestamp() FOR SHARE
+        ), others AS MATERIALIZED (
+            SELECT w.id FROM lease, workers AS w
+            WHERE w.id <> %(holder)s AND w.declared_dead_at IS NULL
+            FOR UPDATE OF w SKIP LOCKED
+        ), declared AS (
+            UPDATE workers AS w SET declared_dead_at = clock_timestamp(), is_leader = false, leader_until = NULL
+            FROM others WHERE w.id = others.id
+            RETURNING 1
+        )
+        SELECT count(*) FROM declared
+        """,
+        {"term": term, "holder": holder},
+        within=within,
+        lock_within=within / 2,
+    )
+    return int(rows[0][0])
+
+
+# `lost` is computed once, and `orphans` compares with that list: when a row changed hands meanwhile, PostgreSQL checks
+# its new version against the WHERE clause again, but a NOT EXISTS in there would then find no worker at all and pass.
+# Worker ids are never used twice, so a worker that is lost stays lost.
+_RECOVER = """
+WITH lease AS MATERIALIZED (
+    SELECT FROM leadership WHERE term = %(term)s AND holder = %(holder)s AND expires_at > clock_timestamp() FOR SHARE
+), lost AS MATERIALIZED (
+    SELECT DISTINCT t.worker_id FROM tasks AS t
+    WHERE t.status IN ('claimed', 'running')
+      AND NOT EXISTS (SELECT FROM workers AS w WHERE w.id = t.worker_id AND w.declared_dead_at IS NULL)
+), orphans AS MATERIALIZED (
+    SELECT t.id, t.worker_id, t.status = 'running' AS was_running
+    FROM lease, tasks AS t
+    WHERE t.status IN ('claimed', 'running')
+      AND (t.worker_id = ANY (ARRAY(SELECT worker_id FROM lost)) OR t.worker_id IS NULL)
+    LIMIT %(limit)s
+    FOR UPDATE OF t SKIP LOCKED
+), fates AS (
+    SELECT o.id, o.worker_id, o.was_running, y.retry_base_seconds, y.retry_cap_seconds,
+        o.was_running AND t.attempts > coalesce(t.max_retries, y.max_retries, 3) AS is_dead_letter
+    FROM orphans AS o JOIN tasks AS t ON t.id = o.id LEFT JOIN task_types AS y ON y.type = t.type
+)
+UPDATE tasks AS t
+SET status = CASE WHEN f.is_dead_letter THEN 'dead_letter'::task_status ELSE 'pending' END,
+    recoveries = t.recoveries + (NOT f.was_running)::integer,
+    next_retry_at = CASE WHEN f.was_running AND NOT f.is_dead_letter THEN now() + interval '1 second'
+        * retry_delay(t.attempts, coalesce(f.retry_base_seconds, 1), coalesce(f.retry_cap_seconds, 3600)) END,
+    last_error = 'worker ' || coalesce(f.worker_id, '(unknown)') || ' died while it '
+        || CASE WHEN f.was_running THEN 'ran this task, attempt ' || t.attempts
+           ELSE 'had claimed this task; not seen running, so no attempt is charged' END,
+    worker_id = CASE WHEN f.is_dead_letter THEN t.worker_id END,
+    slot = CASE WHEN f.is_dead_letter THEN t.slot END,
+    claim_token = CASE WHEN f.is_dead_letter THEN t.claim_token END,
+    claimed_at = CASE WHEN f.is_dead_letter THEN t.claimed_at END,
+    started_at = CASE WHEN f.is_dead_letter THEN t.started_at END,
+    completed_at = CASE WHEN f.is_dead_letter THEN now() END,
+    updated_at = now()
+FROM fates AS f
+WHERE t.id = f.id
+RETURNING t.id::text, t.type, t.status::text, t.attempts, f.was_running, coalesce(f.worker_id, '')
+"""
+
+
+def recover(connection: Connection, *, term: int, holder: str, limit: int, within: float) -> list[Recovered]:
+    """Takes up to `limit` tasks back from workers that are declared dead or have no row; fewer than that: all are back.
+
+    A task that was running pays an attempt: it waits its backoff, or is a dead letter if that was its last. One that
+    was only claimed pays nothing, is due now, and will be claimed alone.
+    """
+    rows = connection.execute(
+        _RECOVER, {"term": term, "holder": holder, "limit": limit}, within=within, lock_within=within / 2
+    )
+    return [
+        Recovered(task_id, type_name, TaskStatus(status), attempt, was_running, worker_id)
+        for task_id, type_name, status, attempt, was_running, worker_id in rows
+    ]
+
+
+def forget_dead_workers(connection: Connection, *, term: int, holder: str, within: float) -> int:
+    """Deletes the rows of dead workers that own nothing any more; returns how many."""
+    rows = connection.execute(
+        """
+        WITH lease AS MATERIALIZED (
+            SELECT FROM leadership
+            WHERE term = %(term)s AND holder = %(holder)s AND expires_at > clock_timestamp() FOR SHARE
+        ), dead AS MATERIALIZED (
+            SELECT w.id FROM lease, workers AS w
+            WHERE w.declared_dead_at IS NOT NULL
+              AND NOT EXISTS (
+                  SELECT FROM tasks AS t WHERE t.worker_id = w.id AND t.status IN ('claimed', 'running'))
+            FOR UPDATE OF w SKIP LOCKED
+        ), forgotten AS (
+            DELETE FROM workers AS w USING dead WHERE w.id = dead.id RETURNING w.id
+        ), awake AS (
+            DELETE FROM sleepers AS s USING lease
+            WHERE NOT EXISTS (SELECT FROM workers AS w WHERE w.id = s.worker_id AND w.declared_dead_at IS NULL)
+        )
+        SELECT count(*) FROM forgotten
+        """,
+        {"term": term, "holder": holder},
+        within=within,
+        lock_within=within / 2,
+    )
+    return int(rows[0][0])
+
+
+def promote_due(connection: Connection, *, limit: int, within: float) -> Due:
+    """Makes up to `limit` waiting tasks whose time has come claimable. Any worker may, a leader is not needed for it.
+
+    They take the place among the claimable that their priority and age give them.
+    """
+    rows = connection.execute(
+        """
+        WITH due AS MATERIALIZED (
+            SELECT id FROM tasks
+            WHERE status = 'pending' AND next_retry_at <= now()
+            ORDER BY next_retry_at
+            LIMIT %(limit)s
+            FOR UPDATE SKIP LOCKED
+        ), promoted AS (
+            UPDATE tasks AS t SET next_retry_at = NULL, updated_at = now()
+            FROM due WHERE t.id = due.id
+            RETURNING 1
+        )
+        SELECT (SELECT count(*) FROM promoted),
+            EXISTS (SELECT FROM tasks WHERE status = 'pending' AND next_retry_at IS NULL),
+            (SELECT date_part('epoch', next_retry_at - now()) FROM tasks
+             WHERE status = 'pending' AND next_retry_at > now() AND next_retry_at < 'infinity'
+             ORDER BY next_retry_at LIMIT 1)
+        """,
+        {"limit": limit},
+        within=within,
+        lock_within=within / 2,
+    )
+    promoted, is_ready, next_due_in = rows[0]
+    return Due(promoted, is_ready or promoted > 0, 0.0 if promoted == limit else next_due_in)

@@ -1,0 +1,82 @@
+"""The rows of `workers`: a worker registers, beats, leaves. The supervisor's pulse thread uses it.
+
+A worker that was declared dead stays dead: nothing here brings a row back to life.
+"""
+
+from orchestrator.model import Worker
+from orchestrator.store.connection import Connection
+
+
+def register(
+    connection: Connection, *, worker_id: str, hostname: str, pool_size: int, version: str, within: float
+) -> bool:
+    """Adds the worker's row; may be repeated after a lost reply. False: this id was declared dead; take another."""
+    rows = connection.execute(
+        """
+        INSERT INTO workers AS w (id, hostname, pool_size, version)
+        VALUES (%(worker_id)s, %(hostname)s, %(pool_size)s, %(version)s)
+        ON CONFLICT (id) DO UPDATE SET last_heartbeat = clock_timestamp() WHERE w.declared_dead_at IS NULL
+        RETURNING 1
+        """,
+        {"worker_id": worker_id, "hostname": hostname, "pool_size": pool_size, "version": version},
+        within=within,
+        lock_within=within,
+    )
+    return bool(rows)
+
+
+def beat(connection: Connection, worker_id: str, *, within: float) -> bool:
+    """Renews the heartbeat. False: the row is gone or declared dead, so what this worker runs may run elsewhere."""
+    rows = connection.execute(
+        """
+        UPDATE workers SET last_heartbeat = clock_timestamp()
+        WHERE id = %(worker_id)s AND declared_dead_at IS NULL
+        RETURNING 1
+        """,
+        {"worker_id": worker_id},
+        within=within,
+        lock_within=within,
+    )
+    return bool(rows)
+
+
+def leave(connection: Connection, worker_id: str, *, within: float) -> None:
+    """Removes the worker's row. What it should still own is recovered by the leader like that of any missing worker."""
+    connection.execute(
+        """
+        WITH awake AS (DELETE FROM sleepers WHERE worker_id = %(worker_id)s)
+        DELETE FROM workers WHERE id = %(worker_id)s
+        """,
+        {"worker_id": worker_id},
+        within=within,
+        lock_within=within,
+    )
+
+
+def list_all(connection: Connection, *, within: float) -> list[Worker]:
+    """All rows, the longest running first; the dead ones too, until what they owned is recovered."""
+    rows = connection.execute(
+        """
+        SELECT id, hostname, started_at, last_heartbeat, date_part('epoch', clock_timestamp() - last_heartbeat),
+            pool_size, version, is_leader AND leader_until > clock_timestamp(), leader_until,
+            declared_dead_at IS NOT NULL
+        FROM workers ORDER BY started_at, id
+        """,
+        within=within,
+    )
+    return [Worker(*row) for row in rows]
+
+
+def set_sleeping(connection: Connection, worker_id: str, is_sleeping: bool, *, within: float) -> None:
+    """Says whether inserts should notify for this worker. No more than a hint: polling finds the tasks in any case."""
+    connection.execute(
+        """
+        INSERT INTO sleepers AS s (worker_id, is_sleeping)
+        SELECT id, %(is_sleeping)s FROM workers WHERE id = %(worker_id)s
+        ON CONFLICT (worker_id) DO UPDATE SET is_sleeping = excluded.is_sleeping
+        WHERE s.is_sleeping <> excluded.is_sleeping
+        """,
+        {"worker_id": worker_id, "is_sleeping": is_sleeping},
+        within=within,
+        lock_within=within,
+    )
