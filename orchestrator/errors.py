@@ -5,15 +5,18 @@ OrchestratorError
 ├── AppError                  the user's app cannot serve
 │   ├── AppLoadError          module missing, raising, or not an App                           exit 3
 │   ├── ForkSafetyError       the app left threads or connections that forking would break     exit 3
+│   ├── HandlerError          a function or an option that cannot be registered
 │   └── DuplicateTypeError    two handlers for one type
 ├── EnqueueError              refused before anything was stored
 │   ├── PayloadError          not a JSON object, too large, too deep, NUL, NaN
+│   │   └── SignatureMismatch its keys are not what the handler takes
 │   └── OptionError           a priority, delay, key … out of range
 ├── StoreError
 │   ├── DatabaseUnavailable   no connection, or it was lost; the statement's fate may be unknown
 │   │   └── DeadlineExceeded  the database did not answer in time
 │   ├── StatementRefused      the server refused a statement; the connection still works
 │   └── SchemaError           newer than this version, or the role may not create it           exit 6
+├── PrivatePostgresError      the server of `orchestratord dev` and the tests cannot be made         exit 2
 ├── InstanceRunningError      another single instance holds the database                       exit 5
 ├── TaskTimeout               raised inside a handler whose time is up
 ├── Discard                   raised by a handler: give up, never retry
@@ -66,6 +69,10 @@ class ForkSafetyError(AppError):
     """Importing the app left behind what would hang or corrupt forked children."""
 
 
+class HandlerError(AppError):
+    """A function that cannot be a handler or hook, or an option out of range, where it is registered."""
+
+
 class DuplicateTypeError(AppError):
     """Two handlers were registered for one task type."""
 
@@ -80,6 +87,15 @@ class EnqueueError(OrchestratorError):
 
 class PayloadError(EnqueueError):
     """The payload is no JSON object that PostgreSQL can store and a handler can take."""
+
+
+class SignatureMismatch(PayloadError):
+    """The payload's keys are not what the handler of `type_name` takes. Trying again cannot help."""
+
+    def __init__(self, type_name: str, reason: str) -> None:
+        self.type_name = type_name
+        self.reason = reason
+        super().__init__(f"the payload does not fit the handler of {type_name!r}: {reason}")
 
 
 class OptionError(EnqueueError):
@@ -115,6 +131,10 @@ class StatementRefused(StoreError):
 
 class SchemaError(StoreError):
     """The schema is newer than this version knows, or this role may not create or upgrade it."""
+
+
+class PrivatePostgresError(OrchestratorError):
+    """The private PostgreSQL of `orchestratord dev` and the tests could not be made or started."""
 
 
 class InstanceRunningError(OrchestratorError):
