@@ -10,7 +10,6 @@ The data folder holds
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -35,12 +34,12 @@ from orchestrator.dev.account import (
 )
 from orchestrator.dev.binaries import Binaries, find_binaries
 from orchestrator.dev.cluster import ENVIRONMENT, SUPERUSER, make_cluster, open_private
+from orchestrator.dev.lock import take_lock
 from orchestrator.errors import PrivatePostgresError
 
 UNIX_PORT = 5432
 _START_SECONDS = 30.0
 _STOP_SECONDS = 35.0  # more than the guard takes for all of its steps
-_LOCK_SECONDS = 5.0
 _LONGEST_SOCKET = 107  # bytes of sockaddr_un.sun_path, less the final NUL
 
 _SETTINGS = {
@@ -87,7 +86,7 @@ class PrivatePostgres:
             return
         self._release()
         self._make_data_folder()
-        self._lock = _take_lock(self.data_folder / "lock")
+        self._lock = take_lock(self.data_folder / "lock")
         try:
             binaries = find_binaries()
             leftovers.stop_servers(self._name)
@@ -256,25 +255,6 @@ class PrivatePostgres:
             environment["PGPASSWORD"] = self.password
         createdb = find_binaries().program("createdb")
         return subprocess.run([createdb, "--", name], env=environment, capture_output=True, text=True)
-
-
-def _take_lock(path: Path) -> int:
-    """Lock the data folder. Waits a little: the guard of a predecessor that just ended may still be stopping it."""
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    deadline = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError as error:
-            if time.monotonic() > deadline:
-                holder = os.pread(lock, 20, 0).decode() or "unknown"
-                os.close(lock)
-                raise PrivatePostgresError(f"process {holder} uses the data folder {path.parent} already") from error
-            time.sleep(0.02)
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, str(os.getpid()).encode(), 0)
-    return lock
 
 
 def _remove_socket_folder(name: Path) -> None:
