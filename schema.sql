@@ -99,7 +99,7 @@ COMMENT ON COLUMN tasks.last_error IS 'Why the latest failed execution failed';
 COMMENT ON COLUMN tasks.result IS 'What the handler returned';
 
 -- claims.finish_and_claim: the next due task. Waiting tasks are not in it, so they cost a claim nothing.
-CREATE INDEX IF NOT EXISTS idx_tasks_claimable ON tasks (priority DESC, created_at, id)
+CREATE INDEX IF NOT EXISTS idx_tasks_claimable ON tasks (priority DESC, created_at)
     WHERE status = 'pending' AND next_retry_at IS NULL;
 COMMENT ON INDEX idx_tasks_claimable IS 'The claim: due tasks in their order';
 -- upkeep.promote_due: what has become due, and when the next one will.
@@ -157,7 +157,7 @@ COMMENT ON COLUMN workers.version IS 'Its version of orchestratord';
 
 -- An ordinary logged table: an unlogged one would forget its term in a crash, and terms must only grow.
 CREATE TABLE IF NOT EXISTS leadership (
-    is_only_row boolean PRIMARY KEY DEFAULT true CHECK (is_only_row),
+    id integer PRIMARY KEY DEFAULT 1 CHECK (id = 1),
     term bigint NOT NULL DEFAULT 0,
     holder text,
     holder_process jsonb,
@@ -167,7 +167,7 @@ CREATE TABLE IF NOT EXISTS leadership (
     counted_to uuid NOT NULL DEFAULT orchestrator_id_at(clock_timestamp())
 ) WITH (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 100);
 COMMENT ON TABLE leadership IS 'The lease of the leader: one row';
-COMMENT ON COLUMN leadership.is_only_row IS 'Always true';
+COMMENT ON COLUMN leadership.id IS 'Always 1';
 COMMENT ON COLUMN leadership.term IS 'Grows with every acquisition: the fencing token of all that a leader writes';
 COMMENT ON COLUMN leadership.holder IS 'The worker that leads or led last';
 COMMENT ON COLUMN leadership.holder_process IS 'Its process: boot_id, pid_namespace, hostname, pid, start_ticks';
@@ -265,14 +265,14 @@ COMMENT ON FUNCTION enqueue_task(text, jsonb, integer, interval, timestamptz, te
     'Enqueues a task from any language; a duplicate of (type, idempotency_key) returns the id that is there and changes nothing';
 
 CREATE TABLE IF NOT EXISTS orchestrator_schema (
-    is_only_row boolean PRIMARY KEY DEFAULT true CHECK (is_only_row),
+    id integer PRIMARY KEY DEFAULT 1 CHECK (id = 1),
     version integer NOT NULL,
     applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 COMMENT ON TABLE orchestrator_schema IS 'The version of this schema: one row';
-COMMENT ON COLUMN orchestrator_schema.is_only_row IS 'Always true';
+COMMENT ON COLUMN orchestrator_schema.id IS 'Always 1';
 COMMENT ON COLUMN orchestrator_schema.version IS 'A daemon that knows only older versions refuses to run';
 COMMENT ON COLUMN orchestrator_schema.applied_at IS 'When this version was applied';
 INSERT INTO orchestrator_schema AS present (version) VALUES (1)
-ON CONFLICT (is_only_row) DO UPDATE SET version = excluded.version, applied_at = excluded.applied_at
+ON CONFLICT (id) DO UPDATE SET version = excluded.version, applied_at = excluded.applied_at
 WHERE present.version < excluded.version;

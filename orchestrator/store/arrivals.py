@@ -66,7 +66,7 @@ def horizon(samples: Sequence[Sample], latest: Sample) -> float | None:
 _COUNT = """
 WITH lease AS MATERIALIZED (
     SELECT counted_to FROM leadership
-    WHERE term = %(term)s AND holder = %(holder)s AND expires_at > clock_timestamp() FOR UPDATE
+    WHERE id = 1 AND term = %(term)s AND holder = %(holder)s AND expires_at > clock_timestamp() FOR UPDATE
 ), span AS MATERIALIZED (
     SELECT coalesce(%(after)s::uuid, counted_to) AS low, %(after)s::uuid < counted_to AS is_repeat,
         CASE WHEN %(after)s::uuid IS NULL OR %(after)s::uuid < counted_to THEN counted_to
@@ -84,7 +84,7 @@ WITH lease AS MATERIALIZED (
 ), moved AS (
     UPDATE leadership AS l SET counted_to = reach.counted_to
     FROM reach
-    WHERE l.term = %(term)s AND l.holder = %(holder)s AND l.counted_to < reach.counted_to
+    WHERE l.id = 1 AND l.term = %(term)s AND l.holder = %(holder)s AND l.counted_to < reach.counted_to
 )
 SELECT reach.counted_to::text, reach.counted_to = reach.high AND NOT coalesce(span.is_repeat, false), by_type.type,
     by_type.count

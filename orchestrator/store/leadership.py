@@ -27,12 +27,13 @@ def read(connection: Connection, *, within: float) -> LeaseHolder:
 
 # Expired, or ours already (the reply was lost), or renewed so far in the future that the clock was set back since: its
 # holder, if it lives, renews by the new clock within a third of a lease.
-# The first CTE locks the row only if it can be had; the UPDATE asks again under the lock.
+# The first CTE locks the row only if it can be had; the UPDATE asks again under the lock. `id = 1` is the primary key:
+# without it the planner expected thousands of rows, and compiled the statement first (20 ms and more).
 _ACQUIRE = """
 WITH free AS MATERIALIZED (
     SELECT FROM leadership
-    WHERE expires_at <= clock_timestamp() OR holder = %(holder)s
-       OR renewed_at - (expires_at - renewed_at) > clock_timestamp()
+    WHERE id = 1 AND (expires_at <= clock_timestamp() OR holder = %(holder)s
+        OR renewed_at - (expires_at - renewed_at) > clock_timestamp())
     FOR UPDATE
 ), won AS (
     UPDATE leadership AS l
@@ -40,8 +41,8 @@ WITH free AS MATERIALIZED (
         acquired_at = clock_timestamp(), renewed_at = clock_timestamp(),
         expires_at = clock_timestamp() + %(lease_seconds)s * interval '1 second'
     FROM free
-    WHERE l.expires_at <= clock_timestamp() OR l.holder = %(holder)s
-       OR l.renewed_at - (l.expires_at - l.renewed_at) > clock_timestamp()
+    WHERE l.id = 1 AND (l.expires_at <= clock_timestamp() OR l.holder = %(holder)s
+        OR l.renewed_at - (l.expires_at - l.renewed_at) > clock_timestamp())
     RETURNING l.term, l.expires_at
 ), shown AS (
     UPDATE workers AS w
@@ -87,8 +88,8 @@ def take_over(
             SET term = term + 1, holder = %(holder)s, holder_process = %(process)s::jsonb,
                 acquired_at = clock_timestamp(), renewed_at = clock_timestamp(),
                 expires_at = clock_timestamp() + %(lease_seconds)s * interval '1 second'
-            WHERE (holder = %(previous_holder)s AND term = %(previous_term)s)
-               OR (holder = %(holder)s AND term = %(previous_term)s + 1)
+            WHERE id = 1 AND ((holder = %(previous_holder)s AND term = %(previous_term)s)
+                OR (holder = %(holder)s AND term = %(previous_term)s + 1))
             RETURNING term, expires_at
         ), shown AS (
             UPDATE workers AS w
@@ -116,13 +117,13 @@ def renew(connection: Connection, *, holder: str, term: int, lease_seconds: floa
     rows = connection.execute(
         """
         WITH held AS MATERIALIZED (
-            SELECT FROM leadership WHERE term = %(term)s AND holder = %(holder)s FOR UPDATE
+            SELECT FROM leadership WHERE id = 1 AND term = %(term)s AND holder = %(holder)s FOR UPDATE
         ), renewed AS (
             UPDATE leadership AS l
             SET renewed_at = clock_timestamp(),
                 expires_at = clock_timestamp() + %(lease_seconds)s * interval '1 second'
             FROM held
-            WHERE l.term = %(term)s AND l.holder = %(holder)s AND l.expires_at > clock_timestamp()
+            WHERE l.id = 1 AND l.term = %(term)s AND l.holder = %(holder)s AND l.expires_at > clock_timestamp()
             RETURNING l.expires_at
         ), shown AS (
             UPDATE workers AS w SET is_leader = true, leader_until = renewed.expires_at
@@ -144,7 +145,7 @@ def resign(connection: Connection, *, holder: str, term: int, within: float) -> 
         """
         WITH ended AS (
             UPDATE leadership SET expires_at = clock_timestamp()
-            WHERE term = %(term)s AND holder = %(holder)s AND expires_at > clock_timestamp()
+            WHERE id = 1 AND term = %(term)s AND holder = %(holder)s AND expires_at > clock_timestamp()
             RETURNING 1
         )
         UPDATE workers AS w SET is_leader = false, leader_until = NULL

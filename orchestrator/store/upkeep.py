@@ -3,7 +3,7 @@
 A leader's statement names its term and locks the lease row FOR SHARE in a CTE that the write reads from (PostgreSQL
 runs no CTE that is not read): no other leader can start its term before the write has committed. It skips locked rows,
 and the server ends it after `within`, and after a shorter wait for any lock: held up while it holds the lease row, it
-would keep the renewal out. So choose `within` well below a third of LEADER_TERM. All may be repeated after lost replies.
+would keep the renewal out. So choose `within` well below a third of LEADER_TERM. All may be repeated.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ def declare_others_dead(connection: Connection, *, term: int, holder: str, withi
         """
         WITH lease AS MATERIALIZED (
             SELECT FROM leadership
-            WHERE term = %(term)s AND holder = %(holder)s AND expires_at > clock_timestamp() FOR SHARE
+            WHERE id = 1 AND term = %(term)s AND holder = %(holder)s AND expires_at > clock_timestamp() FOR SHARE
         ), others AS MATERIALIZED (
             SELECT w.id FROM lease, workers AS w
             WHERE w.id <> %(holder)s AND w.declared_dead_at IS NULL
@@ -54,7 +54,8 @@ def declare_others_dead(connection: Connection, *, term: int, holder: str, withi
 # Worker ids are never used twice, so a worker that is lost stays lost.
 _RECOVER = """
 WITH lease AS MATERIALIZED (
-    SELECT FROM leadership WHERE term = %(term)s AND holder = %(holder)s AND expires_at > clock_timestamp() FOR SHARE
+    SELECT FROM leadership
+    WHERE id = 1 AND term = %(term)s AND holder = %(holder)s AND expires_at > clock_timestamp() FOR SHARE
 ), lost AS MATERIALIZED (
     SELECT DISTINCT t.worker_id FROM tasks AS t
     WHERE t.status IN ('claimed', 'running')
@@ -113,7 +114,7 @@ def forget_dead_workers(connection: Connection, *, term: int, holder: str, withi
         """
         WITH lease AS MATERIALIZED (
             SELECT FROM leadership
-            WHERE term = %(term)s AND holder = %(holder)s AND expires_at > clock_timestamp() FOR SHARE
+            WHERE id = 1 AND term = %(term)s AND holder = %(holder)s AND expires_at > clock_timestamp() FOR SHARE
         ), dead AS MATERIALIZED (
             SELECT w.id FROM lease, workers AS w
             WHERE w.declared_dead_at IS NOT NULL

@@ -1,0 +1,52 @@
+"""What the pulse asks of the server itself: notifications, and whether it has room for the pool."""
+
+from dataclasses import dataclass
+
+from orchestrator.store.connection import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """How many connections the server has, keeps for superusers and has in use (ours among them).
+
+    `role_limit` and `database_limit` are None where there is no limit.
+    """
+
+    max_connections: int
+    reserved: int
+    in_use: int
+    role_limit: int | None
+    database_limit: int | None
+
+    @property
+    def free(self) -> int:
+        """How many more connections this role can make now, going by the server's own limits."""
+        return self.max_connections - self.reserved - self.in_use
+
+    @property
+    def ceiling(self) -> int:
+        """How many this role could have if nobody else had any."""
+        limits = [self.max_connections - self.reserved, self.role_limit, self.database_limit]
+        return min(limit for limit in limits if limit is not None)
+
+
+def listen(connection: Connection, *, within: float) -> None:
+    """From now on this session hears of new tasks. A pooler may swallow that: then polling finds them."""
+    connection.execute("LISTEN orchestrator_tasks", within=within)
+
+
+def capacity(connection: Connection, *, within: float) -> Capacity:
+    """The server's limits on connections and their use."""
+    rows = connection.execute(
+        """
+        SELECT current_setting('max_connections')::integer,
+            current_setting('superuser_reserved_connections')::integer
+                + coalesce(current_setting('reserved_connections', true)::integer, 0),
+            (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),
+            (SELECT nullif(rolconnlimit, -1) FROM pg_roles WHERE rolname = current_user),
+            (SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database())
+        """,
+        within=within,
+        lock_within=within,
+    )
+    return Capacity(*rows[0])
