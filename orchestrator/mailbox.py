@@ -55,6 +55,14 @@ class Begin:
 
 
 @dataclass(frozen=True, slots=True)
+class Types:
+    """The app was reloaded: register its types."""
+
+    types: tuple[TaskType, ...]
+    app: str
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """Write these outcomes; report them as `Written`."""
 
@@ -91,7 +99,7 @@ class Activity:
     is_claiming: bool
 
 
-Order = Begin | Finish | Release | MarkRunning | Audit | Activity
+Order = Begin | Types | Finish | Release | MarkRunning | Audit | Activity
 
 # Reports: the database threads → the supervisor's loop.
 

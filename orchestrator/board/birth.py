@@ -1,0 +1,93 @@
+"""What a forkserver and a newborn child are told. It crosses exec as JSON, with the descriptors beside it."""
+
+import json
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from orchestrator.model import TaskType
+
+BOARD, PERMITS, CHANNEL, STACKS = range(4)
+"""The order of the descriptors that come with a ForkRequest."""
+
+MESSAGE_BYTES = 64 << 10
+TYPES_PER_MESSAGE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSettings:
+    """What every child of a worker needs to know. Durations in seconds, sizes in bytes; 0: no limit."""
+
+    database_url: str
+    claim_limit: int
+    task_timeout: float | None
+    task_kill_grace: float
+    max_tasks_per_child: int
+    max_child_memory: int
+    max_result_size: int
+    debug: bool
+    log_format: Literal["text", "json"]
+
+
+@dataclass(frozen=True, slots=True)
+class ForkserverOrders:
+    """What a forkserver is told once, right after exec."""
+
+    supervisor_pid: int
+    app: str | None
+    with_examples: bool
+    child_main: str  # module:function, called in each child with its ChildContext
+    may_have_threads: bool
+    metrics_path: str
+    child: ChildSettings
+
+
+@dataclass(frozen=True, slots=True)
+class ForkRequest:
+    """One child, please. The descriptors of board, permits, channel and stacks file travel with it."""
+
+    worker_id: str
+    slot: int
+    incarnation: int
+
+    @property
+    def marker(self) -> str:
+        """Names this very child, in the environment of all that its tasks start and in its board's memfd."""
+        return f"{self.worker_id}/{self.slot}/{self.incarnation}"
+
+
+MARKER_VARIABLE = "ORCHESTRATOR_CHILD"
+
+
+@dataclass(frozen=True, slots=True)
+class ChildContext:
+    """All a child's main function gets. Descriptors are its own, close-on-exec."""
+
+    request: ForkRequest
+    settings: ChildSettings
+    supervisor_pid: int
+    board: int
+    permits: int
+    channel: socket.socket
+    stacks: int
+    become: Callable[[str], None]  # whose metrics files this process writes from now on
+
+
+def encode(kind: str, told: object = None, **more: Any) -> bytes:
+    """A message of `kind`, with the facts of a dataclass or of keywords."""
+    facts = asdict(told) if told is not None else {}  # type: ignore[call-overload]
+    return json.dumps({"kind": kind, **facts, **more}).encode()
+
+
+def decode(message: bytes) -> tuple[str, dict[str, Any]]:
+    facts: dict[str, Any] = json.loads(message)
+    return facts.pop("kind"), facts
+
+
+def told_orders(facts: Mapping[str, Any]) -> ForkserverOrders:
+    return ForkserverOrders(**{**facts, "child": ChildSettings(**facts["child"])})
+
+
+def told_types(facts: Mapping[str, Any]) -> tuple[TaskType, ...]:
+    return tuple(TaskType(**each) for each in facts["types"])

@@ -1,0 +1,58 @@
+"""The Linux calls that Python lacks, and small readings from /proc. Any process uses them."""
+
+import ctypes
+import os
+import signal
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _prctl(option: int, value: int) -> None:
+    if _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+        errno = ctypes.get_errno()
+        raise OSError(errno, f"prctl({option}): {os.strerror(errno)}")
+
+
+def die_with_parent() -> None:
+    """SIGKILL for this process when the *thread* that is its parent ends (prctl(2), PR_SET_PDEATHSIG)."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def adopt_orphans() -> None:
+    """Orphaned descendants become this process's children (prctl(2), PR_SET_CHILD_SUBREAPER)."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def resident_bytes(pid: int | str = "self") -> int:
+    """Resident memory of a process without what it shares with files and shared memory; 0 once it is gone."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as statm:
+            fields = statm.read().split()
+    except OSError:
+        return 0
+    return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 2 else 0
+
+
+def parent_pid(pid: int) -> int | None:
+    """The parent of a process; None once it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            text = stat.read()
+    except OSError:
+        return None
+    return int(text.rpartition(b")")[2].split()[1])  # the name in brackets may hold spaces and brackets
+
+
+def wait_channel(pid: int) -> str:
+    """Where in the kernel a process waits, for a child that does not answer: "state D in io_schedule"."""
+    state, place = "gone", ""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            state = stat.read().rpartition(b")")[2].split()[0].decode()
+        with open(f"/proc/{pid}/wchan", "rb") as wchan:
+            place = wchan.read().decode()
+    except OSError:
+        pass
+    return f"state {state} in {place}" if place not in ("", "0") else f"state {state}"

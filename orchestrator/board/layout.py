@@ -1,0 +1,110 @@
+"""The bytes of a slot's board. Used by the supervisor and by that slot's child; no process owns the code.
+
+One memfd holds a header of 64-bit words, an array of claim records, and an arena for the texts of outcomes. Every
+word has one writer, named below. A child fills `count` records, then starts and ends them from the front, so three
+counters tell the state of each: records before `ended` have an outcome, the one at `ended` runs if `started` is
+larger, the others have not begun. A counter is raised after what it vouches for was written. Words are stored whole
+(8 aligned bytes), so no reader sees half of one.
+"""
+
+import struct
+from enum import IntEnum
+
+from orchestrator.model import MAX_TYPE_LENGTH, TaskStatus
+
+WORD = 8
+HEADER_BYTES = 512
+RECORD_BYTES = 384
+ARENA_BYTES = 512 << 10
+MAX_INLINE_BYTES = 64 << 10
+"""A longer result does not fit the board: the child writes it to the database before it takes the next task."""
+
+MAX_CLAIMS = 256
+"""Most claims a child holds at once."""
+
+
+class Word(IntEnum):
+    """Words of the header, by who writes them."""
+
+    # the child
+    PID = 0
+    STATE = 1  # a SlotState
+    STATE_SINCE = 2  # CLOCK_MONOTONIC nanoseconds
+    BATCH = 3  # raised twice a batch: odd while the records are being written
+    COUNT = 4  # records of this batch
+    STARTED = 5
+    ENDED = 6
+    WRITTEN = 7  # outcomes the child knows to stand in the database
+    FINISHED = 8  # outcomes of this child's whole life
+    LEAVING = 9  # a LeaveReason, set before the child exits on its own
+    CLAIM_SEQUENCE = 10  # odd while a claim statement is under way
+    # the supervisor
+    ORDER = 16  # a ChildOrder
+    HANDED_BACK = 17  # claims taken from the rear of this batch; reset by the child between batches
+
+
+class SlotState(IntEnum):
+    """What a child is doing."""
+
+    BOOTING = 0
+    CONNECTING = 1  # it waits for the database
+    IDLE = 2  # it waits to be woken
+    CLAIMING = 3
+    BUSY = 4
+    LEAVING = 5
+
+
+class ChildOrder(IntEnum):
+    """What the supervisor wants of a child; read between tasks."""
+
+    WORK = 0
+    PAUSE = 1  # claim nothing new
+    LEAVE = 2  # write what is finished and exit
+
+
+class LeaveReason(IntEnum):
+    """Why a child exited on its own."""
+
+    NONE = 0
+    ORDERED = 1
+    MAX_TASKS = 2
+    MAX_MEMORY = 3
+    INSANE = 4  # a handler left threads, subprocesses, closed descriptors … that cannot be undone
+    UNREGISTERED = 5  # its worker is no longer registered
+    LIFELINE = 6  # the supervisor is gone
+
+
+RECORD = struct.Struct(f"=qqqqqqqqqqqqqq36s4x{MAX_TYPE_LENGTH}s")
+"""token, attempt, max_retries, flags, type length, then (see Field) zeros that the execution fills in; id; type."""
+
+assert RECORD.size <= RECORD_BYTES
+
+
+class Field(IntEnum):
+    """Words of a record. The child writes all but SUPERVISOR_WROTE."""
+
+    TOKEN = 0
+    ATTEMPT = 1
+    MAX_RETRIES = 2
+    FLAGS = 3
+    TYPE_LENGTH = 4
+    STARTED_AT = 5  # nanoseconds, valid once `started` passed it
+    DEADLINE = 6  # nanoseconds; 0: none
+    ENDED_AT = 7  # from here on valid once `ended` passed it
+    STATUS = 8  # index into OUTCOME_STATUSES
+    DELAY = 9  # nanoseconds
+    TEXT_OFFSET = 10  # into the arena: the error, then the result
+    ERROR_LENGTH = 11  # -1: none
+    RESULT_LENGTH = 12  # -1: none
+    SUPERVISOR_WROTE = 13  # the token whose outcome the supervisor has written to the database
+
+
+FLAG_IS_RUNNING = 1
+"""The claim statement has marked the task running already."""
+
+OUTCOME_STATUSES = (TaskStatus.COMPLETED, TaskStatus.PENDING, TaskStatus.FAILED, TaskStatus.DEAD_LETTER)
+
+
+def board_bytes(capacity: int) -> int:
+    """Size of a board with room for `capacity` claims."""
+    return HEADER_BYTES + capacity * RECORD_BYTES + ARENA_BYTES

@@ -1,0 +1,66 @@
+"""A child's own connection: opened when needed, tried again with a jittered backoff, never in the way of an order."""
+
+import random
+import time
+
+from orchestrator.errors import DatabaseUnavailable
+from orchestrator.store.connection import Connection
+from orchestrator.telemetry import logs
+
+CONNECT_SECONDS = 10.0
+FIRST_BACKOFF_SECONDS = 0.2
+LONGEST_BACKOFF_SECONDS = 5.0
+
+
+class Database:
+    """At most one connection; `open` is None while there is none."""
+
+    def __init__(self, url: str, application_name: str) -> None:
+        self._url = url
+        self._name = application_name
+        self._backoff = 0.0
+        self._next_try = 0.0
+        self._connection: Connection | None = None
+        self._log = logs.get("child")
+
+    @property
+    def connection(self) -> Connection | None:
+        if self._connection is not None and not self._connection.is_open:
+            self._connection = None
+        return self._connection
+
+    def descriptor(self) -> int | None:
+        """The connection's file descriptor, if there is one."""
+        connection = self.connection
+        return connection.fileno() if connection is not None else None
+
+    def seconds_to_next_try(self) -> float:
+        return max(0.0, self._next_try - time.monotonic())
+
+    def try_to_connect(self) -> bool:
+        """One try, of CONNECT_SECONDS at most; a failed one says when the next is worth it (full jitter)."""
+        try:
+            self._connection = Connection.open(self._url, within=CONNECT_SECONDS, application_name=self._name)
+        except DatabaseUnavailable as error:
+            if self._backoff == 0.0:
+                self._log.warning("database_unreachable", error=str(error))
+            self._backoff = min(LONGEST_BACKOFF_SECONDS, max(FIRST_BACKOFF_SECONDS, self._backoff * 2))
+            self._next_try = time.monotonic() + random.uniform(self._backoff / 4, self._backoff)
+            return False
+        if self._backoff:
+            self._log.info("database_back")
+        self._backoff = 0.0
+        return True
+
+    def lost(self, error: DatabaseUnavailable) -> None:
+        """The connection failed in use; the first new try comes soon, but not from all children at once."""
+        self._log.warning("connection_lost", error=str(error))
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+        self._next_try = time.monotonic() + random.uniform(0.0, FIRST_BACKOFF_SECONDS)
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

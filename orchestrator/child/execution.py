@@ -1,0 +1,161 @@
+"""Run one handler once, and say how it ended. Runs in a child; it never raises, whatever the handler does."""
+
+import asyncio
+import time
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.app import App, CurrentTask, Handler, running_task
+from orchestrator.child.time_limit import TimeLimit
+from orchestrator.errors import Discard, PayloadError, Retry, SignatureMismatch, TaskTimeout
+from orchestrator.failure import describe_exception
+from orchestrator.model import DEFAULT_MAX_RETRIES, Claim, Outcome, TaskStatus
+from orchestrator.payload import decode_payload, encode_result
+from orchestrator.retry import RetryPolicy
+from orchestrator.telemetry import logs
+
+_DEFAULT_POLICY = RetryPolicy()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What holds for one claim: what enqueue said, else what the handler is registered with, else the worker's."""
+
+    max_retries: int
+    timeout_seconds: float | None
+    policy: RetryPolicy
+
+
+class Executor:
+    """Runs claims with the handlers of one app."""
+
+    def __init__(self, app: App, time_limit: TimeLimit, *, default_timeout: float | None, max_result_size: int) -> None:
+        self._app = app
+        self._handlers: Mapping[str, Handler] = app.handlers
+        self._time_limit = time_limit
+        self._default_timeout = default_timeout
+        self._max_result_size = max_result_size
+        self._runner: asyncio.Runner | None = None
+        self._policies = {
+            each.name: RetryPolicy(base=each.retry_base_seconds, cap=each.retry_cap_seconds) for each in app.types()
+        }
+        self._log = logs.get("child")
+
+    def limits(self, claim: Claim) -> Limits:
+        handler = self._handlers.get(claim.type)
+        registered = handler.type if handler is not None else None
+        timeout = claim.timeout_seconds
+        if timeout is None:
+            timeout = registered.timeout_seconds if registered is not None else None
+        if timeout is None:
+            timeout = self._default_timeout
+        max_retries = claim.max_retries
+        if max_retries is None:
+            max_retries = registered.max_retries if registered is not None else DEFAULT_MAX_RETRIES
+        return Limits(max_retries, timeout, self._policies.get(claim.type, _DEFAULT_POLICY))
+
+    def run(self, claim: Claim, limits: Limits, started_ns: int) -> Outcome:
+        """Run the claim's handler to its end. `started_ns` is the moment the board tells."""
+        status, error, result, delay = TaskStatus.COMPLETED, None, None, 0.0
+        try:
+            handler = self._handlers.get(claim.type)
+            if handler is None:
+                error, status = self._unknown_type(claim.type), TaskStatus.FAILED
+            else:
+                value = self._call(handler, claim, limits)
+                if value is not None:
+                    result, note = encode_result(value, max_bytes=self._max_result_size)
+                    if note is not None:
+                        self._log.warning("result_replaced", task_id=claim.task_id, type=claim.type, reason=note)
+        except (Discard, PayloadError, SignatureMismatch) as given_up:
+            error, status = describe_exception(given_up), TaskStatus.FAILED
+        except BaseException as raised:  # noqa: BLE001 a border: whatever a handler raises is its outcome
+            error = describe_exception(raised)
+            status, delay = _after_failure(raised, claim.attempt, limits)
+        if error is not None:
+            self._log.info(
+                "attempt_failed", task_id=claim.task_id, type=claim.type, attempt=claim.attempt, then=status.value,
+                error=error.partition("\n")[0][:200],
+            )  # fmt: skip
+        return Outcome(
+            task_id=claim.task_id,
+            token=claim.token,
+            type=claim.type,
+            status=status,
+            attempt=claim.attempt,
+            started_monotonic=started_ns / 1e9,
+            ended_monotonic=time.monotonic(),
+            error=error,
+            result=result,
+            delay_seconds=delay,
+        )
+
+    def _call(self, handler: Handler, claim: Claim, limits: Limits) -> Any:
+        payload = decode_payload(claim.payload)
+        handler.bind(payload)
+        current = CurrentTask(
+            id=claim.task_id, type=claim.type, attempt=claim.attempt, max_retries=limits.max_retries,
+            timeout_seconds=limits.timeout_seconds,
+        )  # fmt: skip
+        token = running_task.set(current)
+        try:
+            if handler.is_async:
+                return self._call_async(handler.function(**payload), limits.timeout_seconds)
+            if limits.timeout_seconds is None:
+                return handler.function(**payload)
+            try:
+                self._time_limit.arm(limits.timeout_seconds)
+                return handler.function(**payload)
+            finally:
+                self._time_limit.disarm()
+        finally:
+            running_task.reset(token)
+
+    def _call_async(self, coroutine: Coroutine[Any, Any, Any], timeout_seconds: float | None) -> Any:
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        try:
+            return self._runner.run(_limited(coroutine, timeout_seconds))
+        except BaseException:
+            self._drop_loop()  # whatever state it is in, the next task gets a new one
+            raise
+
+    def _drop_loop(self) -> None:
+        runner, self._runner = self._runner, None
+        try:
+            if runner is not None:
+                runner.close()
+        except BaseException as error:  # noqa: BLE001 user code runs while a loop closes
+            self._log.warning("event_loop_not_closed", error=describe_exception(error).partition("\n")[0])
+
+    def _unknown_type(self, type_name: str) -> str:
+        known = ", ".join(sorted(self._handlers)[:20]) or "none"
+        return f"no handler is registered for the type {type_name!r} in this worker's app; it has: {known}"
+
+
+async def _limited(coroutine: Coroutine[Any, Any, Any], timeout_seconds: float | None) -> Any:
+    """Await the handler; its time limit cancels it, and what it left on the loop is cancelled after it."""
+    limit = asyncio.timeout(timeout_seconds)
+    try:
+        async with limit:
+            return await coroutine
+    except TimeoutError:
+        if limit.expired():
+            raise TaskTimeout(f"the task's time limit of {timeout_seconds:g} s is up") from None
+        raise
+    finally:
+        left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.gather(*left, return_exceptions=True)
+
+
+def _after_failure(raised: BaseException, attempt: int, limits: Limits) -> tuple[TaskStatus, float]:
+    """What follows a failed attempt: a retry after so many seconds, or the dead letters."""
+    if attempt > limits.max_retries:
+        return TaskStatus.DEAD_LETTER, 0.0
+    if isinstance(raised, Retry):
+        return TaskStatus.PENDING, raised.in_seconds
+    return TaskStatus.PENDING, limits.policy.delay(attempt)

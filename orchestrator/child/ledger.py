@@ -1,0 +1,120 @@
+"""The child's dealings with the database: finish what ended, claim what is next, count what counts. Runs in a child."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from orchestrator.board.slot import ChildBoard
+from orchestrator.child.database import Database
+from orchestrator.errors import DatabaseUnavailable, StatementRefused
+from orchestrator.model import Outcome, Verdict
+from orchestrator.store import claims
+from orchestrator.store.claims import Batch
+from orchestrator.store.connection import Connection
+from orchestrator.telemetry import logs
+from orchestrator.telemetry.metrics import TaskMetrics
+
+EXCHANGE_SECONDS = 20.0
+"""A claim or a write that takes longer is given up with its connection; the supervisor finds what it left."""
+
+
+class Ledger:
+    """The outcomes that ended and are not written, in the order of the board, and the statement that writes them."""
+
+    def __init__(
+        self, board: ChildBoard, database: Database, metrics: TaskMetrics, *, worker_id: str, slot: int
+    ) -> None:
+        self._board = board
+        self._database = database
+        self._metrics = metrics
+        self._worker_id = worker_id
+        self._slot = slot
+        self._unwritten: list[tuple[int, Outcome]] = []
+        self._log = logs.get("child")
+
+    def __len__(self) -> int:
+        return len(self._unwritten)
+
+    def add(self, index: int, outcome: Outcome) -> None:
+        """An outcome that stands on the board at `index`."""
+        self._unwritten.append((index, outcome))
+
+    def oldest_end(self) -> float:
+        """When the first of them ended, in CLOCK_MONOTONIC seconds."""
+        return self._unwritten[0][1].ended_monotonic
+
+    def exchange(self, limit: int, *, extra: Sequence[Outcome] = ()) -> Batch:
+        """Write all unwritten outcomes (and `extra`, which are not on the board), and claim up to `limit` tasks.
+
+        One statement, one commit. Raises DatabaseUnavailable; then everything is kept, and what was claimed without
+        our knowing is the supervisor's to find.
+        """
+        connection = self._database.connection
+        if connection is None:
+            raise DatabaseUnavailable("not connected")
+        outcomes = [each for index, each in self._unwritten if not self._board.supervisor_wrote(index, each.token)]
+        outcomes.extend(extra)
+        try:
+            batch = self._send(connection, outcomes, limit)
+        except DatabaseUnavailable as error:
+            self._database.lost(error)
+            raise
+        self._unwritten.clear()
+        self._board.outcomes_written()
+        return batch
+
+    def _send(self, connection: Connection, outcomes: Sequence[Outcome], limit: int) -> Batch:
+        began = time.monotonic()
+        try:
+            batch = self._statement(connection, outcomes, limit)
+        except StatementRefused as refusal:
+            if not outcomes:
+                raise
+            self._log.warning("write_refused", outcomes=len(outcomes), sqlstate=refusal.sqlstate, error=str(refusal))
+            for outcome in outcomes:
+                self._send_alone(connection, outcome)
+            return Batch(accepted=len(outcomes), unaccepted=(), claims=(), is_registered=True)
+        if limit:
+            self._metrics.claimed(time.monotonic() - began)
+        self._count(connection, outcomes, batch)
+        return batch
+
+    def _statement(self, connection: Connection, outcomes: Sequence[Outcome], limit: int) -> Batch:
+        return claims.finish_and_claim(
+            connection, outcomes, worker_id=self._worker_id, slot=self._slot, limit=limit, within=EXCHANGE_SECONDS
+        )
+
+    def _send_alone(self, connection: Connection, outcome: Outcome) -> None:
+        """One outcome of a batch that was refused; the one whose texts PostgreSQL cannot store loses them."""
+        try:
+            batch = self._statement(connection, [outcome], 0)
+        except StatementRefused as refusal:
+            self._log.error("outcome_refused", task_id=outcome.task_id, type=outcome.type, error=str(refusal))
+            outcome = replace(
+                outcome,
+                error="the error could not be stored" if outcome.error is not None else None,
+                result='{"note": "the result could not be stored"}' if outcome.result is not None else None,
+            )
+            try:
+                batch = self._statement(connection, [outcome], 0)
+            except StatementRefused as again:
+                raise DatabaseUnavailable(f"an outcome was refused: {again}") from again
+        self._count(connection, [outcome], batch)
+
+    def _count(self, connection: Connection, outcomes: Sequence[Outcome], batch: Batch) -> None:
+        """Metrics of what was accepted; a word about what was not."""
+        if not batch.unaccepted:
+            for outcome in outcomes:
+                self._metrics.ended(outcome)
+            return
+        verdicts = claims.verdicts(connection, batch.unaccepted, within=EXCHANGE_SECONDS)
+        for outcome in outcomes:
+            verdict = verdicts.get(outcome.token, Verdict.ACCEPTED)
+            if verdict is Verdict.ACCEPTED:
+                self._metrics.ended(outcome)
+            elif verdict is Verdict.STALE:
+                self._metrics.stale(outcome.type)
+                self._log.warning(
+                    "stale_outcome", task_id=outcome.task_id, type=outcome.type, token=outcome.token,
+                    status=outcome.status.value,
+                )  # fmt: skip

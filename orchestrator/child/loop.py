@@ -1,0 +1,237 @@
+"""A child's life between boot and exit: wait for a wake-up, claim, run, record. It must never hang on its own account.
+
+The supervisor reads the board while this runs: whatever is claimed stands there before it starts, whatever ended
+before the next starts. The database may be away for hours; what ended is kept and written when it is back.
+"""
+
+import random
+import time
+
+from setproctitle import setproctitle
+
+from orchestrator.board.birth import ChildContext
+from orchestrator.board.channel import FULL, IDLE, LOST, Channel, Permits
+from orchestrator.board.kernel import resident_bytes
+from orchestrator.board.layout import MAX_INLINE_BYTES, ChildOrder, LeaveReason, SlotState, Word
+from orchestrator.board.slot import ChildBoard
+from orchestrator.child.database import Database
+from orchestrator.child.execution import Executor, Limits
+from orchestrator.child.ledger import Ledger
+from orchestrator.child.pace import Pace
+from orchestrator.child.sanity import Sanity
+from orchestrator.errors import DatabaseUnavailable, StatementRefused
+from orchestrator.model import Claim, Outcome
+from orchestrator.telemetry import logs
+from orchestrator.telemetry.metrics import TaskMetrics
+
+FLUSH_SECONDS = 0.03
+"""An outcome waits no longer than this for company before it is written (between tasks)."""
+
+REFUSED_WAIT_SECONDS = 1.0
+SETTLE_SECONDS = 0.002
+
+
+class Loop:
+    """One child at work; `run` returns why it leaves."""
+
+    def __init__(
+        self,
+        context: ChildContext,
+        *,
+        board: ChildBoard,
+        permits: Permits,
+        channel: Channel,
+        database: Database,
+        executor: Executor,
+        sanity: Sanity,
+        metrics: TaskMetrics,
+    ) -> None:
+        self._settings = context.settings
+        self._slot = context.request.slot
+        self._board = board
+        self._permits = permits
+        self._channel = channel
+        self._database = database
+        self._executor = executor
+        self._sanity = sanity
+        self._metrics = metrics
+        self._ledger = Ledger(board, database, metrics, worker_id=context.request.worker_id, slot=self._slot)
+        self._pace = Pace(self._settings.claim_limit)
+        self._leave: LeaveReason | None = None
+        self._tasks_left = _draw_tasks(self._settings.max_tasks_per_child)
+        self._log = logs.get("child")
+
+    def run(self) -> LeaveReason:
+        """Work until there is a reason to leave; nothing finished is left unwritten unless the database is away."""
+        while True:
+            reason = self._reason_to_leave()
+            if reason is not None:
+                self._last_write()
+                return reason
+            if self._database.connection is None and not self._connect():
+                continue
+            if not self._work():
+                self._sleep()
+
+    def _reason_to_leave(self) -> LeaveReason | None:
+        if self._leave is not None:
+            return self._leave
+        if self._board.order is ChildOrder.LEAVE:
+            return LeaveReason.ORDERED
+        if self._tasks_left == 0:
+            return LeaveReason.MAX_TASKS
+        limit = self._settings.max_child_memory
+        if limit and resident_bytes() > limit:
+            return LeaveReason.MAX_MEMORY
+        return None
+
+    def _connect(self) -> bool:
+        self._board.enter(SlotState.CONNECTING)
+        wait = self._database.seconds_to_next_try()
+        if wait > 0:
+            self._listen(wait)
+            return False
+        if not self._database.try_to_connect():
+            return False
+        self._sanity.connected(self._database.descriptor())
+        return True
+
+    def _sleep(self) -> None:
+        """Until the supervisor says LOOK; it hears that we sleep, in case it had something while we claimed."""
+        self._board.enter(SlotState.IDLE)
+        setproctitle(f"orchestratord: child {self._slot} idle")
+        self._channel.send(IDLE)
+        self._listen(None)
+
+    def _listen(self, seconds: float | None) -> None:
+        """Wait for a message; leave when the lifeline is cut."""
+        if self._channel.wait(seconds) and self._channel.receive() is None:
+            self._leave = LeaveReason.LIFELINE
+
+    def _work(self) -> bool:
+        """Claim and run until a claim comes back empty. False: nothing was there, sleep."""
+        if self._board.order is ChildOrder.PAUSE:
+            return len(self._ledger) > 0 and self._flush()
+        self._board.enter(SlotState.CLAIMING)
+        asked = self._pace.size if self._tasks_left is None else min(self._pace.size, self._tasks_left)
+        claims = self._claim(asked)
+        if not claims:
+            return claims is None
+        if len(claims) >= asked:
+            self._channel.send(FULL)
+        self._board.enter(SlotState.BUSY)
+        began = time.monotonic()
+        self._run_batch(claims)
+        self._pace.learn(asked=asked, got=len(claims), seconds=time.monotonic() - began)
+        if self._tasks_left is not None:
+            self._tasks_left = max(0, self._tasks_left - len(claims))
+        return True
+
+    def _claim(self, limit: int) -> list[tuple[Claim, Limits]] | None:
+        """Claim up to `limit` and put them on the board. None: the database failed, or we must leave."""
+        self._board.claim_begins()
+        try:
+            batch = self._ledger.exchange(limit)
+            claims = [(claim, self._executor.limits(claim)) for claim in batch.claims]
+            self._board.publish([(claim, limits.max_retries) for claim, limits in claims])
+        except DatabaseUnavailable:
+            self._board.claim_ended()
+            self._channel.send(LOST)
+            return None
+        except StatementRefused as refusal:
+            self._log.error("claim_refused", sqlstate=refusal.sqlstate, error=str(refusal))
+            self._board.claim_ended()
+            self._listen(random.uniform(0.5, 1.0) * REFUSED_WAIT_SECONDS)
+            return None
+        self._board.claim_ended()
+        self._permits.add(len(claims))
+        if not batch.is_registered:
+            self._leave = LeaveReason.UNREGISTERED
+        return claims
+
+    def _run_batch(self, claims: list[tuple[Claim, Limits]]) -> None:
+        """Start each claim whose permission we get; the rest the supervisor has taken back, or will."""
+        for claim, limits in claims:
+            if self._leave is not None or self._board.order is not ChildOrder.WORK or not self._make_room():
+                break
+            if not self._permits.take():
+                break
+            self._run_one(claim, limits)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Wait until the supervisor has taken (and noted) what we did not start: only then the batch may go.
+
+        A child that leaves need not wait: what it did not start is taken back when it is reaped.
+        """
+        if self._board.has_settled:
+            return
+        if not self._board.has_room:
+            self._board.enter(SlotState.CONNECTING)  # tells the supervisor that we start nothing now
+        while self._leave is None and self._board.order is not ChildOrder.LEAVE and not self._board.has_settled:
+            time.sleep(SETTLE_SECONDS)
+            if self._channel.wait(0) and self._channel.receive() is None:
+                self._leave = LeaveReason.LIFELINE
+
+    def _make_room(self) -> bool:
+        """Write what ended if it has waited long enough or the board is full. False: full, and the database is away."""
+        if not len(self._ledger):
+            return True
+        is_late = time.monotonic() - self._ledger.oldest_end() > FLUSH_SECONDS
+        if (is_late or not self._board.has_room) and self._database.connection is not None:
+            self._flush()
+        return self._board.has_room
+
+    def _flush(self) -> bool:
+        try:
+            self._ledger.exchange(0)
+        except (DatabaseUnavailable, StatementRefused):
+            return False
+        return True
+
+    def _run_one(self, claim: Claim, limits: Limits) -> None:
+        index = self._board.word(Word.STARTED)
+        timeout = limits.timeout_seconds
+        hard = int((timeout + self._settings.task_kill_grace) * 1e9) if timeout is not None else 0
+        setproctitle(f"orchestratord: child {self._slot} {claim.type} {claim.task_id[:8]}")
+        with logs.task_context(claim.task_id, claim.type, claim.attempt):
+            started_ns = self._board.start(hard)
+            outcome = self._executor.run(claim, limits, started_ns)
+            if outcome.result is not None and len(outcome.result.encode()) > MAX_INLINE_BYTES:
+                self._board.handler_ended()
+                self._write_large(outcome)
+            else:
+                self._board.end(outcome)
+                self._ledger.add(index, outcome)
+            wrong = self._sanity.restore(self._database.descriptor())
+            if wrong:
+                self._log.warning("child_not_reusable", found="; ".join(wrong))
+                self._leave = LeaveReason.INSANE
+
+    def _write_large(self, outcome: Outcome) -> None:
+        """A result that the board has no room for goes to the database before anything else happens."""
+        while True:
+            if self._database.connection is not None:
+                try:
+                    self._ledger.exchange(0, extra=(outcome,))
+                except (DatabaseUnavailable, StatementRefused):
+                    continue
+                self._board.end_elsewhere()
+                return
+            wait = self._database.seconds_to_next_try()
+            if wait > 0:
+                time.sleep(wait)
+            elif self._database.try_to_connect():
+                self._sanity.connected(self._database.descriptor())
+
+    def _last_write(self) -> None:
+        """One try: what does not get through stands on the board, for the supervisor to write."""
+        if len(self._ledger) and self._database.connection is not None and self._leave is not LeaveReason.INSANE:
+            self._flush()
+
+
+def _draw_tasks(limit: int) -> int | None:
+    """How many tasks this child runs: up to a tenth fewer than the limit, lest a pool be replaced all at once."""
+    if limit == 0:
+        return None
+    return limit - random.randint(0, limit // 10)

@@ -1,0 +1,69 @@
+"""A child's boot and end. Called in a newborn child once the supervisor has said go; returns when it shall exit."""
+
+import faulthandler
+import os
+import random
+
+from setproctitle import setproctitle
+
+from orchestrator.app import App, loaded_app
+from orchestrator.board.birth import ChildContext
+from orchestrator.board.channel import READY, Channel, Permits
+from orchestrator.board.reactions import STACK_SIGNAL
+from orchestrator.board.slot import ChildBoard
+from orchestrator.child.database import Database
+from orchestrator.child.execution import Executor
+from orchestrator.child.loop import Loop
+from orchestrator.child.sanity import Sanity
+from orchestrator.child.time_limit import TimeLimit
+from orchestrator.failure import describe_exception
+from orchestrator.telemetry import logs
+from orchestrator.telemetry.metrics import TaskMetrics
+
+
+def run(context: ChildContext) -> None:
+    """Boot, work, leave. Raises what a start hook raises: the slot is tried again later, with a backoff."""
+    slot = context.request.slot
+    context.become(str(slot))
+    setproctitle(f"orchestratord: child {slot} booting")
+    logs.configure(debug=context.settings.debug, format=context.settings.log_format, process=f"child-{slot}")
+    random.seed()
+    faulthandler.register(STACK_SIGNAL, file=context.stacks, all_threads=True, chain=False)
+    board = ChildBoard(context.board)
+    channel = Channel(context.channel)
+    app = loaded_app()
+    metrics = TaskMetrics()
+    time_limit = TimeLimit()
+    for hook in app.start_hooks:
+        hook()
+    sanity = Sanity(time_limit, (context.board, context.permits, context.channel.fileno(), context.stacks))
+    database = Database(context.settings.database_url, f"orchestratord child {slot}")
+    channel.send(READY)
+    loop = Loop(
+        context,
+        board=board,
+        permits=Permits(context.permits),
+        channel=channel,
+        database=database,
+        executor=Executor(
+            app,
+            time_limit,
+            default_timeout=context.settings.task_timeout,
+            max_result_size=context.settings.max_result_size,
+        ),
+        sanity=sanity,
+        metrics=metrics,
+    )
+    reason = loop.run()
+    board.leave_because(reason)
+    _say_goodbye(app)
+    os._exit(0)
+
+
+def _say_goodbye(app: App) -> None:
+    """The stop hooks, each in its own right."""
+    for hook in app.stop_hooks:
+        try:
+            hook()
+        except BaseException as error:  # noqa: BLE001 a border: user code
+            logs.get("child").error("stop_hook_failed", error=describe_exception(error))

@@ -1,0 +1,22 @@
+"""How many tasks a child claims at once. Pure.
+
+One at a time while tasks are slow or few; twice as many after each full and quick batch, so that the children of a
+pool share a burst fairly before one of them takes a hundred.
+"""
+
+TARGET_SECONDS = 0.025
+"""A batch should be done in about this time: what waits in it is nobody else's meanwhile."""
+
+
+class Pace:
+    """The size of the next claim, learnt from the last."""
+
+    def __init__(self, largest: int) -> None:
+        self._largest = largest
+        self.size = 1
+
+    def learn(self, *, asked: int, got: int, seconds: float) -> None:
+        """A claim for `asked` brought `got` tasks (more than none), and running them took `seconds`."""
+        affordable = self._largest if seconds <= 0 else int(TARGET_SECONDS * got / seconds)
+        wanted = asked * 2 if got >= asked else got
+        self.size = max(1, min(self._largest, affordable, wanted))

@@ -1,0 +1,101 @@
+"""What a handler may have done to its process: undone where it can be, else a reason to replace the child.
+
+Runs in a child after every task, so each look is a system call or two.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Iterable, Sequence
+
+from orchestrator.board.reactions import DEAF_TO, do_nothing
+from orchestrator.child.time_limit import TimeLimit
+
+LEAK_CHECK_TASKS = 200
+"""So often the open descriptors are counted."""
+
+
+class Sanity:
+    """The state of a healthy child, taken once its start hooks have run, and the way back to it."""
+
+    def __init__(self, time_limit: TimeLimit, own_descriptors: Iterable[int]) -> None:
+        self._time_limit = time_limit
+        self._directory = os.getcwd()
+        self._umask = os.umask(0o022)
+        os.umask(self._umask)
+        self._threads = threading.active_count()
+        self._has_children = _has_children()
+        self._own = [(descriptor, _identity(descriptor)) for descriptor in (0, 1, 2, *own_descriptors)]
+        self._handlers = {each: signal.getsignal(each) for each in (*DEAF_TO, signal.SIGCHLD, signal.SIGPIPE)}
+        self._tasks = 0
+
+    def restore(self, connection: int | None) -> Sequence[str]:
+        """Undo what can be undone. What cannot is returned in words: then no further task may run here.
+
+        `connection` is the descriptor of the database connection, or None while there is none.
+        """
+        os.umask(self._umask)
+        self._restore_signals()
+        wrong = self._broken_descriptors(connection)
+        try:
+            if os.getcwd() != self._directory:
+                os.chdir(self._directory)
+        except OSError as error:
+            wrong.append(f"the working directory is gone: {error}")
+        if threading.active_count() > self._threads:
+            names = ", ".join(sorted(thread.name for thread in threading.enumerate()))
+            wrong.append(f"threads were left running ({names}); start those that shall stay in @app.on_child_start")
+        if not self._has_children and _has_children():
+            wrong.append("subprocesses were left running")
+        self._tasks += 1
+        if self._tasks % LEAK_CHECK_TASKS == 0 and _descriptors_are_short():
+            wrong.append("file descriptors leak")
+        return wrong
+
+    def _restore_signals(self) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for each, handler in self._handlers.items():
+            if signal.getsignal(each) is not handler:
+                signal.signal(each, handler if handler is not None else do_nothing)
+        self._time_limit.install()
+        if signal.pthread_sigmask(signal.SIG_BLOCK, ()):
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+    def _broken_descriptors(self, connection: int | None) -> list[str]:
+        """Ours that a handler closed or replaced. A replaced one must not be written to: it may be the user's file."""
+        broken = [
+            f"descriptor {number} was closed or replaced" for number, was in self._own if _identity(number) != was
+        ]
+        if connection is not None and _identity(connection) != self._connection:
+            broken.append("the database connection was closed or replaced")
+        return broken
+
+    def connected(self, connection: int | None) -> None:
+        """Remember which socket the database connection has now."""
+        self._connection = _identity(connection) if connection is not None else None
+
+    _connection: tuple[int, int] | None = None
+
+
+def _identity(descriptor: int) -> tuple[int, int] | None:
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _has_children() -> bool:
+    """Whether subprocesses run. Those that have ended already are reaped: a handler left them as zombies."""
+    while True:
+        try:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
+        except ChildProcessError:
+            return False
+        if ended is None:
+            return True
+
+
+def _descriptors_are_short() -> bool:
+    limit = os.sysconf("SC_OPEN_MAX")
+    return limit > 0 and len(os.listdir("/proc/self/fd")) > limit * 3 // 4

@@ -1,0 +1,114 @@
+"""The only os.fork() of the project. Runs in the forkserver, which is single-threaded and has no connection.
+
+A child is born in an order of which each other one was seen to fail: its middle process leaves, so that the kernel
+hands it to the supervisor (a subreaper); it waits until the supervisor is its parent; only then it arms "die with my
+parent" (armed earlier, the middle process's end would kill it) and looks once more; it says hello with its pid, and
+runs nothing before the supervisor's go.
+"""
+
+import os
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from orchestrator.board.birth import (
+    BOARD,
+    CHANNEL,
+    MARKER_VARIABLE,
+    PERMITS,
+    STACKS,
+    ChildContext,
+    ChildSettings,
+    ForkRequest,
+)
+from orchestrator.board.channel import GO, HELLO, Channel
+from orchestrator.board.kernel import die_with_parent
+from orchestrator.board.reactions import block_all, turn_deaf, unblock_all
+from orchestrator.exit_codes import ExitCode
+
+ADOPTION_SECONDS = 10.0
+GO_SECONDS = 60.0
+
+ChildMain = Callable[[ChildContext], None]
+
+
+def fork_child(
+    request: ForkRequest,
+    settings: ChildSettings,
+    descriptors: list[int],
+    *,
+    supervisor_pid: int,
+    child_main: ChildMain,
+    not_for_children: socket.socket,
+    become: Callable[[str], None],
+) -> None:
+    """Fork one child by way of a middle process; closes `descriptors` here. Raises OSError if it cannot fork."""
+    block_all()
+    try:
+        middle = os.fork()
+        if middle == 0:
+            _middle(
+                lambda: _context(request, settings, descriptors, supervisor_pid, become), child_main, not_for_children
+            )
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        unblock_all()
+    os.waitpid(middle, 0)
+
+
+def _context(
+    request: ForkRequest,
+    settings: ChildSettings,
+    descriptors: list[int],
+    supervisor_pid: int,
+    become: Callable[[str], None],
+) -> ChildContext:
+    return ChildContext(
+        request=request,
+        settings=settings,
+        supervisor_pid=supervisor_pid,
+        board=descriptors[BOARD],
+        permits=descriptors[PERMITS],
+        channel=socket.socket(fileno=descriptors[CHANNEL]),
+        stacks=descriptors[STACKS],
+        become=become,
+    )
+
+
+def _middle(prepare: Callable[[], ChildContext], child_main: ChildMain, not_for_children: socket.socket) -> NoReturn:
+    code = int(ExitCode.BUG)
+    try:
+        context = prepare()
+        if os.fork() != 0:
+            code = 0
+        else:
+            not_for_children.close()
+            if _is_born(context):
+                child_main(context)
+            code = 0
+    except BaseException:  # noqa: BLE001 a border: the child ends here, whatever it was
+        traceback.print_exc()
+    finally:
+        os._exit(code)  # never back into the forkserver's loop, and no atexit or destructor of its
+
+
+def _is_born(context: ChildContext) -> bool:
+    """Whether this process is the supervisor's child, known to it, and told to go."""
+    os.setsid()
+    deadline = time.monotonic() + ADOPTION_SECONDS
+    while os.getppid() != context.supervisor_pid:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.0005)  # the middle process is leaving; there is nothing to wait on
+    die_with_parent()
+    if os.getppid() != context.supervisor_pid:
+        return False
+    turn_deaf()
+    unblock_all()
+    os.environ[MARKER_VARIABLE] = context.request.marker
+    channel = Channel(context.channel)
+    hello = HELLO + b" %d" % os.getpid()
+    return channel.send(hello) and channel.wait(GO_SECONDS) and GO in (channel.receive() or ())

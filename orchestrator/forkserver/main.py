@@ -1,0 +1,148 @@
+"""The forkserver's life: be told, import the app, tell its types, then fork one child for each request.
+
+It must never start a thread, open a connection, or outlive its supervisor.
+"""
+
+import gc
+import os
+import select
+import socket
+import traceback
+from importlib import import_module
+from typing import NoReturn
+
+from setproctitle import setproctitle
+
+from orchestrator.app import App, load_app
+from orchestrator.board.birth import (
+    MESSAGE_BYTES,
+    TYPES_PER_MESSAGE,
+    ForkRequest,
+    ForkserverOrders,
+    decode,
+    encode,
+    told_orders,
+)
+from orchestrator.board.kernel import die_with_parent
+from orchestrator.board.reactions import turn_deaf
+from orchestrator.errors import AppError
+from orchestrator.exit_codes import ExitCode
+from orchestrator.forkserver.fork import ChildMain, fork_child
+from orchestrator.forkserver.safety import CURE, inspect
+from orchestrator.telemetry import logs, multiprocess
+
+
+class Identity:
+    """Whose metrics files this process writes: the forkserver's, or after the fork those of the child's slot."""
+
+    def __init__(self) -> None:
+        self.name = "forkserver"
+
+    def become(self, name: str) -> None:
+        self.name = name
+
+
+def main(descriptor: int) -> NoReturn:
+    """Serve the supervisor at the other end of `descriptor` until it is gone."""
+    code = int(ExitCode.BUG)
+    try:
+        with socket.socket(fileno=descriptor) as supervisor:
+            code = _serve(supervisor)
+    except BaseException:  # noqa: BLE001 a border: the process ends here, whatever it was
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _serve(supervisor: socket.socket) -> int:
+    turn_deaf()
+    die_with_parent()
+    kind, facts = decode(supervisor.recv(MESSAGE_BYTES))
+    if kind != "orders":
+        raise AssertionError(f"BUG: the first message was {kind!r}")
+    orders = told_orders(facts)
+    if os.getppid() != orders.supervisor_pid:
+        return 0
+    setproctitle("orchestratord: forkserver")
+    logs.configure(debug=orders.child.debug, format=orders.child.log_format, process="forkserver")
+    identity = Identity()
+    multiprocess.use_files(orders.metrics_path, lambda: identity.name)
+    child_main = _child_main(orders.child_main)
+    app = _import_app(orders, supervisor)
+    if app is None:
+        return int(ExitCode.APP)
+    turn_deaf()  # the app may have set handlers of its own at import
+    gc.collect()
+    gc.freeze()  # what the app loaded stays shared: the collector would write to each of its pages
+    _tell_types(supervisor, app)
+    _fork_on_request(supervisor, orders, child_main, identity)
+    return 0
+
+
+def _child_main(name: str) -> ChildMain:
+    module, _, attribute = name.partition(":")
+    main: ChildMain = getattr(import_module(module), attribute)
+    return main
+
+
+def _import_app(orders: ForkserverOrders, supervisor: socket.socket) -> App | None:
+    """The app, or None after the supervisor was told why there is none."""
+    log = logs.get("forkserver")
+    try:
+        app = load_app(orders.app, with_examples=orders.with_examples)
+    except AppError as error:
+        supervisor.send(encode("refused", reason=str(error)[: MESSAGE_BYTES // 8]))
+        return None
+    findings = inspect(frozenset({supervisor.fileno()}))
+    for doubt in findings.doubtful:
+        log.warning("fork_safety", found=doubt)
+    if findings.unsafe and not orders.may_have_threads:
+        reason = f"importing {orders.app} left what forking breaks: {'; '.join(findings.unsafe)}. Cure: {CURE}"
+        supervisor.send(encode("refused", reason=reason[: MESSAGE_BYTES // 8]))
+        return None
+    for danger in findings.unsafe:
+        log.warning("fork_safety", found=danger, cure=CURE)
+    return app
+
+
+def _tell_types(supervisor: socket.socket, app: App) -> None:
+    types = [
+        {
+            "name": each.name,
+            "max_retries": each.max_retries,
+            "timeout_seconds": each.timeout_seconds,
+            "retry_base_seconds": each.retry_base_seconds,
+            "retry_cap_seconds": each.retry_cap_seconds,
+        }
+        for each in app.types()
+    ]
+    for begin in range(0, len(types), TYPES_PER_MESSAGE):
+        supervisor.send(encode("types", types=types[begin : begin + TYPES_PER_MESSAGE]))
+    supervisor.send(encode("ready"))
+
+
+def _fork_on_request(
+    supervisor: socket.socket, orders: ForkserverOrders, child_main: ChildMain, identity: Identity
+) -> None:
+    """Fork until the supervisor closes its end."""
+    poll = select.poll()
+    poll.register(supervisor, select.POLLIN)
+    while True:
+        poll.poll()
+        message, descriptors, _, _ = socket.recv_fds(supervisor, MESSAGE_BYTES, 8, socket.MSG_CMSG_CLOEXEC)
+        if not message:
+            return
+        _, facts = decode(message)
+        request = ForkRequest(**facts)
+        try:
+            fork_child(
+                request,
+                orders.child,
+                list(descriptors),
+                supervisor_pid=orders.supervisor_pid,
+                child_main=child_main,
+                not_for_children=supervisor,
+                become=identity.become,
+            )
+        except OSError as error:
+            supervisor.send(encode("not_forked", slot=request.slot, incarnation=request.incarnation, reason=str(error)))

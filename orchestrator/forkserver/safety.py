@@ -1,0 +1,68 @@
+"""What an imported app must not leave behind, because forking would hang or corrupt it. Runs in the forkserver.
+
+A thread is not copied by fork, but the locks it held are; a connected socket is shared by all children, who would
+read each other's replies. Both belong in `on_child_start`.
+"""
+
+import os
+import socket
+import threading
+from dataclasses import dataclass
+
+CURE = "open it in a function marked @app.on_child_start instead of at import (FORK_SAFETY=warn only warns)"
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What was found after the import: `unsafe` must be cured, `doubtful` deserves a line in the log."""
+
+    unsafe: tuple[str, ...]
+    doubtful: tuple[str, ...]
+
+
+def inspect(own: frozenset[int]) -> Findings:
+    """Look at this process's threads and sockets; `own` are the descriptors that are ours."""
+    unsafe = [
+        f"the thread {thread.name!r} is running"
+        for thread in threading.enumerate()
+        if thread is not threading.main_thread()
+    ]
+    doubtful: list[str] = []
+    native = len(os.listdir("/proc/self/task")) - threading.active_count()
+    if native > 0:
+        doubtful.append(f"{native} native threads run that Python does not know (a numeric library's pool, usually)")
+    unix = 0
+    for descriptor in _sockets() - own:
+        peer = _tcp_peer(descriptor)
+        if peer is None:
+            unix += 1
+        elif peer:
+            unsafe.append(f"descriptor {descriptor} is connected to {peer}")
+    if unix:
+        doubtful.append(f"{unix} unix sockets are open and will be shared by all children")
+    return Findings(tuple(unsafe), tuple(doubtful))
+
+
+def _sockets() -> frozenset[int]:
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                found.add(int(name))
+        except OSError:  # the listing's own descriptor is gone by now
+            continue
+    return frozenset(found)
+
+
+def _tcp_peer(descriptor: int) -> str | None:
+    """The peer of a connected TCP socket; "" for one that listens or is no stream; None for a unix socket."""
+    with socket.socket(fileno=os.dup(descriptor)) as copy:
+        if copy.family == socket.AF_UNIX:
+            return None
+        if copy.family not in (socket.AF_INET, socket.AF_INET6) or copy.type != socket.SOCK_STREAM:
+            return ""
+        try:
+            host, port = copy.getpeername()[:2]
+        except OSError:
+            return ""
+        return f"{host}:{port}"

@@ -1,0 +1,161 @@
+"""The table of children: which seat has whom, in which phase. No system call in it, so it is tested without a fork."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+from orchestrator.supervisor.restarts import Backoff, is_crash_loop
+
+SETTLED_SECONDS = 10.0
+"""A child that lives so long after failures of its seat is no part of a crash loop."""
+
+
+class Phase(Enum):
+    """A seat's phases, in the order of a child's life."""
+
+    VACANT = "vacant"  # nobody; to be forked once its backoff is over
+    FORKING = "forking"  # requested; it has not said hello
+    BOOTING = "booting"  # known and told to go; start hooks run
+    LIVE = "live"
+    DOOMED = "doomed"  # SIGKILL sent; to be reaped
+
+
+class Doom(Enum):
+    """Why we killed a child. The value labels `worker_child_restarts_total`."""
+
+    TIMEOUT = "timeout"  # its task overran timeout and grace: the task pays
+    MEMORY = "memory"  # its task overran TASK_MEMORY_LIMIT: the task pays
+    BOOT = "boot"  # it did not become ready in time
+    DRAIN = "drain"  # the drain's time is up, or a stop was asked for: the task is requeued and pays nothing
+    LEAVING = "leaving"  # it said that it leaves, and stayed
+
+
+@dataclass(slots=True)
+class Seat:
+    """One slot and who sits there. Its child is known by pid while unreaped: the kernel cannot reuse that pid."""
+
+    number: int
+    phase: Phase = Phase.VACANT
+    since: float = 0.0
+    incarnation: int = 0
+    generation: int = 0
+    pid: int | None = None
+    doom: Doom | None = None
+    backoff: Backoff = field(default_factory=Backoff)
+    is_retiring: bool = False  # its child was told to leave
+    is_surplus: bool = False  # the seat goes with its child
+
+
+class Children:
+    """All seats of the pool."""
+
+    def __init__(self, size: int) -> None:
+        self._seats: dict[int, Seat] = {number: Seat(number) for number in range(size)}
+        self._incarnations = 0
+
+    def __iter__(self) -> Iterator[Seat]:
+        return iter(list(self._seats.values()))
+
+    def __getitem__(self, number: int) -> Seat:
+        return self._seats[number]
+
+    def get(self, number: int) -> Seat | None:
+        return self._seats.get(number)
+
+    @property
+    def capacity(self) -> int:
+        """Seats that stay."""
+        return sum(1 for seat in self._seats.values() if not seat.is_surplus)
+
+    def in_phase(self, *phases: Phase) -> list[Seat]:
+        return [seat for seat in self._seats.values() if seat.phase in phases]
+
+    def by_pid(self, pid: int) -> Seat | None:
+        return next((seat for seat in self._seats.values() if seat.pid == pid), None)
+
+    def grow(self) -> Seat:
+        """One seat more: the one that was about to go, else the lowest free number."""
+        for seat in self._seats.values():
+            if seat.is_surplus:
+                seat.is_surplus = False
+                return seat
+        number = next(n for n in range(len(self._seats) + 1) if n not in self._seats)
+        self._seats[number] = Seat(number)
+        return self._seats[number]
+
+    def shrink(self) -> Seat | None:
+        """The highest seat becomes surplus, but never the last one. A vacant one is gone at once."""
+        staying = [seat for seat in self._seats.values() if not seat.is_surplus]
+        if len(staying) <= 1:
+            return None
+        seat = max(staying, key=lambda each: each.number)
+        seat.is_surplus = True
+        if seat.phase is Phase.VACANT:
+            del self._seats[seat.number]
+        return seat
+
+    def due(self, now: float) -> list[Seat]:
+        """Seats to fork for."""
+        return [s for s in self._seats.values() if s.phase is Phase.VACANT and s.backoff.is_due(now)]
+
+    def next_due(self) -> float | None:
+        """When the next vacant seat's backoff is over."""
+        return min((s.backoff.not_before for s in self._seats.values() if s.phase is Phase.VACANT), default=None)
+
+    def fork_requested(self, seat: Seat, generation: int, now: float) -> int:
+        """The seat's next child is on its way; returns its incarnation, unique in this worker's life."""
+        self._require(seat, Phase.VACANT)
+        self._incarnations += 1
+        seat.incarnation, seat.generation = self._incarnations, generation
+        self._enter(seat, Phase.FORKING, now)
+        return seat.incarnation
+
+    def said_hello(self, seat: Seat, pid: int, now: float) -> None:
+        self._require(seat, Phase.FORKING)
+        seat.pid = pid
+        self._enter(seat, Phase.BOOTING, now)
+
+    def became_ready(self, seat: Seat, now: float) -> None:
+        self._require(seat, Phase.BOOTING)
+        self._enter(seat, Phase.LIVE, now)
+
+    def doomed(self, seat: Seat, doom: Doom, now: float) -> None:
+        self._require(seat, Phase.BOOTING, Phase.LIVE)
+        seat.doom = doom
+        self._enter(seat, Phase.DOOMED, now)
+
+    def ended(self, seat: Seat, now: float, *, is_fault: bool, has_finished_tasks: bool) -> None:
+        """Its child is reaped, or was never born. `is_fault`: it died before it was ready or while idle."""
+        seat.pid = None
+        seat.doom = None
+        seat.is_retiring = False
+        if has_finished_tasks:
+            seat.backoff.succeeded()
+        if is_fault:
+            seat.backoff.failed(now)
+        self._enter(seat, Phase.VACANT, now)
+        if seat.is_surplus:
+            del self._seats[seat.number]
+
+    def backing_off(self, now: float) -> int:
+        """Seats whose children keep dying: two failures or more, and none alive for SETTLED_SECONDS since."""
+        return sum(
+            1
+            for seat in self._seats.values()
+            if seat.backoff.failures > 1 and not (seat.phase is Phase.LIVE and now - seat.since > SETTLED_SECONDS)
+        )
+
+    def is_crash_loop(self, now: float) -> bool:
+        return is_crash_loop(self.backing_off(now), self.capacity)
+
+    @staticmethod
+    def _enter(seat: Seat, phase: Phase, now: float) -> None:
+        seat.phase = phase
+        seat.since = now
+
+    @staticmethod
+    def _require(seat: Seat, *phases: Phase) -> None:
+        if seat.phase not in phases:
+            raise AssertionError(
+                f"BUG: seat {seat.number} is {seat.phase.value}, not {[each.value for each in phases]}"
+            )

@@ -1,0 +1,113 @@
+"""The supervisor's handle of one forkserver: exec it, hear what the app is, ask it for children."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from orchestrator.board.birth import MESSAGE_BYTES, ForkRequest, ForkserverOrders, decode, encode, told_types
+from orchestrator.model import TaskType
+
+_ENTRY = Path(__file__).resolve().parent.parent / "forkserver" / "__main__.py"
+SERVICE_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
+"""The service manager's words to the supervisor: no task shall speak to it in our name."""
+
+
+class Stage(Enum):
+    """How far a forkserver is."""
+
+    IMPORTING = "importing"
+    READY = "ready"
+    REFUSED = "refused"  # the app cannot serve; `reason` says why
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class NotForked:
+    """A fork request that failed (no memory, no pids)."""
+
+    slot: int
+    incarnation: int
+    reason: str
+
+
+class Forkserver:
+    """One forkserver process. Started with exec by the main thread: its PDEATHSIG fires when that thread ends."""
+
+    def __init__(self, generation: int, orders: ForkserverOrders, environment: Mapping[str, str]) -> None:
+        self.generation = generation
+        self.stage = Stage.IMPORTING
+        self.reason = ""
+        self.types: tuple[TaskType, ...] = ()
+        self.since = time.monotonic()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, str(_ENTRY), str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                env={name: value for name, value in environment.items() if name not in SERVICE_VARIABLES},
+                start_new_session=True,
+            )
+        self.pid = self._process.pid
+        self._socket = ours
+        ours.setblocking(False)
+        ours.send(encode("orders", orders))
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def receive(self) -> list[NotForked]:
+        """Take what it says: `stage`, `types` and `reason` follow; returns the forks that failed."""
+        failed: list[NotForked] = []
+        while True:
+            try:
+                message = self._socket.recv(MESSAGE_BYTES)
+            except BlockingIOError:
+                return failed
+            except ConnectionResetError:
+                message = b""
+            if not message:
+                if self.stage is not Stage.REFUSED:
+                    self.stage = Stage.DEAD
+                return failed
+            kind, facts = decode(message)
+            if kind == "types":
+                self.types += told_types(facts)
+            elif kind == "ready":
+                self.stage = Stage.READY
+            elif kind == "refused":
+                self.stage, self.reason = Stage.REFUSED, facts["reason"]
+            elif kind == "not_forked":
+                failed.append(NotForked(**facts))
+
+    def request(self, request: ForkRequest, descriptors: list[int]) -> bool:
+        """Ask for one child. False: it does not take requests now (it is dead or stopped)."""
+        try:
+            socket.send_fds(self._socket, [encode("fork", request)], descriptors, socket.MSG_NOSIGNAL)
+        except (BlockingIOError, BrokenPipeError, ConnectionResetError):
+            return False
+        return True
+
+    def was_reaped(self, status: int) -> None:
+        self.stage = Stage.DEAD if self.stage is not Stage.REFUSED else self.stage
+        self._process.returncode = os.waitstatus_to_exitcode(status)  # else Popen would wait for a stranger's pid
+
+    @property
+    def is_reaped(self) -> bool:
+        return self._process.returncode is not None
+
+    def kill(self) -> None:
+        """End it now; children it has forked are not its own and go on."""
+        if not self.is_reaped:
+            self._process.send_signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        """Let go of it: it leaves when it reads the end of its socket."""
+        self._socket.close()

@@ -1,0 +1,154 @@
+"""Which forkserver serves now, which is being tried, and which has died. Runs in the supervisor's loop."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from orchestrator.model import TaskType
+from orchestrator.supervisor.attribution import describe_status
+from orchestrator.supervisor.forkserver import Forkserver, NotForked, Stage
+from orchestrator.supervisor.restarts import Backoff
+from orchestrator.telemetry import logs
+
+
+class News(Enum):
+    """What may become of an import."""
+
+    READY = "ready"  # the first app is loaded, or a forkserver that died is back
+    RELOADED = "reloaded"  # new code serves from now on
+    REFUSED = "refused"  # the first app cannot serve
+    RELOAD_REFUSED = "reload_refused"  # the new code cannot serve; the old goes on
+
+
+@dataclass(frozen=True, slots=True)
+class AppNews:
+    """One piece of news, with the types of an app that serves or the reason of one that does not."""
+
+    news: News
+    types: tuple[TaskType, ...] = ()
+    reason: str = ""
+
+
+class Forkservers:
+    """The current forkserver, and during a reload the next. Old ones are let go and reaped."""
+
+    def __init__(self, start: Callable[[int], Forkserver]) -> None:
+        self._start = start
+        self._generation = 0
+        self._has_served = False
+        self._backoff = Backoff()
+        self.current: Forkserver | None = None
+        self._next: Forkserver | None = None
+        self._gone: list[Forkserver] = []
+        self._log = logs.get("supervisor")
+
+    def begin(self) -> None:
+        """Start the first."""
+        self.current = self._start(self._generation)
+
+    def reload(self) -> None:
+        """Start a second one, with the code as it is now."""
+        self._drop_next()
+        self._next = self._start(self._generation + 1)
+
+    def open(self) -> list[Forkserver]:
+        """Those to listen to."""
+        return [each for each in (self.current, self._next) if each is not None]
+
+    def hear(self, now: float) -> tuple[list[AppNews], list[NotForked]]:
+        """Take what they say."""
+        news: list[AppNews] = []
+        failed: list[NotForked] = []
+        if self.current is not None:
+            before = self.current.stage
+            failed = self.current.receive()
+            if self.current.stage is Stage.READY and before is Stage.IMPORTING:
+                self._backoff.succeeded()
+                self._has_served = True
+                news.append(AppNews(News.READY, self.current.types))
+            elif self.current.stage is Stage.REFUSED:
+                news += self._current_refused(now)
+        if self._next is not None:
+            self._next.receive()
+            news += self._judge_next()
+        return news, failed
+
+    def _current_refused(self, now: float) -> list[AppNews]:
+        """The app that serves, or should, cannot be imported (again)."""
+        if self.current is None or not self._has_served:
+            return [AppNews(News.REFUSED, reason=self.current.reason if self.current is not None else "")]
+        self._log.error("app_not_loaded", reason=self.current.reason, then="the children that run go on")
+        self._let_go(self.current)
+        self.current = None
+        self._backoff.failed(now)
+        return []
+
+    def _judge_next(self) -> list[AppNews]:
+        if self._next is None or self._next.stage is Stage.IMPORTING:
+            return []
+        tried, self._next = self._next, None
+        if tried.stage is not Stage.READY:
+            self._let_go(tried)
+            reason = tried.reason or "the forkserver died while it imported the app"
+            return [AppNews(News.RELOAD_REFUSED, reason=reason)]
+        self._generation = tried.generation
+        if self.current is not None:
+            self._let_go(self.current)
+        self.current = tried
+        return [AppNews(News.RELOADED, tried.types)]
+
+    def reaped(self, pid: int, status: int, now: float) -> tuple[int | None, AppNews | None]:
+        """A process that is no child of the pool was reaped. Returns the generation of a current forkserver that died,
+        and the news if that was the first import."""
+        for gone in list(self._gone):
+            if gone.pid == pid:
+                gone.was_reaped(status)
+                self._gone.remove(gone)
+        if self._next is not None and self._next.pid == pid:
+            self._next.was_reaped(status)
+        if self.current is None or self.current.pid != pid:
+            return None, None
+        self.current.receive()  # its last words may say why
+        dead, reason = self.current, self.current.reason
+        dead.was_reaped(status)
+        dead.close()
+        self.current = None
+        if not self._has_served:
+            why = reason or f"the process that imported it ended: {describe_status(status).replace('the child', 'it')}"
+            return dead.generation, AppNews(News.REFUSED, reason=why)
+        wait = self._backoff.failed(now)
+        self._log.warning("forkserver_died", pid=pid, cause=describe_status(status), restart_in=wait)
+        return dead.generation, None
+
+    def keep(self, now: float) -> None:
+        """Start one again if there is none and its backoff is over."""
+        if self.current is None and self._has_served and self._next is None and self._backoff.is_due(now):
+            self.current = self._start(self._generation)
+
+    def next_due(self) -> float | None:
+        return self._backoff.not_before if self.current is None and self._has_served else None
+
+    def _drop_next(self) -> None:
+        if self._next is not None:
+            self._next.kill()
+            self._let_go(self._next)
+            self._next = None
+
+    def _let_go(self, forkserver: Forkserver) -> None:
+        forkserver.close()
+        if not forkserver.is_reaped:
+            self._gone.append(forkserver)
+
+    def close(self) -> None:
+        """End all of them now; children that run are not theirs."""
+        self._drop_next()
+        if self.current is not None:
+            self.current.kill()
+            self._let_go(self.current)
+            self.current = None
+        for each in self._gone:
+            each.kill()
+
+    @property
+    def all_gone(self) -> bool:
+        return not self._gone and self.current is None and self._next is None

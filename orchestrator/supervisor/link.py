@@ -1,0 +1,70 @@
+"""The supervisor's end of one child: its board, permissions, channel, and the file its stacks come in."""
+
+import contextlib
+import os
+import signal
+import socket
+
+from orchestrator.board.birth import ForkRequest
+from orchestrator.board.channel import LOOK, Channel, Permits
+from orchestrator.board.layout import ChildOrder
+from orchestrator.board.slot import BoardClaim, SupervisorBoard, create_memory
+
+
+class Link:
+    """Made before the fork is asked for, closed after the child was reaped."""
+
+    def __init__(self, request: ForkRequest, capacity: int) -> None:
+        self.request = request
+        self._memory = create_memory(f"orchestrator {request.marker}"[:200], capacity)
+        self.stacks = os.memfd_create("stacks", os.MFD_CLOEXEC)
+        self.board = SupervisorBoard(self._memory)
+        self.permits = Permits.create()
+        self.channel, self._childs_end = Channel.pair()
+        self.is_woken = False  # told to look, and not heard of since
+        self.is_cut = False  # it closed its end of the channel
+
+    def descriptors(self) -> list[int]:
+        """What the child gets, in the order of board.birth."""
+        return [self._memory, self.permits.descriptor, self._childs_end.fileno(), self.stacks]
+
+    def sent(self) -> None:
+        """The descriptors are on their way: ours of the child's end would keep its EOF from us."""
+        self._childs_end.close()
+        os.close(self._memory)
+        self._memory = -1
+
+    def order(self, order: ChildOrder) -> None:
+        """Say what we want; the child looks between tasks, and at once if it sleeps."""
+        self.board.give(order)
+        self.channel.send(LOOK)
+
+    def wake(self) -> bool:
+        self.is_woken = self.channel.send(LOOK)
+        return self.is_woken
+
+    def take_back(self) -> tuple[BoardClaim, ...]:
+        """All claims that the child has not started: from now on they are ours."""
+        taken = self.permits.take_up_to(self.board.capacity)
+        return self.board.hand_back(taken) if taken else ()
+
+    def close(self) -> None:
+        self.board.close()
+        self.permits.close()
+        self.channel.close()
+        self._childs_end.close()
+        if self._memory >= 0:
+            os.close(self._memory)
+        os.close(self.stacks)
+
+
+def kill_group(pid: int) -> None:
+    """SIGKILL for an unreaped child and all that is in its process group."""
+    for kill in (os.killpg, os.kill):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            kill(pid, signal.SIGKILL)
+
+
+def close_socket(end: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        end.close()

@@ -1,0 +1,44 @@
+"""Ask a child for its Python stacks, without waiting for it: it may be hung in C, stopped, or block every signal."""
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass
+
+from orchestrator.board.kernel import wait_channel
+from orchestrator.board.reactions import STACK_SIGNAL
+
+ANSWER_SECONDS = 0.6
+QUIET_SECONDS = 0.03
+LONGEST_BYTES = 12 << 10
+
+
+@dataclass(slots=True)
+class Inquiry:
+    """One question to one child; `poll` until it has a text."""
+
+    pid: int
+    stacks: int  # the memfd that child writes to; nobody else does
+    asked_at: float
+    size: int = 0
+    grown_at: float = 0.0
+
+    @staticmethod
+    def ask(pid: int, stacks: int) -> "Inquiry":
+        with contextlib.suppress(OSError):
+            os.ftruncate(stacks, 0)
+            os.lseek(stacks, 0, os.SEEK_SET)  # the child shares this file position
+            os.kill(pid, STACK_SIGNAL)
+        return Inquiry(pid, stacks, time.monotonic())
+
+    def poll(self, now: float) -> str | None:
+        """The stacks, or a line that says there was no answer; None: ask again soon."""
+        size = os.fstat(self.stacks).st_size
+        if size != self.size:
+            self.size, self.grown_at = size, now
+        is_complete = self.size > 0 and now - self.grown_at >= QUIET_SECONDS
+        if not is_complete and now - self.asked_at < ANSWER_SECONDS:
+            return None
+        if self.size == 0:
+            return f"no Python stack: the child did not answer ({wait_channel(self.pid)})"
+        return os.pread(self.stacks, LONGEST_BYTES, 0).decode(errors="replace").rstrip()

@@ -1,0 +1,165 @@
+"""What the supervisor sees on the boards and does about it: overdue tasks, claims that wait, outcomes that linger."""
+
+import os
+from collections.abc import Callable
+
+from orchestrator.board.kernel import resident_bytes
+from orchestrator.board.layout import ChildOrder, SlotState
+from orchestrator.board.slot import NANO, BatchView, BoardClaim
+from orchestrator.mailbox import Finish, MarkRunning, Order, Release
+from orchestrator.model import ClaimRef, Start
+from orchestrator.supervisor.children import Doom, Phase, Seat
+from orchestrator.supervisor.link import Link
+from orchestrator.supervisor.pool import Pool
+from orchestrator.supervisor.stacks import Inquiry
+from orchestrator.telemetry import logs
+
+MARK_RUNNING_SECONDS = 0.15
+"""`running` is true in the table for what has run 250 ms: the order goes out a little earlier."""
+
+HAND_BACK_SECONDS = 0.4
+"""Behind a task that runs so long, nothing waits."""
+
+LINGER_SECONDS = 0.06
+"""An outcome that a busy or cut-off child has not written after this is written for it."""
+
+BUSY_TICK_SECONDS = 0.05
+
+
+class Watch:
+    """One look at all boards per tick; kills take several, with a question for the stack in between."""
+
+    def __init__(self, pool: Pool, *, post: Callable[[Order], None], memory_limit: int) -> None:
+        self._pool = pool
+        self._post = post
+        self._memory_limit = memory_limit
+        self._marked: dict[int, int] = {}  # slot → token of the running claim that was ordered to be marked
+        self._kills: dict[int, tuple[BoardClaim, Doom, str, Inquiry]] = {}
+        self._log = logs.get("supervisor")
+
+    def look(self, now: float) -> None:
+        """Look at every living child's board and act."""
+        starts: list[Start] = []
+        for seat in self._pool.children.in_phase(Phase.LIVE):
+            link = self._pool.links[seat.number]
+            view = link.board.read()
+            if view is None:
+                continue
+            self._hand_back(link, view, now)
+            self._write_lingering(link, view, now)
+            if view.running is not None:
+                self._judge(seat, link, view.running, now)
+                self._mark(seat, view.running, now, starts)
+        for number in list(self._kills):
+            self._proceed(number, now)
+        if starts:
+            self._post(MarkRunning(tuple(starts)))
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether a kill waits for its child's stack."""
+        return bool(self._kills)
+
+    def _hand_back(self, link: Link, view: BatchView, now: float) -> None:
+        """Take what waits behind a slow task, or in a child that starts nothing."""
+        if not view.unstarted:
+            return
+        state = link.board.state
+        is_slow = view.running is not None and now - view.running.started_ns / NANO > HAND_BACK_SECONDS
+        is_halted = link.board.order is not ChildOrder.WORK or state in (SlotState.CONNECTING, SlotState.LEAVING)
+        if not (is_slow or is_halted):
+            return
+        claims = link.take_back()
+        if claims:
+            reason = "slow_task" if is_slow else "halted"
+            self._post(Release(tuple(ClaimRef(claim.task_id, claim.token) for claim in claims), reason))
+
+    def _write_lingering(self, link: Link, view: BatchView, now: float) -> None:
+        late = tuple(
+            outcome
+            for outcome in view.outcomes
+            if now - outcome.ended_monotonic > LINGER_SECONDS and not self._pool.is_finishing(outcome.token)
+        )
+        if late and link.board.state is not SlotState.CLAIMING:
+            self._pool.finish(Finish(late))
+
+    def _mark(self, seat: Seat, running: BoardClaim, now: float, starts: list[Start]) -> None:
+        """Order the running task to be marked so in the table, once it has run for a moment."""
+        if running.is_running or self._marked.get(seat.number) == running.token:
+            return
+        if now - running.started_ns / NANO < MARK_RUNNING_SECONDS:
+            return
+        self._marked[seat.number] = running.token
+        starts.append(Start(running.task_id, running.token, running.attempt, running.started_ns / NANO))
+
+    def _judge(self, seat: Seat, link: Link, running: BoardClaim, now: float) -> None:
+        """Begin a kill if the task is overdue or its child too fat."""
+        if seat.number in self._kills or seat.pid is None:
+            return
+        if running.deadline_ns and now > running.deadline_ns / NANO:
+            limit = (running.deadline_ns - running.started_ns) / NANO
+            cause = f"killed: it ran longer than its time limit and grace, {limit:g} s together"
+            self._begin_kill(seat, link, running, Doom.TIMEOUT, cause)
+        elif self._memory_limit:
+            used = resident_bytes(seat.pid)
+            if used > self._memory_limit:
+                cause = (
+                    f"killed by SIGKILL: its child used {used >> 20} MiB of memory, "
+                    f"over TASK_MEMORY_LIMIT of {self._memory_limit >> 20} MiB"
+                )
+                self._begin_kill(seat, link, running, Doom.MEMORY, cause)
+
+    def _begin_kill(self, seat: Seat, link: Link, running: BoardClaim, doom: Doom, cause: str) -> None:
+        if seat.pid is None:
+            raise AssertionError(f"BUG: seat {seat.number} lives without a pid")
+        self._kills[seat.number] = (running, doom, cause, Inquiry.ask(seat.pid, link.stacks))
+
+    def _proceed(self, number: int, now: float) -> None:
+        """Finish a kill once the stack has come, if it is still the same task that overruns."""
+        condemned, doom, cause, inquiry = self._kills[number]
+        seat, link = self._pool.children.get(number), self._pool.links.get(number)
+        if seat is None or link is None or seat.pid != inquiry.pid or seat.phase is not Phase.LIVE:
+            del self._kills[number]
+            return
+        stack = inquiry.poll(now)
+        if stack is None:
+            return
+        del self._kills[number]
+        view = link.board.read()
+        running = view.running if view is not None else None
+        if running is None or running.token != condemned.token:
+            return  # it has just finished: a kill now would hit the next task
+        if doom is Doom.TIMEOUT and not (running.deadline_ns and now > running.deadline_ns / NANO):
+            return
+        self._log.warning(
+            "task_killed", slot=number, pid=seat.pid, task_id=running.task_id, type=running.type, reason=doom.value
+        )
+        self._pool.kill(seat, doom, f"{cause}\n{stack}", now)
+
+    def next_look(self, now: float) -> float | None:
+        """When to look again, in seconds from now; None: when something arrives."""
+        if self._kills:
+            return 0.02
+        return None if self._pool.is_quiet() else BUSY_TICK_SECONDS
+
+
+def describe_slot(seat: Seat, link: Link | None, now: float) -> dict[str, object]:
+    """A slot in words, for the log."""
+    facts: dict[str, object] = {
+        "slot": seat.number,
+        "phase": seat.phase.value,
+        "pid": seat.pid,
+        "seconds": round(now - seat.since, 1),
+        "failures": seat.backoff.failures,
+    }
+    if link is None:
+        return facts
+    facts["state"] = link.board.state.name.lower()
+    view = link.board.read()
+    if view is not None and view.running is not None:
+        facts["task_id"] = view.running.task_id
+        facts["type"] = view.running.type
+        facts["running_seconds"] = round(now - view.running.started_ns / NANO, 1)
+    if seat.pid is not None:
+        facts["rss_bytes"] = resident_bytes(seat.pid) if os.path.exists(f"/proc/{seat.pid}") else 0
+    return facts
