@@ -8,20 +8,25 @@ from pathlib import Path
 
 from orchestrator.errors import PrivatePostgresError
 
-_WAIT_SECONDS = 5.0
+_PATIENCE_WITH_THE_LIVING = 0.5
+_PATIENCE_WITH_THE_DEAD = 10.0
 
 
 def take_lock(path: Path) -> int:
-    """Lock the data folder. If its owner is gone this waits a little: the owner's guard is stopping the server then."""
+    """Lock the data folder; the descriptor is the lock.
+
+    This waits for an owner that is about to end, and longer for one that is gone: its guard is stopping the server then.
+    """
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    deadline = time.monotonic() + _WAIT_SECONDS
+    began = time.monotonic()
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
         except BlockingIOError as error:
             holder = os.pread(lock, 20, 0).decode()
-            if _is_alive(holder) or time.monotonic() > deadline:
+            patience = _PATIENCE_WITH_THE_LIVING if _is_alive(holder) else _PATIENCE_WITH_THE_DEAD
+            if time.monotonic() - began > patience:
                 os.close(lock)
                 raise PrivatePostgresError(f"process {holder} uses the data folder {path.parent} already") from error
             time.sleep(0.02)
