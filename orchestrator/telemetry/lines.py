@@ -30,19 +30,21 @@ class Secrets:
     """Strings that no line may show. Added once, at start; read by every line."""
 
     def __init__(self) -> None:
-        self._forms: tuple[str, ...] = ()
+        self._forms: dict[str, str] = {}
 
-    def add(self, secret: str) -> None:
+    def add(self, secret: str, shown: str = "***") -> None:
+        """Show `shown` in place of the secret, however it is quoted."""
         if len(secret) < MIN_SECRET_CHARACTERS:
             return
         forms = {secret, quote(secret, safe=""), quote(secret), quote_plus(secret)}
         forms |= {repr(secret)[1:-1], json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
-        self._forms = tuple(sorted(forms.union(self._forms), key=len, reverse=True))
+        known = self._forms | dict.fromkeys(forms, shown)
+        self._forms = {form: known[form] for form in sorted(known, key=len, reverse=True)}
 
     def removed_from(self, text: str) -> str:
-        for form in self._forms:
+        for form, shown in self._forms.items():
             if form in text:
-                text = text.replace(form, "***")
+                text = text.replace(form, shown)
         return text
 
 

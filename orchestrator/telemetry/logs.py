@@ -123,16 +123,27 @@ def hide(secret: str) -> None:
 
 
 def hide_password_of(database_url: str) -> None:
-    """Hide the password of a connection string: a URL's, also in its query, or a key=value one's."""
+    """Hide the password of a connection string: a URL's, also in its query, or a key=value one's.
+
+    One that the rest of the string tells anyhow (postgres:postgres@…) is hidden only where it stands as a password:
+    elsewhere the word is the user's name, or the database's.
+    """
     try:
         url = urlsplit(database_url)
-        found = [url.password or "", unquote(url.password or ""), *parse_qs(url.query).get("password", [])]
+        found = {url.password or "", unquote(url.password or ""), *parse_qs(url.query).get("password", [])}
     except ValueError:
-        found = []  # no URL, whatever it is: its errors are config's to report
+        found = set()  # no URL, whatever it is: its errors are config's to report
     for quoted, bare in _PASSWORD.findall(database_url):
-        found += [quoted, re.sub(r"\\(.)", r"\1", quoted or bare)]
+        found |= {quoted, re.sub(r"\\(.)", r"\1", quoted or bare)}
+    found.discard("")
+    rest = _PASSWORD.sub("", database_url)
     for password in found:
-        hide(password)
+        rest = rest.replace(f":{password}@", "@")
+    for password in found:
+        _secrets.add(f":{password}@", ":***@")
+        _secrets.add(f"password={password}", "password=***")
+        if password not in rest:
+            _secrets.add(password)
 
 
 def _record(level: int, event: str, facts: dict[str, object]) -> logging.LogRecord:

@@ -1,0 +1,45 @@
+"""What the supervisor shows of itself: one frozen picture, made by its loop, read by the HTTP threads."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+STATES: Final = ("starting", "running", "reloading", "paused", "draining", "stopping")
+"""What a supervisor can be doing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A worker at one moment.
+
+    `state` is one of STATES. `is_paused`: nothing is claimed, which a reload does not change. `waiting_for` says in
+    words what a starting worker waits for, as another instance's lease. `pending` and `running` count tasks by type, as
+    the database had them `counts_age_seconds` ago (None: it was never asked). `types` are those the app serves.
+    `database_down_seconds` is 0 while it is reachable.
+    """
+
+    worker_id: str
+    version: str
+    distributed: bool
+    state: str
+    is_paused: bool
+    pool_capacity: int
+    waiting_for: str | None = None
+    pool_active: int = 0
+    slots_total: int = 0
+    slots_ready: int = 0
+    slots_backing_off: int = 0
+    is_database_reachable: bool = False
+    database_down_seconds: float = 0.0
+    is_leader: bool = False
+    term: int | None = None
+    workers_total: int = 0
+    pending: Mapping[str, int] = field(default_factory=dict)
+    running: Mapping[str, int] = field(default_factory=dict)
+    counts_age_seconds: float | None = None
+    types: tuple[str, ...] = ()
+
+    @property
+    def is_crash_looping(self) -> bool:
+        """Half of the slots or more wait before they try a child again."""
+        return 0 < self.slots_total <= 2 * self.slots_backing_off
