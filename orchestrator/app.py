@@ -1,0 +1,221 @@
+"""The user's side of the system: an App is a table of task types and their handlers.
+
+Imported by the user's modules, in the forkserver, its children and whatever process enqueues. Nothing here opens a
+connection or starts a thread: a forkserver imports it.
+"""
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import MappingProxyType, ModuleType
+from typing import ParamSpec, TypeVar
+
+from orchestrator.client import Client
+from orchestrator.errors import AppLoadError, DuplicateTypeError, HandlerError, SignatureMismatch
+from orchestrator.failure import describe_exception
+from orchestrator.handler import Handler, TaskFunction, is_async
+from orchestrator.limits import max_retries_problem, timeout_problem, type_problem
+from orchestrator.model import DEFAULT_MAX_RETRIES, TaskType
+from orchestrator.retry import RetryPolicy
+
+__all__ = [
+    "EXAMPLES",
+    "App",
+    "CurrentTask",
+    "Handler",
+    "SignatureMismatch",
+    "TaskFunction",
+    "current_task",
+    "load_app",
+    "loaded_app",
+    "running_task",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Hook = Callable[[], object]
+
+EXAMPLES = "orchestrator.examples:app"
+"""The built-in app, loaded like any other where no app is named."""
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentTask:
+    """What a handler can know about its execution. `attempt` counts from 1; `timeout_seconds` None: no limit."""
+
+    id: str
+    type: str
+    attempt: int
+    max_retries: int
+    timeout_seconds: float | None = None
+
+    @property
+    def is_last_attempt(self) -> bool:
+        """No retry will follow if this execution fails."""
+        return self.attempt > self.max_retries
+
+
+running_task: ContextVar[CurrentTask] = ContextVar("running_task")
+"""Set by the child around each handler. Threads that a handler starts see it only if they are given its context."""
+
+
+def current_task() -> CurrentTask:
+    """The task that the calling handler runs. RuntimeError outside a handler."""
+    task = running_task.get(None)
+    if task is None:
+        raise RuntimeError(
+            "current_task() was called outside a handler (a thread of a handler's needs contextvars.copy_context())"
+        )
+    return task
+
+
+class App:
+    """Task types and their handlers. `client` is what the handlers' enqueue() uses (default: that of DATABASE_URL)."""
+
+    def __init__(self, *, client: Client | None = None) -> None:
+        self.client = client if client is not None else Client()
+        self.start_hooks: list[Hook] = []
+        self.stop_hooks: list[Hook] = []
+        self._handlers: dict[str, Handler] = {}
+
+    @property
+    def handlers(self) -> Mapping[str, Handler]:
+        """The handler of each type; a live view."""
+        return MappingProxyType(self._handlers)
+
+    def types(self) -> tuple[TaskType, ...]:
+        return tuple(handler.type for handler in self._handlers.values())
+
+    def task(
+        self,
+        type: str,
+        *,
+        max_retries: int = DEFAULT_MAX_RETRIES,
+        timeout: float | None = None,
+        retry: RetryPolicy = RetryPolicy(),  # noqa: B008 frozen
+    ) -> Callable[[Callable[P, R]], TaskFunction[P, R]]:
+        """Register the decorated function as the handler of `type`. It is called with the payload's keys as keywords.
+
+        `max_retries` retries follow a failed first attempt; `timeout` seconds after its start an attempt is ended.
+        HandlerError and DuplicateTypeError at once, where the mistake stands.
+        """
+        if callable(type):
+            raise HandlerError('write @app.task("the:type") with the type in parentheses')
+        for problem in (type_problem(type), max_retries_problem(max_retries), timeout_problem(timeout)):
+            if problem is not None:
+                raise HandlerError(problem)
+        if not isinstance(retry, RetryPolicy):
+            raise HandlerError(f"the handler of {type!r}: retry= takes a RetryPolicy")
+        registered = TaskType(type, max_retries, timeout, retry.base, retry.cap)
+
+        def register(function: Callable[P, R]) -> TaskFunction[P, R]:
+            if isinstance(function, TaskFunction):  # one function for two types
+                function = function.function
+            handler = TaskFunction(self.client, registered, function)
+            self._add(handler)
+            return handler
+
+        return register
+
+    def include(self, other: "App") -> None:
+        """Serve the other app's types and run its hooks too. DuplicateTypeError if both have one type."""
+        for handler in other._handlers.values():
+            self._add(handler)
+        self.start_hooks.extend(other.start_hooks)
+        self.stop_hooks.extend(other.stop_hooks)
+
+    def on_child_start(self, hook: Callable[[], R]) -> Callable[[], R]:
+        """Run the decorated function in each child before its first task: open pools and start threads there.
+
+        If it raises, the child is not used; another is tried with a backoff.
+        """
+        self.start_hooks.append(_checked_hook(hook))
+        return hook
+
+    def on_child_stop(self, hook: Callable[[], R]) -> Callable[[], R]:
+        """Run the decorated function in each child that leaves in good order; not in one that is killed."""
+        self.stop_hooks.append(_checked_hook(hook))
+        return hook
+
+    def _add(self, handler: Handler) -> None:
+        if handler.type.name in self._handlers:
+            raise DuplicateTypeError(handler.type.name)
+        self._handlers[handler.type.name] = handler
+
+
+def _checked_hook(hook: Hook) -> Hook:
+    if is_async(hook):
+        raise HandlerError("a hook is a plain function without arguments: write @app.on_child_start over a def")
+    try:
+        inspect.signature(hook).bind()
+    except (TypeError, ValueError):
+        raise HandlerError(f"the hook {hook!r} is not callable without arguments") from None
+    return hook
+
+
+_loaded: App | None = None
+
+
+def load_app(spec: str | None, *, with_examples: bool = False) -> App:
+    """Import the App that `spec` names: "module:attribute", or "module" with an App called `app`. None: EXAMPLES.
+
+    The working directory is searched first, as `python -m` does. `with_examples` adds the built-in handlers.
+    AppLoadError tells the last frames of the user's code. `loaded_app()` gives the same App from then on.
+    """
+    global _loaded
+    _search_working_directory()
+    app = _imported(spec if spec is not None else EXAMPLES)
+    if with_examples:
+        examples = _imported(EXAMPLES)
+        if examples is not app and not examples.handlers.items() <= app.handlers.items():
+            app.include(examples)
+    _loaded = app
+    return app
+
+
+def loaded_app() -> App:
+    """The App that this process, or the forkserver it was forked from, has loaded."""
+    if _loaded is None:
+        raise AssertionError("BUG: no app was loaded in this process")
+    return _loaded
+
+
+def _search_working_directory() -> None:
+    directory = os.getcwd()
+    if directory not in sys.path[:1]:
+        sys.path.insert(0, directory)
+
+
+def _imported(spec: str) -> App:
+    name, _, attribute = spec.partition(":")
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise AppLoadError(spec, 'write "module:attribute", such as myproject.tasks:app')
+    try:
+        module = importlib.import_module(name)
+    except (Exception, SystemExit) as error:  # whatever the user's module does at import
+        raise AppLoadError(spec, _why_not(error, name)) from error
+    found: object = module
+    for part in (attribute or "app").split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise AppLoadError(spec, f"{name} has no {attribute or 'app'!r}; {_apps_of(module)}") from None
+    if not isinstance(found, App):
+        kind = type(found).__name__
+        raise AppLoadError(spec, f"{attribute or 'app'!r} is no orchestrator.App but {kind}; {_apps_of(module)}")
+    return found
+
+
+def _why_not(error: BaseException, name: str) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
+        return f"there is no module {error.name!r} in {os.getcwd()} or on PYTHONPATH"
+    return f"importing it raised\n{describe_exception(error)}"
+
+
+def _apps_of(module: ModuleType) -> str:
+    apps = sorted(name for name, value in vars(module).items() if isinstance(value, App))
+    return f"its apps: {', '.join(apps)}" if apps else "no App is defined there"

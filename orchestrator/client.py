@@ -1,0 +1,296 @@
+"""Enqueueing, from any process of the user's: over a few connections of its own, or in the caller's transaction.
+
+Nothing is connected before the first task; what a fork inherits is dropped and replaced, never shared.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from types import MappingProxyType, TracebackType
+from typing import Any, Protocol, Self, TypeVar
+
+from orchestrator.errors import (
+    ConfigurationError,
+    DatabaseUnavailable,
+    EnqueueError,
+    OptionError,
+    Problem,
+    SchemaError,
+    StatementRefused,
+)
+from orchestrator.limits import (
+    delay_problem,
+    idempotency_key_problem,
+    max_retries_problem,
+    priority_problem,
+    run_at_problem,
+    timeout_problem,
+    type_problem,
+)
+from orchestrator.model import NewTask
+from orchestrator.payload import decode_payload, encode_payload
+from orchestrator.store.enqueue import enqueue, enqueue_many
+from orchestrator.store.session import Session, open_session
+
+MAX_CONNECTIONS = 4
+"""Threads that enqueue at the same moment share so many; more of them take turns."""
+
+_NO_TABLES = frozenset({"42P01", "42883", "3F000"})
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+Row = TypeVar("Row")
+ToEnqueue = NewTask | Mapping[str, Any] | tuple[str, Mapping[str, Any]]
+
+
+class CallersConnection(Protocol):
+    """A connection of the caller's: psycopg2's or psycopg 3's (not an asynchronous one)."""
+
+    @property
+    def closed(self) -> Any: ...
+
+    def cursor(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
+class Client:
+    """Enqueues tasks. One per process is enough: threads may share it, and a forked child may go on using it.
+
+    `url`: the database (default: DATABASE_URL when the first task is enqueued). `timeout`: seconds within which each
+    connection and each statement must be done.
+    """
+
+    def __init__(self, url: str | None = None, *, timeout: float = 30.0) -> None:
+        self._url = url
+        self._timeout = timeout
+        self._sessions = _Sessions()
+
+    def enqueue(
+        self,
+        type: str,
+        payload: Mapping[str, Any] = _NOTHING,
+        *,
+        priority: int = 0,
+        delay: float | None = None,
+        run_at: datetime | None = None,
+        idempotency_key: str | None = None,
+        max_retries: int | None = None,
+        timeout: float | None = None,
+        connection: CallersConnection | None = None,
+    ) -> str:
+        """Add a task; its id. It runs once `delay` seconds have passed, or at `run_at`, the higher priority first.
+
+        A second task of one type and idempotency key is not added: the id is the first's. `max_retries` and `timeout`
+        (seconds): None means what the handler is registered with. With `connection` the task belongs to the caller's
+        transaction, is committed or rolled back with it, and the driver's errors pass through.
+
+        EnqueueError: refused, nothing stored. DatabaseUnavailable: not stored, but if its `sent` is true it may be all
+        the same; with an idempotency key just enqueue again.
+        """
+        task = _new_task(
+            type,
+            payload,
+            priority=priority,
+            delay=delay,
+            run_at=run_at,
+            idempotency_key=idempotency_key,
+            max_retries=max_retries,
+            timeout=timeout,
+        )
+        if connection is not None:
+            return enqueue(_cursor(connection), task)
+        is_repeatable = idempotency_key is not None
+        return self._run(lambda session: session.enqueue(task, within=self._timeout), is_repeatable)
+
+    def enqueue_many(self, tasks: Iterable[ToEnqueue], *, connection: CallersConnection | None = None) -> list[str]:
+        """Add tasks, all or none, thousands in one round trip; their ids in the same order.
+
+        Each is a (type, payload), a dict with the arguments of `enqueue`, or a NewTask. Errors as for `enqueue`; they
+        name the task by its position.
+        """
+        checked = [_checked(index, task) for index, task in enumerate(tasks)]
+        if connection is not None:
+            return enqueue_many(_cursor(connection), checked)
+        if not checked:
+            return []
+        is_repeatable = all(task.idempotency_key is not None for task in checked)
+        return self._run(lambda session: session.enqueue_many(checked, within=self._timeout), is_repeatable)
+
+    def close(self) -> None:
+        """Close the connections that are idle. The client can be used again; it would open new ones."""
+        self._own_sessions().drop_idle()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, statement: Callable[[Session], Row], is_repeatable: bool) -> Row:
+        """Run it on an idle session, or a new one. If an idle one turns out to be dead, once more on a new one.
+
+        But only if that cannot add anything twice: it was not sent, or has a key.
+        """
+        sessions = self._own_sessions()
+        with sessions.turn(self._timeout):
+            session = sessions.take_idle()
+            if session is not None:
+                try:
+                    return sessions.use(session, statement)
+                except DatabaseUnavailable as failure:
+                    if failure.sent and not is_repeatable:
+                        raise
+                    sessions.drop_idle()  # what killed one has probably killed all: a restarted server
+            return sessions.use(self._open(), statement)
+
+    def _own_sessions(self) -> "_Sessions":
+        if self._sessions.pid != os.getpid():
+            self._sessions = _Sessions()
+        return self._sessions
+
+    def _open(self) -> Session:
+        url = self._url if self._url is not None else os.environ.get("DATABASE_URL")
+        if not url:
+            raise ConfigurationError(
+                [Problem("DATABASE_URL", url, "write postgres://user:password@host:port/database")]
+            )
+        return open_session(url, within=self._timeout)
+
+
+class _Sessions:
+    """The sessions of one process: at most MAX_CONNECTIONS, each used by one thread at a time."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self._idle: list[Session] = []  # append and pop are atomic
+        self._turns = threading.BoundedSemaphore(MAX_CONNECTIONS)
+
+    @contextmanager
+    def turn(self, within: float) -> Iterator[None]:
+        """The right to use one session, waited for at most `within` seconds."""
+        if not self._turns.acquire(timeout=within):
+            raise DatabaseUnavailable(f"all {MAX_CONNECTIONS} connections of this client were busy for {within:g} s")
+        try:
+            yield
+        finally:
+            self._turns.release()
+
+    def take_idle(self) -> Session | None:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None
+
+    def use(self, session: Session, statement: Callable[[Session], Row]) -> Row:
+        """Run it; afterwards the session is idle, or closed if it may be amid a transaction."""
+        is_sound = False
+        try:
+            row = statement(session)
+            is_sound = True
+        except StatementRefused as refused:
+            is_sound = True
+            if refused.sqlstate in _NO_TABLES:
+                raise SchemaError("this database has no tables for tasks yet: run `orchestratord migrate`") from refused
+            raise
+        finally:
+            if is_sound and session.is_open:
+                self._idle.append(session)
+            else:
+                session.close()
+        return row
+
+    def drop_idle(self) -> None:
+        while (session := self.take_idle()) is not None:
+            session.close()
+
+
+def _new_task(
+    type: str,
+    payload: Mapping[str, Any] = _NOTHING,
+    *,
+    priority: int = 0,
+    delay: float | None = None,
+    run_at: datetime | None = None,
+    idempotency_key: str | None = None,
+    max_retries: int | None = None,
+    timeout: float | None = None,
+) -> NewTask:
+    """The task, checked. OptionError or PayloadError."""
+    problems = (
+        type_problem(type),
+        priority_problem(priority),
+        delay_problem(delay),
+        run_at_problem(run_at),
+        "give delay or run_at, not both" if delay is not None and run_at is not None else None,
+        idempotency_key_problem(idempotency_key),
+        max_retries_problem(max_retries) if max_retries is not None else None,
+        timeout_problem(timeout),
+    )
+    for problem in problems:
+        if problem is not None:
+            raise OptionError(problem)
+    return NewTask(
+        type=type,
+        payload=encode_payload(payload),
+        priority=priority,
+        delay_seconds=delay,
+        run_at=run_at,
+        idempotency_key=idempotency_key,
+        max_retries=max_retries,
+        timeout_seconds=timeout,
+    )
+
+
+def _checked(index: int, given: object) -> NewTask:
+    """One of enqueue_many's tasks; its errors begin with the position."""
+    try:
+        if isinstance(given, NewTask):
+            return _new_task(
+                given.type,
+                decode_payload(given.payload),
+                priority=given.priority,
+                delay=given.delay_seconds,
+                run_at=given.run_at,
+                idempotency_key=given.idempotency_key,
+                max_retries=given.max_retries,
+                timeout=given.timeout_seconds,
+            )
+        if isinstance(given, Mapping):
+            unknown = sorted(str(key) for key in given.keys() - _ARGUMENTS)
+            if unknown or "type" not in given:
+                raise OptionError(f"write {', '.join(_ARGUMENTS)}, of which type is required; unknown: {unknown}")
+            return _new_task(**given)
+        if isinstance(given, tuple) and len(given) == 2:
+            return _new_task(*given)
+        raise OptionError("write (type, payload), a dict with the arguments of enqueue(), or a NewTask")
+    except EnqueueError as error:
+        raise error.__class__(f"task {index}: {error}") from None
+
+
+_ARGUMENTS = (
+    "type", "payload", "priority", "delay", "run_at", "idempotency_key", "max_retries", "timeout",
+)  # fmt: skip
+
+
+def _cursor(connection: CallersConnection) -> Any:
+    """A cursor on the caller's connection; OptionError if it is none that we can use."""
+    kinds = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(connection).__mro__}
+    if "psycopg.AsyncConnection" in kinds or getattr(connection, "async_", False):
+        raise OptionError("connection= takes no asynchronous connection: its transaction cannot be joined by a call")
+    if not kinds & {"psycopg2.connection", "psycopg.Connection"}:
+        kind = type(connection)
+        raise OptionError(
+            f"connection= takes a psycopg2 or psycopg 3 connection, not {kind.__module__}.{kind.__name__}"
+        )
+    if connection.closed:
+        raise OptionError("connection= is closed")
+    if "psycopg.Connection" in kinds:
+        return connection.cursor(row_factory=_tuple_rows)  # whatever the caller's own row factory makes
+    return connection.cursor()
+
+
+def _tuple_rows(cursor: object) -> Callable[[Any], Any]:
+    """A psycopg 3 row factory."""
+    return tuple
