@@ -15,7 +15,7 @@ _PATIENCE_WITH_THE_DEAD = 10.0
 def take_lock(path: Path) -> int:
     """Lock the data folder; the descriptor is the lock.
 
-    This waits for an owner that is about to end, and longer for one that is gone: its guard is stopping the server then.
+    This waits for an owner that is about to end, and longer for one that is gone: its guard stops the server then.
     """
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     began = time.monotonic()
