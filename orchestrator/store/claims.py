@@ -13,6 +13,9 @@ from typing import Any
 from orchestrator.model import MAX_PAYLOAD_BYTES, Claim, ClaimRef, Outcome, OwnedClaim, Start, Verdict
 from orchestrator.store.connection import Connection
 
+_MAX_BATCH_BYTES = 8 << 20
+"""Payloads of one claim together, as they are stored (perhaps compressed); the first is taken whatever its size."""
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -38,7 +41,8 @@ class Batch:
 # the ages were taken. A retry leaves the row wholly pending but for `ended_token`.
 # `ready`: idx_tasks_claimable in its order. The uncorrelated EXISTS is asked once, before any row is locked.
 # `batch`: a task that was recovered from a dead worker (recoveries > 0) is taken alone or not at all, so that one that
-# kills its host doesn't take neighbours with it, and its attempt is on record before its handler starts.
+# kills its host doesn't take neighbours with it, and its attempt is on record before its handler starts. And a batch of
+# large payloads ends early: the child has to hold it.
 # The first row of the answer (position 0) tells of the outcomes; naming the accepted is only worth it if some are not.
 _FINISH_AND_CLAIM = """
 WITH finished AS (
@@ -65,14 +69,16 @@ WITH finished AS (
 ), me AS MATERIALIZED (
     SELECT FROM workers WHERE id = %(worker_id)s AND declared_dead_at IS NULL
 ), ready AS MATERIALIZED (
-    SELECT id, recoveries > 0 AS is_alone
+    SELECT id, recoveries > 0 AS is_alone, pg_column_size(payload) AS payload_size
     FROM tasks
     WHERE status = 'pending' AND next_retry_at IS NULL AND EXISTS (SELECT FROM me)
     ORDER BY priority DESC, created_at
     LIMIT %(limit)s
     FOR UPDATE SKIP LOCKED
 ), batch AS (
-    SELECT id, is_alone, row_number() OVER () AS position, first_value(is_alone) OVER () AS first_is_alone FROM ready
+    SELECT id, is_alone, row_number() OVER w AS position, first_value(is_alone) OVER w AS first_is_alone,
+        sum(payload_size) OVER w AS size
+    FROM ready WINDOW w AS (ROWS UNBOUNDED PRECEDING)
 ), claimed AS (
     UPDATE tasks AS t
     SET status = CASE WHEN b.is_alone THEN 'running'::task_status ELSE 'claimed' END,
@@ -84,7 +90,8 @@ WITH finished AS (
         started_at = CASE WHEN b.is_alone THEN now() END,
         updated_at = now()
     FROM batch AS b
-    WHERE t.id = b.id AND (b.position = 1 OR NOT (b.is_alone OR b.first_is_alone))
+    WHERE t.id = b.id
+      AND (b.position = 1 OR NOT (b.is_alone OR b.first_is_alone) AND b.size <= %(max_batch)s)
     RETURNING b.position, t.id::text, t.type, t.claim_token, t.payload::text AS payload,
         t.attempts + 1 - b.is_alone::integer AS attempt, t.max_retries, t.timeout_seconds, b.is_alone
 )
@@ -125,6 +132,7 @@ def finish_and_claim(
             "slot": slot,
             "limit": limit,
             "max_payload": MAX_PAYLOAD_BYTES,
+            "max_batch": _MAX_BATCH_BYTES,
         },
         within=within,
         lock_within=within,

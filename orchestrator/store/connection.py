@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 import psycopg2
-from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE
+from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, TRANSACTION_STATUS_IDLE
 
 from orchestrator.errors import DatabaseUnavailable, DeadlineExceeded, StatementRefused
 from orchestrator.store.addresses import Address, addresses
@@ -23,7 +23,10 @@ from orchestrator.store.addresses import Address, addresses
 _LOST_STATES = frozenset({"25006", "53300"})
 _LOST_CLASSES = ("08", "57P")
 _NO_ROOM = ("too many", "remaining connection slots")
-_HANGUP = select.POLLERR | select.POLLHUP | select.POLLNVAL
+# A deadlock with another statement, or an isolation level above READ COMMITTED that the role has as its default:
+# nothing was changed, and the same statement again will do.
+_TRY_AGAIN_STATES = frozenset({"40001", "40P01"})
+_TRIES = 5
 
 
 class Interrupted(DatabaseUnavailable):
@@ -85,14 +88,27 @@ class Connection:
         """Runs one statement, or several as one transaction, and returns the rows of the last.
 
         With `lock_within` the server itself ends it as well: after `within` seconds, or so many of waiting for a lock.
+        After a deadlock it is tried again.
         DatabaseUnavailable (with `sent`: its fate is unknown), DeadlineExceeded and Interrupted leave the connection
         closed, StatementRefused leaves it usable and nothing changed. Whatever a signal handler raises closes it too.
         """
         deadline = time.monotonic() + within
-        if self._raw.closed:
-            raise DatabaseUnavailable("the connection is closed")
         if lock_within is not None:
             sql = limits(within, lock_within) + sql
+        for attempt in range(1, _TRIES + 1):
+            try:
+                return self._run(sql, params, deadline)
+            except StatementRefused as refusal:
+                if refusal.sqlstate not in _TRY_AGAIN_STATES or attempt == _TRIES or self._is_in_transaction():
+                    raise
+        raise AssertionError("BUG: the last try neither returned nor raised")
+
+    def _is_in_transaction(self) -> bool:
+        return bool(self._raw.info.transaction_status != TRANSACTION_STATUS_IDLE)
+
+    def _run(self, sql: str, params: Mapping[str, Any] | None, deadline: float) -> list[tuple[Any, ...]]:
+        if self._raw.closed:
+            raise DatabaseUnavailable("the connection is closed")
         try:
             self._cursor.execute(sql, params)
             _drive(self._raw, deadline, self._interrupt)
