@@ -47,6 +47,15 @@ def addresses(url: str, *, application_name: str) -> list[Address]:
     return servers
 
 
+def passwords(url: str) -> tuple[str, ...]:
+    """What must never be shown of `url`; nothing if it is no connection string."""
+    try:
+        given: dict[str, str] = parse_dsn(url)
+    except ProgrammingError:
+        return ()
+    return tuple(value for key, value in given.items() if key.endswith("password") and value)
+
+
 def _servers(parameters: dict[str, str]) -> list[Address]:
     """libpq's rules: `host` and `hostaddr` are lists of equal length, `port` is such a list or one for all."""
     hosts = parameters.get("host", "").split(",")

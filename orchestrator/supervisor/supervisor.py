@@ -105,6 +105,7 @@ class Supervisor:
         self,
         settings: SupervisorSettings,
         *,
+        signals: SignalInbox,
         database: DatabaseSide,
         reports: Mailbox[Report],
         start_forkserver: Callable[[int], Forkserver],
@@ -115,7 +116,7 @@ class Supervisor:
         self._reports = reports
         self._listeners = listeners
         self._machine = Machine()
-        self._signals = SignalInbox()
+        self._signals = signals
         self._policies: dict[str, RetryPolicy] = {}
         self._types: tuple[TaskType, ...] = ()
         self._pool = Pool(
@@ -136,7 +137,6 @@ class Supervisor:
     def run(self) -> ExitCode:
         """Live: start, serve, drain, end."""
         try:
-            self._signals.open()
             leftovers.kill_of_dead_workers(self._settings.pool.worker_id)
             self._forkservers.begin()
             self._database.start()
@@ -145,7 +145,6 @@ class Supervisor:
             return self._farewell.exit_code
         finally:
             self._farewell.end()
-            self._signals.close()
 
     def _turn(self) -> None:
         """Wait for something, then do all that is due."""
@@ -322,6 +321,7 @@ class Supervisor:
         match report:
             case Registered():
                 self._is_registered = True
+                self._pool.settings.worker_id = report.worker_id
                 self._begin_if_possible()
             case StartFailed():
                 self._fail(ExitCode(report.exit_code), report.message)

@@ -1,0 +1,211 @@
+"""The composition root of `orchestratord start`: makes the parts of the supervisor's process and joins them.
+
+Nothing here decides anything; what each part does stands in its own folder.
+"""
+
+import os
+import select
+import socket
+import time
+
+from orchestrator._version import __version__
+from orchestrator.board.birth import ChildSettings, ForkserverOrders
+from orchestrator.board.kernel import adopt_orphans
+from orchestrator.board.layout import MAX_CLAIMS
+from orchestrator.config import Settings, without_password
+from orchestrator.coordinator.coordination import Coordination
+from orchestrator.errors import ConfigurationError
+from orchestrator.examples import example_tasks
+from orchestrator.exit_codes import ExitCode
+from orchestrator.mailbox import Mailbox, Report
+from orchestrator.model import TaskType
+from orchestrator.status.gauges import SnapshotGauges
+from orchestrator.status.server import StatusServer
+from orchestrator.status.snapshot import Snapshot
+from orchestrator.store.addresses import passwords
+from orchestrator.supervisor.forkserver import Forkserver
+from orchestrator.supervisor.pool import PoolSettings
+from orchestrator.supervisor.signals import SignalInbox
+from orchestrator.supervisor.supervisor import Listeners, Supervisor, SupervisorSettings
+from orchestrator.telemetry import logs, multiprocess
+from orchestrator.telemetry.collector import SlotFilesCollector
+from orchestrator.telemetry.directory import VARIABLE as METRICS_VARIABLE
+from orchestrator.telemetry.directory import MetricsDirectory
+from orchestrator.telemetry.metrics import TaskMetrics
+
+CHILD_MAIN = "orchestrator.child.main:run"
+EXAMPLES_NAME = "built-in examples"
+CLAIMS_PER_CHILD = 10
+"""A claim takes at most this × WORKER_POOL_SIZE tasks: the guide's cure for slow claims is a smaller pool."""
+
+
+class Daemon:
+    """One worker on this machine; `run` returns its exit code."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._began = time.monotonic()
+        self._app = settings.app or EXAMPLES_NAME
+        self._log = logs.get("supervisor")
+        self._types: tuple[TaskType, ...] = ()
+
+    def run(self) -> ExitCode:
+        """Run until a signal ends it. Raises ConfigurationError for what only a try can tell (port, folder)."""
+        signals = SignalInbox()
+        signals.open()
+        adopt_orphans()
+        settings = self._settings
+        logs.configure(debug=settings.debug, format=settings.log_format, process="supervisor")
+        for secret in passwords(settings.database_url):
+            logs.hide(secret)
+        directory = MetricsDirectory.open(settings.multiproc_dir, f"{socket.gethostname()}-{os.getpid()}")
+        try:
+            return self._run(signals, directory)
+        finally:
+            directory.close()
+            signals.close()
+
+    def _run(self, signals: SignalInbox, directory: MetricsDirectory) -> ExitCode:
+        settings = self._settings
+        multiprocess.use_files(directory.path, lambda: "supervisor")
+        metrics = TaskMetrics()
+        reports: Mailbox[Report] = Mailbox()
+        self._coordination = Coordination(
+            settings,
+            version=__version__,
+            reports=reports,
+            on_count=metrics,
+            examples=tuple(example_tasks()) if settings.enqueue_examples else (),
+        )
+
+        def on_types(types: tuple[TaskType, ...]) -> None:
+            metrics.expect(types)
+            self._types = types
+            self._log.info("app_loaded", app=self._app, types=" ".join(each.name for each in types) or "none")
+
+        def on_restart(slot: int, reason: str) -> None:
+            directory.zero_gauges(slot)
+            metrics.child_restarted(reason)
+
+        self._supervisor = Supervisor(
+            self._supervisor_settings(),
+            signals=signals,
+            database=self._coordination,
+            reports=reports,
+            start_forkserver=lambda generation: self._start_forkserver(generation, directory.path),
+            listeners=Listeners(
+                on_types=on_types,
+                on_restart=on_restart,
+                on_reload=lambda is_success: metrics.reloaded(is_success=is_success),
+                on_ready=self._say_ready,
+            ),
+        )
+        server = StatusServer(
+            settings.metrics_host,
+            settings.metrics_port,
+            [SlotFilesCollector(directory.path), SnapshotGauges(self._snapshot)],
+            snapshot=self._snapshot,
+            loop_age=lambda: time.monotonic() - self._supervisor.status.turned_at,
+        )
+        try:
+            server.bind(is_cancelled=lambda: _is_readable(signals.fileno()))
+        except ConfigurationError:
+            if _is_readable(signals.fileno()):
+                return ExitCode.CLEAN  # told to leave while it waited for the port
+            raise
+        self._say_what_runs(server.address)
+        server.start()
+        try:
+            return self._supervisor.run()
+        finally:
+            server.stop()
+
+    def _supervisor_settings(self) -> SupervisorSettings:
+        settings = self._settings
+        claim_limit = min(MAX_CLAIMS, CLAIMS_PER_CHILD * settings.pool_size)
+        return SupervisorSettings(
+            app=self._app,
+            pool_size=settings.pool_size,
+            shutdown_timeout=settings.shutdown_timeout,
+            task_memory_limit=settings.task_memory_limit,
+            pool=PoolSettings(worker_id="", board_capacity=claim_limit, boot_seconds=settings.child_boot_timeout),
+        )
+
+    def _start_forkserver(self, generation: int, metrics_path: str) -> Forkserver:
+        settings = self._settings
+        child = ChildSettings(
+            database_url=settings.database_url,
+            claim_limit=min(MAX_CLAIMS, CLAIMS_PER_CHILD * settings.pool_size),
+            task_timeout=settings.task_timeout,
+            task_kill_grace=settings.task_kill_grace,
+            max_tasks_per_child=settings.max_tasks_per_child,
+            max_child_memory=settings.max_child_memory,
+            max_result_size=settings.max_result_size,
+            debug=settings.debug,
+            log_format=settings.log_format,
+        )
+        orders = ForkserverOrders(
+            supervisor_pid=os.getpid(),
+            app=settings.app,
+            with_examples=settings.enqueue_examples,
+            child_main=CHILD_MAIN,
+            may_have_threads=settings.fork_safety == "warn",
+            metrics_path=metrics_path,
+            secrets=passwords(settings.database_url),
+            child=child,
+        )
+        # DATABASE_URL: what handlers enqueue with is what the worker works on, given as a variable or as a flag
+        environment = {**os.environ, METRICS_VARIABLE: metrics_path, "DATABASE_URL": settings.database_url}
+        return Forkserver(generation, orders, environment)
+
+    def _say_what_runs(self, address: tuple[str, int]) -> None:
+        host, port = address
+        settings = self._settings
+        self._log.info(
+            "starting",
+            version=__version__,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            database=without_password(settings.database_url),
+            pool=settings.pool_size,
+            app=self._app,
+            mode="distributed" if settings.distributed else "single instance",
+            metrics=f"http://{'[' + host + ']' if ':' in host else host}:{port}/metrics",
+        )
+
+    def _say_ready(self) -> None:
+        self._log.info(
+            f"ready in {time.monotonic() - self._began:.1f} s",
+            worker_id=self._coordination.status().worker_id,
+            types=" ".join(each.name for each in self._types),
+        )
+
+    def _snapshot(self) -> Snapshot:
+        pool, database = self._supervisor.status, self._coordination.status()
+        counts = database.counts
+        return Snapshot(
+            worker_id=database.worker_id or "",
+            version=__version__,
+            distributed=self._settings.distributed,
+            state=pool.state,
+            is_paused=pool.is_paused,
+            waiting_for=database.waiting_for,
+            pool_capacity=pool.capacity,
+            pool_active=pool.active,
+            slots_total=pool.capacity,
+            slots_ready=pool.ready,
+            slots_backing_off=pool.backing_off,
+            is_database_reachable=database.is_database_reachable,
+            database_down_seconds=database.down_seconds,
+            is_leader=database.is_leader,
+            term=database.term,
+            workers_total=database.workers_total or 0,
+            pending=counts.pending if counts is not None else {},
+            running=counts.running if counts is not None else {},
+            counts_age_seconds=time.monotonic() - counts.counted_at if counts is not None else None,
+            types=pool.types,
+        )
+
+
+def _is_readable(descriptor: int) -> bool:
+    return bool(select.select([descriptor], [], [], 0)[0])

@@ -1,0 +1,25 @@
+"""`orchestratord start`: run this machine's worker until a signal ends it."""
+
+import os
+import sys
+
+import click
+
+from orchestrator.cli.daemon import Daemon
+from orchestrator.cli.settings_flags import settings_flags
+from orchestrator.config import Settings
+
+
+@click.command()
+@settings_flags
+def start(**flags: object) -> None:
+    """Run a worker: a supervisor and its pool of children.
+
+    \b
+    TERM, INT   drain: let running tasks finish for SHUTDOWN_TIMEOUT; a second one ends at once
+    QUIT        end at once; what runs is pending again
+    HUP         reload the app            USR1   log every slot's state and stack
+    TTIN, TTOU  one child more, fewer     USR2   pause or resume claiming
+    """
+    code = Daemon(Settings.load(os.environ, flags)).run()
+    sys.exit(code)
