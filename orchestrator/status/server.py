@@ -187,6 +187,7 @@ class StatusServer:
         """Close the port. Requests under way end with the process."""
         if self._listener is not None:
             if self._thread is not None:
+                self._listener.socket.shutdown(socket.SHUT_RDWR)  # wakes the thread, which waits for a connection
                 self._listener.shutdown()
                 self._thread.join()
             self._listener.server_close()

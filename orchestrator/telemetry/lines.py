@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Literal
-from urllib.parse import quote, quote_plus
 
 from orchestrator.errors import TaskTimeout
 
@@ -19,6 +18,7 @@ MIN_SECRET_CHARACTERS = 3
 
 Plain = str | int | float | bool | None | list["Plain"] | dict[str, "Plain"]
 
+ESCAPES = r"\\*"
 _UNSAFE = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )  # control, line and direction characters; lone surrogates
@@ -30,22 +30,26 @@ class Secrets:
     """Strings that no line may show. Added once, at start; read by every line."""
 
     def __init__(self) -> None:
-        self._forms: dict[str, str] = {}
+        self._shown: dict[re.Pattern[str], str] = {}
 
     def add(self, secret: str, shown: str = "***") -> None:
-        """Show `shown` in place of the secret, however it is quoted."""
-        if len(secret) < MIN_SECRET_CHARACTERS:
-            return
-        forms = {secret, quote(secret, safe=""), quote(secret), quote_plus(secret)}
-        forms |= {repr(secret)[1:-1], json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
-        known = self._forms | dict.fromkeys(forms, shown)
-        self._forms = {form: known[form] for form in sorted(known, key=len, reverse=True)}
+        """Show `shown` in place of the secret, however often it was quoted for a URL, for JSON or by repr()."""
+        if len(secret) >= MIN_SECRET_CHARACTERS:
+            pattern = "".join(_any_form(character) for character in secret).removeprefix(ESCAPES)
+            self._shown[re.compile(pattern)] = shown
 
     def removed_from(self, text: str) -> str:
-        for form, shown in self._forms.items():
-            if form in text:
-                text = text.replace(form, shown)
+        for secret, shown in self._shown.items():
+            text = secret.sub(shown, text)
         return text
+
+
+def _any_form(character: str) -> str:
+    encoded = "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))
+    forms = {re.escape(character), encoded, encoded.lower(), rf"\\u{ord(character):04x}"}
+    if character == " ":
+        forms.add(r"\+")
+    return f"{ESCAPES}(?:{'|'.join(sorted(forms))})"
 
 
 class LineFormatter(logging.Formatter):
