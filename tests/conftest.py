@@ -1,5 +1,6 @@
 """The plugins of the tests: fixtures by topic, each in a file of its own in tests/fixtures."""
 
 pytest_plugins = [
+    "tests.fixtures.coordination",
     "tests.fixtures.database",
 ]

@@ -1,0 +1,214 @@
+"""The supervisor's view of its database threads: start them, order, look, stop. Nothing here touches the database."""
+
+import threading
+import time
+
+from orchestrator.config import Settings
+from orchestrator.coordinator.beginning import BeginServing
+from orchestrator.coordinator.carrier import Carrier
+from orchestrator.coordinator.coordinator import THREAD as COORDINATOR
+from orchestrator.coordinator.coordinator import Coordinator
+from orchestrator.coordinator.counting import Counting
+from orchestrator.coordinator.duties.audit import Audit
+from orchestrator.coordinator.duties.census import Census
+from orchestrator.coordinator.duties.enqueued import Enqueued
+from orchestrator.coordinator.duties.examples import Examples
+from orchestrator.coordinator.duties.promotion import Promotion
+from orchestrator.coordinator.duties.recovery import Recovery
+from orchestrator.coordinator.duties.roll_call import RollCall
+from orchestrator.coordinator.election import Election
+from orchestrator.coordinator.errands import (
+    AuditClaims,
+    HandBackClaims,
+    MarkStarted,
+    RegisterTypes,
+    TellActivity,
+    WriteOutcomes,
+)
+from orchestrator.coordinator.guard import Guard
+from orchestrator.coordinator.leadership import Leadership
+from orchestrator.coordinator.membership import Membership
+from orchestrator.coordinator.order_book import OrderBook
+from orchestrator.coordinator.process import this_process
+from orchestrator.coordinator.pulse import THREAD as PULSE
+from orchestrator.coordinator.pulse import Pulse
+from orchestrator.coordinator.schedule import Schedule
+from orchestrator.coordinator.session import Session
+from orchestrator.coordinator.standing import CoordinationStatus, Standing
+from orchestrator.coordinator.starting import Starting
+from orchestrator.coordinator.waiting import Bell
+from orchestrator.mailbox import Activity, Mailbox, Order, Report
+from orchestrator.model import NewTask, Process
+
+GOODBYE_SHARE, LONGEST_GOODBYE_SECONDS = 0.3, 2.0
+"""Of the time to stop: so much is kept for the worker's row and the lease, after the orders."""
+
+JOIN_SECONDS = 0.05
+
+AUDIT_SECONDS = 5.0
+COUNT_SECONDS = 5.0
+
+
+class Coordination:
+    """Both threads. `reports` is read by the caller; `counting` is called from both threads.
+
+    All methods may be called from the supervisor's main thread at any time and return at once, but for `stop`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        version: str,
+        reports: Mailbox[Report],
+        on_count: Counting,
+        process: Process | None = None,
+        worker_id: str | None = None,
+        examples: tuple[NewTask, ...] = (),
+    ) -> None:
+        """`process` is whom the lease names, by default this process; `worker_id` is to be registered, by default one
+        made of `process`; `examples` are enqueued once after the start.
+        """
+        process = process if process is not None else this_process()
+        membership = Membership(settings, process=process, worker_id=worker_id, version=version)
+        self._standing = Standing()
+        self._book = OrderBook()
+        self._aborts = {PULSE: Bell(), COORDINATOR: Bell()}
+        self._coordinator = _make_coordinator(
+            settings, self._standing, self._book, reports, on_count, self._aborts[COORDINATOR], examples
+        )
+        self._pulse = _make_pulse(
+            settings, self._standing, self._book, reports, on_count, self._aborts[PULSE], process, membership
+        )
+        self._threads = {
+            PULSE: threading.Thread(target=self._pulse.run, name=PULSE, daemon=True),
+            COORDINATOR: threading.Thread(target=self._coordinator.run, name=COORDINATOR, daemon=True),
+        }
+        self._is_started = False
+
+    def start(self) -> None:
+        """Starts both threads: `Registered`, or `StartFailed`, will be reported."""
+        self._is_started = True
+        for thread in self._threads.values():
+            thread.start()
+
+    def post(self, order: Order) -> None:
+        """Gives an order, which is carried out once, whatever becomes of the database meanwhile."""
+        if isinstance(order, Activity):
+            self._standing.active(order)
+        self._standing.stirred()
+        self._book.post(order)
+
+    @property
+    def outstanding(self) -> int:
+        """How many single orders (an outcome, a claim, a start …) the database has not taken yet."""
+        return self._book.outstanding
+
+    def status(self) -> CoordinationStatus:
+        """What is known at this moment; for any thread."""
+        return self._standing.snapshot()
+
+    def stop(self, *, within: float) -> None:
+        """Ends both threads politely: ends of claims are written, the worker's row and the lease given up.
+
+        Never takes longer than `within` seconds: what is not done by then is left to whoever recovers it. A thread in
+        a system call that cannot be interrupted (a name look-up) is left behind; it is a daemon thread.
+        """
+        if not self._is_started:
+            return
+        deadline = time.monotonic() + max(0.0, within - 2 * JOIN_SECONDS)
+        orders_by = deadline - min(within * GOODBYE_SHARE, LONGEST_GOODBYE_SECONDS)
+        if not self._pulse.is_connected and (self._standing.worker_id is None or self._book.outstanding == 0):
+            deadline = orders_by = time.monotonic()  # there is nobody to say goodbye to
+        self._coordinator.leave(by=orders_by)
+        self._end(COORDINATOR, orders_by)
+        self._pulse.leave(by=deadline)
+        self._end(PULSE, deadline)
+
+    def _end(self, name: str, by: float) -> None:
+        """Waits for a thread, then cuts short whatever it waits for."""
+        thread = self._threads[name]
+        thread.join(max(0.0, by - time.monotonic()))
+        if thread.is_alive():
+            self._aborts[name].ring()
+            thread.join(JOIN_SECONDS)
+
+
+def _make_pulse(
+    settings: Settings,
+    standing: Standing,
+    book: OrderBook,
+    reports: Mailbox[Report],
+    counting: Counting,
+    abort: Bell,
+    process: Process,
+    membership: Membership,
+) -> Pulse:
+    leadership = Leadership(process=process, lease_seconds=settings.leader_term, standing=standing)
+    election = Election(leadership, is_distributed=settings.distributed, tick_seconds=settings.heartbeat_interval)
+    guard = None if settings.distributed else Guard(leadership, standing)
+    starting = Starting(settings, leadership=leadership, election=election, membership=membership, guard=guard)
+    return Pulse(
+        settings,
+        session=Session(settings.database_url, thread=PULSE, standing=standing, counting=counting, abort=abort),
+        standing=standing,
+        leadership=leadership,
+        election=election,
+        membership=membership,
+        starting=starting,
+        reports=reports,
+        counting=counting,
+        abort=abort,
+        wake_coordinator=book.ring,
+    )
+
+
+def _make_coordinator(
+    settings: Settings,
+    standing: Standing,
+    book: OrderBook,
+    reports: Mailbox[Report],
+    counting: Counting,
+    abort: Bell,
+    examples: tuple[NewTask, ...],
+) -> Coordinator:
+    tick, lease = settings.heartbeat_interval, settings.leader_term
+    if not settings.distributed:
+        standing.workers_counted(1)
+    recovery = Recovery(standing, counting, lease_seconds=lease, every_seconds=min(tick, settings.cleanup_interval))
+    example_duty = Examples(standing, examples, patience_seconds=lease + 2 * tick)
+    schedule = Schedule(
+        (
+            Promotion(standing, reports, claim_interval=settings.claim_interval),
+            recovery,
+            Audit(standing, reports, every_seconds=min(AUDIT_SECONDS, tick)),
+            Census(standing, every_seconds=min(COUNT_SECONDS, tick)),
+            Enqueued(standing, counting, lease_seconds=lease, every_seconds=min(COUNT_SECONDS, tick)),
+            RollCall(standing, is_distributed=settings.distributed, every_seconds=tick),
+            example_duty,
+        ),
+        counting,
+    )
+    activity = TellActivity(book, standing, lambda: schedule.hasten(Promotion.name))
+    beginning = BeginServing(
+        book, standing, reports, recovery=recovery, examples=example_duty, is_distributed=settings.distributed
+    )
+    errands = (
+        WriteOutcomes(book, standing, reports, counting),
+        HandBackClaims(book, counting),
+        activity,
+        MarkStarted(book),
+        RegisterTypes(book),
+        beginning,
+        AuditClaims(book, standing, reports),
+    )
+    return Coordinator(
+        session=Session(settings.database_url, thread=COORDINATOR, standing=standing, counting=counting, abort=abort),
+        standing=standing,
+        book=book,
+        carrier=Carrier(errands, counting),
+        schedule=schedule,
+        activity=activity,
+        counting=counting,
+        abort=abort,
+    )

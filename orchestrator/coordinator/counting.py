@@ -1,0 +1,28 @@
+"""What the two threads count. telemetry's TaskMetrics satisfies it; nothing here knows prometheus."""
+
+from typing import Protocol
+
+from orchestrator.errors import StoreError
+from orchestrator.model import Outcome, Recovered
+
+
+class Counting(Protocol):
+    """Counters that never block for long, never raise, and may be called from both threads."""
+
+    def enqueued(self, type_name: str, count: int) -> None:
+        """`count` tasks were added to the queue, by anyone."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """The database accepted an outcome."""
+
+    def stale(self, type_name: str) -> None:
+        """An outcome was refused: its claim was no longer the task's."""
+
+    def recovered(self, task: Recovered) -> None:
+        """A task was taken back from a dead worker."""
+
+    def released(self, reason: str, count: int = 1) -> None:
+        """`count` claims were handed back."""
+
+    def database_failed(self, error: StoreError) -> None:
+        """A connection or a statement failed."""

@@ -1,0 +1,42 @@
+"""Audit: what the database thinks this worker owns, for the supervisor to compare with what its children hold.
+
+It finds ghost claims: committed by a claim whose reply was lost, known to nobody, and their worker lives.
+"""
+
+from orchestrator.coordinator.standing import Standing
+from orchestrator.mailbox import Audited, Mailbox, Report
+from orchestrator.store import claims
+from orchestrator.store.connection import Connection
+
+AUDIT_SECONDS = 5.0
+EMPTY_AUDITS_TO_REST = 2
+
+
+class Audit:
+    """Wanted while something is owned, or may be: somebody was sent to look for work since it last found nothing.
+
+    It rests after two empty audits only: the first may have come before a slow claim was committed.
+    """
+
+    name = "audit"
+
+    def __init__(self, standing: Standing, reports: Mailbox[Report], *, every_seconds: float) -> None:
+        self._standing = standing
+        self._reports = reports
+        self._seen = -1
+        self._empty = 0
+        self.every_seconds = every_seconds
+
+    def is_wanted(self) -> bool:
+        return self._standing.worker_id is not None and (
+            self._empty < EMPTY_AUDITS_TO_REST or self._seen != self._standing.stirs
+        )
+
+    def run_once(self, connection: Connection) -> float | None:
+        stirs = self._standing.stirs
+        if stirs != self._seen:
+            self._seen, self._empty = stirs, 0
+        owned = claims.owned(connection, self._standing.worker_id or "", None, within=AUDIT_SECONDS)
+        self._empty = 0 if owned else self._empty + 1
+        self._reports.post(Audited(None, tuple(owned)))
+        return None

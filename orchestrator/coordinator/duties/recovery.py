@@ -1,0 +1,78 @@
+"""Recovery: what dead or missing workers left claimed or running is taken back; then their rows go. A leader's duty.
+
+Each statement checks the term, so a leader that lost its lease changes nothing, and skips what is locked: a row that
+its living owner is just finishing is looked at again the next time.
+"""
+
+from orchestrator.coordinator.counting import Counting
+from orchestrator.coordinator.standing import Lead, Standing
+from orchestrator.model import Recovered, TaskStatus
+from orchestrator.store import upkeep
+from orchestrator.store.connection import Connection
+from orchestrator.telemetry import logs
+
+LONGEST_CALL_SECONDS, SHORTEST_CALL_SECONDS = 5.0, 0.25
+LEASES_PER_CALL = 6
+"""A statement holds the lease row, and must not keep the renewal out."""
+
+RECOVERED_AT_ONCE = 200
+
+
+class Recovery:
+    """Wanted while this worker leads and knows its task types, whose limits decide what becomes of a task."""
+
+    name = "recovery"
+
+    def __init__(self, standing: Standing, counting: Counting, *, lease_seconds: float, every_seconds: float) -> None:
+        self._standing = standing
+        self._counting = counting
+        self._within = min(max(lease_seconds / LEASES_PER_CALL, SHORTEST_CALL_SECONDS), LONGEST_CALL_SECONDS)
+        self._log = logs.get("coordinator")
+        self.every_seconds = every_seconds
+        self.has_begun = False
+
+    def is_wanted(self) -> bool:
+        return self.has_begun and self._standing.lead is not None
+
+    def run_once(self, connection: Connection) -> float | None:
+        lead = self._standing.lead
+        if lead is None:
+            return None
+        if len(self.take_back(connection, lead)) == RECOVERED_AT_ONCE:
+            return 0.0
+        self.forget(connection, lead)
+        return None
+
+    def declare_others_dead(self, connection: Connection, lead: Lead) -> int:
+        """Single-instance mode: whoever is registered besides us is no more."""
+        declared = upkeep.declare_others_dead(
+            connection, term=lead.term.number, holder=lead.holder, within=self._within
+        )
+        if declared:
+            self._log.info("workers_declared_dead", declared=declared, term=lead.term.number)
+        return declared
+
+    def take_back(self, connection: Connection, lead: Lead) -> list[Recovered]:
+        """One batch of at most RECOVERED_AT_ONCE; a full one means that there may be more."""
+        tasks = upkeep.recover(
+            connection, term=lead.term.number, holder=lead.holder, limit=RECOVERED_AT_ONCE, within=self._within
+        )
+        for task in tasks:
+            self._counting.recovered(task)
+        if tasks:
+            self._log.warning(
+                "recover_stale_tasks",
+                recovered=len(tasks),
+                dead_letter=sum(task.status is TaskStatus.DEAD_LETTER for task in tasks),
+                workers=",".join(sorted({task.worker_id for task in tasks})[:10]),
+                term=lead.term.number,
+            )
+        return tasks
+
+    def forget(self, connection: Connection, lead: Lead) -> None:
+        """The rows of dead workers that own nothing any more go."""
+        forgotten = upkeep.forget_dead_workers(
+            connection, term=lead.term.number, holder=lead.holder, within=self._within
+        )
+        if forgotten:
+            self._log.info("dead_workers_forgotten", forgotten=forgotten, term=lead.term.number)

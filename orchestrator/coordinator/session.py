@@ -1,0 +1,89 @@
+"""A thread's connection that comes back: opened when it is wanted, tried again with jitter, its outages told once."""
+
+import time
+
+from orchestrator.coordinator.backoff import Backoff
+from orchestrator.coordinator.counting import Counting
+from orchestrator.coordinator.standing import Standing
+from orchestrator.coordinator.waiting import Bell
+from orchestrator.errors import DatabaseUnavailable, StoreError
+from orchestrator.store.connection import Connection
+from orchestrator.telemetry import logs
+
+CONNECT_SECONDS = 10.0
+"""One try, over all hosts of the URL."""
+
+REPORT_SECONDS = 30.0
+"""An outage is logged when it begins, when its reason changes, and this often."""
+
+HURRIED_SECONDS = 0.25
+
+
+class Session:
+    """One thread's connection. Only that thread uses it, but for `abort`, which ends any wait at once, for good."""
+
+    def __init__(self, url: str, *, thread: str, standing: Standing, counting: Counting, abort: Bell) -> None:
+        self._url = url
+        self._thread = thread
+        self._standing = standing
+        self._counting = counting
+        self._abort = abort
+        self._backoff = Backoff()
+        self._connection: Connection | None = None
+        self._told_at = 0.0
+        self._told: str | None = None
+        self._log = logs.get("coordinator")
+        self.retry_at = 0.0
+
+    @property
+    def connection(self) -> Connection | None:
+        """The open connection, if there is one."""
+        connection = self._connection
+        return connection if connection is not None and connection.is_open else None
+
+    def open(self, *, within: float = CONNECT_SECONDS) -> Connection:
+        """A new connection. Raises DatabaseUnavailable."""
+        self._connection = Connection.open(
+            self._url,
+            within=within,
+            application_name=f"orchestratord {self._thread}",
+            interrupt=self._abort.fileno(),
+        )
+        return self._connection
+
+    def answered(self) -> None:
+        """The database did what was asked: the outage, if there was one, is over."""
+        self._backoff.succeed()
+        down_seconds = self._standing.reached(self._thread)
+        if self._told is not None:
+            self._told = None
+            self._log.info("database_back", connection=self._thread, down_seconds=round(down_seconds, 3))
+
+    def failed(self, error: StoreError) -> float:
+        """The database did not do what was asked; returns for how many seconds it has not.
+
+        The connection is given up if it cannot be used again. `retry_at` says when the next try is worth it.
+        """
+        if isinstance(error, DatabaseUnavailable):
+            self.close()
+        self.retry_at = time.monotonic() + self._backoff.fail()
+        self._counting.database_failed(error)
+        down_seconds = self._standing.missed(self._thread)
+        reason = str(error)
+        if reason != self._told or time.monotonic() - self._told_at >= REPORT_SECONDS:
+            self._told, self._told_at = reason, time.monotonic()
+            self._log.warning(
+                "database_unreachable", connection=self._thread, down_seconds=round(down_seconds, 3), error=reason
+            )
+        return down_seconds
+
+    def hurry(self) -> None:
+        """The process is about to end: try again soon and often from now on."""
+        self._backoff = Backoff(base=HURRIED_SECONDS, cap=HURRIED_SECONDS)
+        self.retry_at = min(self.retry_at, time.monotonic())
+
+    def close(self) -> None:
+        """Gives the connection up; never waits for the server."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

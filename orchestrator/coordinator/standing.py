@@ -1,0 +1,177 @@
+"""What the two threads know together: who this worker is, whether it leads, how the database is, what was counted.
+
+Every method may be called from any thread; each answer is a whole, frozen value.
+"""
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from orchestrator.mailbox import Activity
+from orchestrator.model import Term
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """A term together with the name it is held under: both are checked by every write of a leader."""
+
+    holder: str
+    term: Term
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether no other worker can have the lease yet, going by this host's monotonic clock alone."""
+        return time.monotonic() < self.term.trusted_until
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Tasks by type at `counted_at` (CLOCK_MONOTONIC seconds, from before the query)."""
+
+    pending: Mapping[str, int]
+    running: Mapping[str, int]
+    counted_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinationStatus:
+    """A snapshot for /health, /metrics and the watchdog.
+
+    `down_seconds` is 0 while the database is reachable. `is_leader` is judged at the snapshot's moment: a lease that
+    could not be renewed ends by itself. `term` is the number of the term held, or None. `waiting_for`: the single
+    instance whose lease must run out before this one may start. `counts` is None where this worker is not the one
+    that counts. `last_progress` (CLOCK_MONOTONIC) is when the slower of the two threads was last seen moving, or now
+    if both are waiting as they should; a thread inside a database call moves again at that call's deadline.
+    """
+
+    is_database_reachable: bool
+    down_seconds: float
+    worker_id: str | None
+    is_leader: bool
+    term: int | None
+    waiting_for: str | None
+    workers_total: int | None
+    counts: Counts | None
+    last_progress: float
+
+
+@dataclass(slots=True)
+class _Facts:
+    worker_id: str | None = None
+    lead: Lead | None = None
+    waiting_for: str | None = None
+    activity: Activity = field(default_factory=lambda: Activity(has_sleepers=False, is_claiming=False))
+    stirs: int = 0
+    workers_total: int | None = None
+    counts: Counts | None = None
+    down_since: dict[str, float] = field(default_factory=dict)
+    moved_at: dict[str, float | None] = field(default_factory=dict)
+
+
+class Standing:
+    """The facts above behind one lock that is held for a few assignments only."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._facts = _Facts()
+
+    # who we are
+
+    @property
+    def worker_id(self) -> str | None:
+        """The id this worker is registered under; None until it is."""
+        return self._facts.worker_id
+
+    def registered(self, worker_id: str) -> None:
+        with self._lock:
+            self._facts.worker_id = worker_id
+            self._facts.waiting_for = None
+
+    def waits_for(self, holder: str | None) -> None:
+        with self._lock:
+            self._facts.waiting_for = holder
+
+    @property
+    def lead(self) -> Lead | None:
+        """The term held and trusted at this moment."""
+        lead = self._facts.lead
+        return lead if lead is not None and lead.is_trusted else None
+
+    def leads(self, lead: Lead | None) -> None:
+        with self._lock:
+            self._facts.lead = lead
+
+    # how the pool is
+
+    @property
+    def activity(self) -> Activity:
+        """How the pool is, by the latest order, whether or not the database knows yet."""
+        return self._facts.activity
+
+    def active(self, activity: Activity) -> None:
+        with self._lock:
+            self._facts.activity = activity
+
+    @property
+    def stirs(self) -> int:
+        """Grows whenever children may have been sent to look for work."""
+        return self._facts.stirs
+
+    def stirred(self) -> None:
+        with self._lock:
+            self._facts.stirs += 1
+
+    # how the database is
+
+    def reached(self, thread: str) -> float:
+        """`thread` had an answer; returns for how many seconds it had none before."""
+        with self._lock:
+            down_since = self._facts.down_since.pop(thread, None)
+        return 0.0 if down_since is None else time.monotonic() - down_since
+
+    def missed(self, thread: str) -> float:
+        """`thread` had no answer; returns since how many seconds."""
+        now = time.monotonic()
+        with self._lock:
+            return now - self._facts.down_since.setdefault(thread, now)
+
+    # what was counted
+
+    def counted(self, counts: Counts | None) -> None:
+        with self._lock:
+            self._facts.counts = counts
+
+    def workers_counted(self, total: int) -> None:
+        with self._lock:
+            self._facts.workers_total = total
+
+    # who moves
+
+    def moves(self, thread: str) -> None:
+        """`thread` is at work: it must come back before the watchdog loses patience."""
+        with self._lock:
+            self._facts.moved_at[thread] = time.monotonic()
+
+    def waits(self, thread: str) -> None:
+        """`thread` waits in poll() (or has ended), from where it cannot fail to return."""
+        with self._lock:
+            self._facts.moved_at[thread] = None
+
+    def snapshot(self) -> CoordinationStatus:
+        now = time.monotonic()
+        with self._lock:
+            facts = self._facts
+            down_since = min(facts.down_since.values(), default=None)
+            lead = facts.lead if facts.lead is not None and facts.lead.is_trusted else None
+            return CoordinationStatus(
+                is_database_reachable=down_since is None,
+                down_seconds=0.0 if down_since is None else now - down_since,
+                worker_id=facts.worker_id,
+                is_leader=lead is not None,
+                term=None if lead is None else lead.term.number,
+                waiting_for=facts.waiting_for,
+                workers_total=facts.workers_total,
+                counts=facts.counts,
+                last_progress=min((at for at in facts.moved_at.values() if at is not None), default=now),
+            )

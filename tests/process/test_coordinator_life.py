@@ -1,0 +1,326 @@
+"""The database threads at work: heartbeats, lease, wake-ups, duties, outages, and what they cost when idle."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+
+from orchestrator.dev.postgres import PrivatePostgres
+from orchestrator.mailbox import Activity, Audited, DeclaredDead, LeaseLost, Registered, WorkIsDue
+from orchestrator.model import NewTask
+from tests.fixtures.coordination import Database, Events, MakeWorker, Worker, eventually, workers_of
+
+
+def wake_of(worker: Worker) -> float:
+    """Seconds until the next WorkIsDue."""
+    began = time.monotonic()
+    worker.reports.wait(WorkIsDue)
+    return time.monotonic() - began
+
+
+def is_asleep(database: Database, worker_id: str) -> bool:
+    return bool(database.value("SELECT is_sleeping FROM sleepers WHERE worker_id = %s", worker_id))
+
+
+def pending(worker: Worker) -> Mapping[str, int] | None:
+    counts = worker.coordination.status().counts
+    return None if counts is None else counts.pending
+
+
+def test_the_worker_beats_and_renews(database: Database, make_worker: MakeWorker) -> None:
+    worker = make_worker()
+    worker_id = worker.serve()
+
+    def beats() -> tuple[object, ...]:
+        return database.rows(
+            "SELECT last_heartbeat, renewed_at, leader_until FROM workers, leadership WHERE workers.id = %s",
+            worker_id,
+        )[0]
+
+    first = beats()
+    eventually(lambda: all(now > then for now, then in zip(beats(), first, strict=True)))  # type: ignore[operator]
+    assert database.value("SELECT term FROM leadership") == 1
+
+
+def test_an_insert_wakes_a_sleeping_worker_without_waiting_for_its_poll(
+    database: Database, make_worker: MakeWorker
+) -> None:
+    worker = make_worker(claim_interval=60.0)
+    worker_id = worker.serve()
+    eventually(lambda: is_asleep(database, worker_id))
+    worker.reports.take()
+    database.enqueue()
+    assert wake_of(worker) < 1.0
+
+
+def test_a_burst_of_inserts_is_no_burst_of_reports(database: Database, make_worker: MakeWorker) -> None:
+    worker = make_worker(claim_interval=60.0)
+    worker_id = worker.serve()
+    eventually(lambda: is_asleep(database, worker_id))
+    worker.reports.take()
+    began = time.monotonic()
+    for _ in range(300):
+        database.enqueue()
+    seconds = time.monotonic() - began
+    worker.reports.wait(WorkIsDue)
+    assert Counter(type(report) for report in worker.reports.take())[WorkIsDue] <= seconds / 0.005 + 2
+
+
+def test_a_worker_whose_notifications_are_lost_finds_the_task_by_polling(
+    database: Database, make_worker: MakeWorker
+) -> None:
+    worker = make_worker(claim_interval=0.3)
+    worker.serve()
+    worker.reports.take()
+    database.run("ALTER TABLE tasks DISABLE TRIGGER USER")
+    database.enqueue()
+    assert wake_of(worker) < 1.0
+
+
+def test_what_came_while_the_pool_was_busy_is_seen_when_a_child_falls_asleep(
+    database: Database, make_worker: MakeWorker
+) -> None:
+    worker = make_worker(claim_interval=60.0)
+    worker.serve(has_sleepers=False)
+    worker.reports.take()
+    database.enqueue()
+    worker.coordination.post(Activity(has_sleepers=True, is_claiming=True))
+    assert wake_of(worker) < 1.0
+
+
+def test_a_task_that_waits_is_promoted_at_its_time_though_the_poll_is_far_away(
+    database: Database, make_worker: MakeWorker
+) -> None:
+    worker = make_worker(claim_interval=60.0)
+    database.run("INSERT INTO tasks (type, next_retry_at) VALUES ('t', clock_timestamp() + interval '1 second')")
+    worker.serve()
+    worker.reports.take()
+    assert wake_of(worker) < 2.0
+    assert database.value("SELECT next_retry_at FROM tasks") is None
+
+
+def test_a_paused_worker_asks_nothing_and_promotes_nothing(database: Database, make_worker: MakeWorker) -> None:
+    worker = make_worker(claim_interval=0.05)
+    worker.serve()
+    worker.coordination.post(Activity(has_sleepers=True, is_claiming=False))
+    worker.settle()
+    database.run("INSERT INTO tasks (type, next_retry_at) VALUES ('t', now())")
+    worker.reports.take()
+    eventually(lambda: pending(worker) == {"t": 1})
+    assert WorkIsDue not in {type(report) for report in worker.reports.take()}
+    assert database.value("SELECT next_retry_at FROM tasks") is not None
+
+
+def test_a_worker_that_was_declared_dead_goes_on_under_a_new_id(database: Database, make_worker: MakeWorker) -> None:
+    worker = make_worker()
+    worker_id = worker.serve()
+    database.run("UPDATE workers SET declared_dead_at = now() WHERE id = %s", worker_id)
+    new_id = worker.reports.wait(DeclaredDead).worker_id
+    assert new_id != worker_id
+    eventually(lambda: database.value("SELECT holder FROM leadership") == new_id)
+    eventually(lambda: worker.coordination.status().is_leader)
+    assert worker.coordination.status().worker_id == new_id
+    eventually(lambda: is_asleep(database, new_id))
+    database.enqueue()
+    worker.reports.wait(WorkIsDue)
+    eventually(lambda: database.rows("SELECT id FROM workers") == [(new_id,)])
+
+
+def test_a_worker_whose_row_was_deleted_registers_again_and_its_tasks_are_recovered(
+    database: Database, make_worker: MakeWorker
+) -> None:
+    worker = make_worker()
+    worker_id = worker.serve()
+    task_id, _ = database.claim(worker_id)
+    database.run("DELETE FROM workers")
+    new_id = worker.reports.wait(DeclaredDead).worker_id
+    eventually(lambda: database.value("SELECT status FROM tasks WHERE id = %s", task_id) == "pending")
+    assert database.rows("SELECT id FROM workers") == [(new_id,)]
+
+
+def test_rows_of_missing_workers_are_recovered_while_the_worker_runs(
+    database: Database, make_worker: MakeWorker, events: Events
+) -> None:
+    worker = make_worker()
+    worker.serve()
+    database.claim("nobody")
+    database.claim("nobody", status="running", attempts=2)
+    eventually(lambda: worker.count("tasks_recovered_total", type="t") == 2)
+    assert sum(int(facts["recovered"]) for facts in events.of("recover_stale_tasks")) == 2
+    assert worker.count("tasks_dead_letter_total", type="t") == 1
+
+
+def test_a_lease_in_anothers_hands_is_reported_once_and_nothing_more_is_done_under_it(
+    database: Database, make_worker: MakeWorker
+) -> None:
+    worker = make_worker()
+    worker.serve()
+    database.run(
+        "UPDATE leadership SET holder = 'usurper', term = term + 1, expires_at = clock_timestamp() + interval '1 hour'"
+    )
+    assert worker.reports.wait(LeaseLost).holder.startswith("usurper")
+    assert not worker.coordination.status().is_leader
+    database.claim("nobody")
+    database.run("DELETE FROM workers")
+    time_of_counts = worker.coordination.status().counts
+    eventually(lambda: worker.coordination.status().last_progress)
+    assert database.value("SELECT status FROM tasks") == "claimed"
+    assert worker.coordination.status().counts == time_of_counts
+    assert DeclaredDead not in {type(report) for report in worker.reports.seen}
+
+
+def test_a_lease_that_ran_out_in_an_outage_is_taken_again_if_nobody_else_has_it(
+    database: Database, make_worker: MakeWorker
+) -> None:
+    worker = make_worker()
+    worker.serve()
+    with database.connection.transaction():
+        database.run("SELECT FROM leadership FOR UPDATE")
+        eventually(lambda: not worker.coordination.status().is_leader)
+        assert worker.coordination.status().term is None
+        eventually(
+            lambda: database.value("SELECT expires_at < clock_timestamp() - interval '0.1 seconds' FROM leadership")
+        )
+    eventually(lambda: worker.coordination.status().is_leader)
+    assert worker.coordination.status().term == 2
+    assert LeaseLost not in {type(report) for report in worker.reports.seen}
+
+
+def test_a_database_that_is_crashed_and_started_again_finds_the_worker_as_it_was(
+    private_postgres: PrivatePostgres, events: Events
+) -> None:
+    with workers_of(private_postgres.url()) as make:
+        worker = make(leader_term=10.0, heartbeat_interval=0.2)
+        worker_id = worker.serve()
+        private_postgres.stop()
+        eventually(lambda: not worker.coordination.status().is_database_reachable)
+        eventually(lambda: worker.coordination.status().down_seconds > 0.3)
+        private_postgres.start()
+        eventually(lambda: worker.coordination.status().is_database_reachable)
+        assert worker.coordination.status().down_seconds == 0
+        database = Database(private_postgres.url())
+        eventually(lambda: is_asleep(database, worker_id))
+        worker.reports.take()
+        database.enqueue()
+        worker.reports.wait(WorkIsDue)
+        assert [row[0] for row in database.rows("SELECT id FROM workers")] == [worker_id]
+        assert {facts["connection"] for facts in events.of("database_unreachable")} == {"pulse", "coordinator"}
+        eventually(lambda: len(events.of("database_back")) >= 2)
+        database.connection.close()
+
+
+def test_pending_and_running_tasks_are_counted_by_type_in_a_bounded_time(
+    database: Database, make_worker: MakeWorker
+) -> None:
+    worker = make_worker()
+    worker_id = worker.serve()
+    for _ in range(3):
+        database.enqueue("a")
+    database.run("INSERT INTO tasks (type, next_retry_at) VALUES ('a', now() + interval '1 hour')")
+    database.claim(worker_id, status="running", attempts=1)
+
+    def counted() -> bool:
+        counts = worker.coordination.status().counts
+        return counts is not None and counts.pending == {"a": 4} and counts.running == {"t": 1}
+
+    eventually(counted, within=8.0)
+
+
+def test_a_distributed_worker_that_does_not_lead_counts_nothing(database: Database, make_worker: MakeWorker) -> None:
+    leader, follower = make_worker(distributed=True), make_worker(distributed=True)
+    leader.serve()
+    follower.serve()
+    eventually(lambda: leader.coordination.status().counts is not None)
+    eventually(lambda: leader.coordination.status().workers_total == follower.coordination.status().workers_total == 2)
+    assert follower.coordination.status().counts is None
+    assert not follower.coordination.status().is_leader
+
+
+def test_what_anybody_enqueues_is_counted_exactly(database: Database, make_worker: MakeWorker) -> None:
+    for _ in range(3):
+        database.enqueue("before")
+    worker = make_worker()
+    worker.serve()
+    open_transaction = Database(database.url)
+    for number in range(20):
+        database.enqueue("a")
+        if number % 5 == 0:
+            database.terminate_others() if number == 10 else None
+    eventually(lambda: worker.counts("tasks_enqueued_total").get("a") == 20, within=20.0)
+    assert worker.counts("tasks_enqueued_total").get("before", 0) == 3
+    worker.coordination.stop(within=5.0)
+    open_transaction.connection.close()
+    for _ in range(4):
+        database.enqueue("a")
+    successor = make_worker()
+    successor.serve()
+    eventually(lambda: successor.counts("tasks_enqueued_total").get("a") == 4, within=20.0)
+
+
+def test_example_tasks_are_enqueued_once(database: Database, make_worker: MakeWorker) -> None:
+    examples = (NewTask("example:task", "{}"), NewTask("example:slow", "{}", idempotency_key="own"))
+    workers = [make_worker(distributed=True, examples=examples) for _ in range(2)]
+    for worker in workers:
+        worker.serve()
+    eventually(lambda: database.value("SELECT count(*) FROM tasks") == 2)
+    for worker in workers:
+        worker.settle()
+    assert sorted(database.rows("SELECT type FROM tasks")) == [("example:slow",), ("example:task",)]
+
+
+def test_owned_claims_are_audited_until_nothing_is_owned(database: Database, make_worker: MakeWorker) -> None:
+    worker = make_worker()
+    worker_id = worker.serve()
+    task_id, _ = database.claim(worker_id)
+
+    def finds_it() -> bool:
+        return any(isinstance(each, Audited) and each.claims for each in worker.reports.take())
+
+    worker.coordination.post(Activity(has_sleepers=True, is_claiming=True))
+    eventually(finds_it)
+    database.run("UPDATE tasks SET status = 'completed' WHERE id = %s", task_id)
+    audits = [0]
+
+    def rests() -> bool:
+        before = sum(isinstance(each, Audited) for each in worker.reports.seen)
+        changed, audits[0] = before != audits[0], before
+        return not changed
+
+    eventually(lambda: worker.reports.wait(Audited).claims == ())
+    eventually(rests)
+
+
+def test_an_idle_worker_costs_one_statement_per_claim_interval_and_its_duties(
+    database: Database, make_worker: MakeWorker
+) -> None:
+    worker = make_worker(claim_interval=0.5, heartbeat_interval=10.0, leader_term=30.0, cleanup_interval=60.0)
+    worker.serve()
+    worker.reports.wait(Audited)
+    worker.reports.wait(Audited)
+
+    def statements() -> int:
+        database.run("SELECT pg_stat_clear_snapshot()")
+        return int(database.value("SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"))
+
+    before, cpu, began = statements(), time.process_time(), time.monotonic()
+    eventually(lambda: time.monotonic() - began > 3.0)
+    own_looks = 1
+    used = time.process_time() - cpu
+    assert statements() - before <= 3.0 / (0.5 * 0.75) + 8 + own_looks
+    assert used < 1.0, "the test's own waiting costs some of it"
+
+
+def test_both_threads_survive_what_they_did_not_expect(
+    database: Database, make_worker: MakeWorker, events: Events
+) -> None:
+    worker = make_worker()
+    worker.serve()
+    database.run("ALTER TABLE tasks RENAME COLUMN next_retry_at TO renamed")
+    eventually(lambda: events.of("duty_refused"))
+    database.run("ALTER TABLE tasks RENAME COLUMN renamed TO next_retry_at")
+    database.run("ALTER TABLE workers RENAME COLUMN last_heartbeat TO renamed")
+    eventually(lambda: not worker.coordination.status().is_database_reachable)
+    database.run("ALTER TABLE workers RENAME COLUMN renamed TO last_heartbeat")
+    eventually(lambda: worker.coordination.status().is_database_reachable)
+    database.enqueue()
+    worker.reports.wait(WorkIsDue)
+    assert Registered in {type(report) for report in worker.reports.seen}

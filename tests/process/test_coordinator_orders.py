@@ -1,0 +1,226 @@
+"""The coordinator's orders: what is written, counted and reported, also when the database goes away in between."""
+
+import time
+
+import pytest
+
+from orchestrator.mailbox import Activity, Audit, Audited, Begin, Finish, MarkRunning, Release, Serving, Types, Written
+from orchestrator.model import ClaimRef, Outcome, OwnedClaim, Start, TaskStatus, TaskType
+from tests.fixtures.coordination import Database, Events, MakeWorker, Worker, eventually
+
+
+def outcome(task_id: str, token: int, status: TaskStatus = TaskStatus.COMPLETED, **facts: object) -> Outcome:
+    now = time.monotonic()
+    values: dict[str, object] = {"attempt": 1, "started_monotonic": now - 2.0, "ended_monotonic": now - 1.0}
+    return Outcome(task_id=task_id, token=token, type="t", status=status, **{**values, **facts})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def worker(make_worker: MakeWorker) -> Worker:
+    """A worker that serves and has no idle children."""
+    worker = make_worker(heartbeat_interval=1.0, leader_term=5.0)
+    worker.serve(has_sleepers=False)
+    worker.reports.take()
+    return worker
+
+
+def me(worker: Worker) -> str:
+    return worker.coordination.status().worker_id or ""
+
+
+def test_outcomes_are_written_reported_and_counted_by_how_they_ended(database: Database, worker: Worker) -> None:
+    ended = [
+        outcome(*database.claim(me(worker)), TaskStatus.COMPLETED, result='{"answer": 42}'),
+        outcome(*database.claim(me(worker)), TaskStatus.FAILED, error="no handler"),
+        outcome(*database.claim(me(worker)), TaskStatus.DEAD_LETTER, error="crashed", attempt=4),
+        outcome(*database.claim(me(worker)), TaskStatus.PENDING, error="crashed", delay_seconds=3600.0),
+    ]
+    worker.coordination.post(Finish(tuple(ended)))
+    assert set(worker.reports.wait(Written).tokens) == {each.token for each in ended}
+    found = {row[0]: row[1:] for row in database.rows("SELECT id::text, status::text, attempts, last_error FROM tasks")}
+    assert [found[each.task_id] for each in ended] == [
+        ("completed", 1, None),
+        ("failed", 1, "no handler"),
+        ("dead_letter", 4, "crashed"),
+        ("pending", 1, "crashed"),
+    ]
+    assert database.value("SELECT result->>'answer' FROM tasks WHERE id = %s", ended[0].task_id) == "42"
+    assert worker.count("tasks_completed_total", type="t", status="success") == 1
+    assert worker.count("tasks_completed_total", type="t", status="failed") == 2
+    assert worker.count("tasks_dead_letter_total", type="t") == 1
+    assert worker.count("task_retries_total", type="t", attempt="1") == 1
+    assert worker.count("task_duration_seconds_count", type="t") == 4
+    assert worker.coordination.outstanding == 0
+
+
+def test_an_outcome_that_its_child_has_written_is_reported_and_not_counted_again(
+    database: Database, worker: Worker
+) -> None:
+    ended = outcome(*database.claim(me(worker)))
+    worker.coordination.post(Finish((ended,)))
+    worker.reports.wait(Written)
+    worker.coordination.post(Finish((ended,)))
+    assert worker.reports.wait(Written).tokens == (ended.token,)
+    assert worker.count("tasks_completed_total", type="t", status="success") == 1
+    assert worker.count("tasks_stale_completions_total", type="t") == 0
+
+
+def test_a_stale_outcome_changes_nothing_and_is_counted_and_logged(
+    database: Database, worker: Worker, events: Events
+) -> None:
+    task_id, token = database.claim(me(worker))
+    database.run("UPDATE tasks SET status = 'pending' WHERE id = %s", task_id)
+    good = outcome(*database.claim(me(worker)))
+    worker.coordination.post(Finish((outcome(task_id, token), good)))
+    worker.settle()
+    assert database.value("SELECT status FROM tasks WHERE id = %s", task_id) == "pending"
+    assert database.value("SELECT status FROM tasks WHERE id = %s", good.task_id) == "completed"
+    assert worker.count("tasks_stale_completions_total", type="t") == 1
+    assert worker.count("tasks_completed_total", type="t", status="success") == 1
+    assert [(facts["task_id"], facts["token"]) for facts in events.of("stale_outcome")] == [(task_id, token)]
+
+
+def test_an_outcome_that_cannot_be_stored_costs_no_other_and_ends_without_its_texts(
+    database: Database, worker: Worker
+) -> None:
+    ended = [outcome(*database.claim(me(worker)), result="1") for _ in range(9)]
+    ended[4] = outcome(ended[4].task_id, ended[4].token, result="no JSON", error="\x00")
+    worker.coordination.post(Finish(tuple(ended)))
+    worker.settle()
+    assert database.value("SELECT count(*) FROM tasks WHERE status = 'completed'") == 9
+    assert "could not be stored" in database.value("SELECT last_error FROM tasks WHERE id = %s", ended[4].task_id)
+    assert worker.count("tasks_completed_total", type="t", status="success") == 9
+
+
+def test_claims_are_handed_back_without_an_attempt(database: Database, worker: Worker) -> None:
+    claimed = ClaimRef(*database.claim(me(worker)))
+    running = ClaimRef(*database.claim(me(worker), status="running", attempts=1))
+    lost = ClaimRef(running.task_id, 987654)
+    worker.coordination.post(Release((claimed, running, lost), "drain"))
+    worker.settle()
+    assert database.rows("SELECT DISTINCT status::text, attempts, worker_id FROM tasks") == [("pending", 0, None)]
+    assert worker.count("tasks_released_total", reason="drain") == 2
+
+
+def test_a_start_is_marked_and_an_end_that_follows_makes_the_mark_needless(database: Database, worker: Worker) -> None:
+    running, done = database.claim(me(worker)), database.claim(me(worker))
+    began = time.monotonic() - 1.0
+    worker.coordination.post(MarkRunning((Start(*running, 1, began), Start(*done, 1, began))))
+    worker.coordination.post(Finish((outcome(*done),)))
+    worker.settle()
+    rows = dict(database.rows("SELECT id::text, status::text || ' ' || attempts FROM tasks"))
+    assert rows == {running[0]: "running 1", done[0]: "completed 1"}
+    assert 0.9 < database.value("SELECT extract(epoch FROM now() - started_at) FROM tasks WHERE status = 'running'") < 9
+
+
+def test_an_audit_tells_what_the_database_thinks_is_ours(database: Database, worker: Worker) -> None:
+    mine = database.claim(me(worker))
+    database.claim("another")
+    worker.coordination.post(Audit(0))
+    while (audited := worker.reports.wait(Audited)).slot is None:
+        pass
+    assert audited == Audited(0, (OwnedClaim(*mine, 0),))
+    worker.coordination.post(Audit(1))
+    while (audited := worker.reports.wait(Audited)).slot is None:
+        pass
+    assert audited == Audited(1, ())
+
+
+def test_types_of_a_reloaded_app_are_registered(database: Database, worker: Worker) -> None:
+    worker.coordination.post(Types((TaskType("new", max_retries=7),), "tests"))
+    worker.settle()
+    assert database.value("SELECT max_retries FROM task_types WHERE type = 'new'") == 7
+
+
+def test_orders_given_while_the_database_is_away_are_carried_out_when_it_is_back(
+    database: Database, worker: Worker
+) -> None:
+    ended = [outcome(*database.claim(me(worker))) for _ in range(50)]
+    backs = [ClaimRef(*database.claim(me(worker))) for _ in range(50)]
+    name = database.value("SELECT current_database()")
+    other = Database(database.url.replace(name, "postgres"))
+    other.run(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+    database.terminate_others()
+    for position in range(50):
+        worker.coordination.post(Finish((ended[position],)))
+        worker.coordination.post(Release((backs[position],), "drain"))
+    eventually(lambda: not worker.coordination.status().is_database_reachable)
+    assert worker.coordination.outstanding == 100
+    other.run(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+    other.connection.close()
+    worker.settle()
+    assert database.rows("SELECT status::text, count(*) FROM tasks GROUP BY 1 ORDER BY 1") == [
+        ("completed", 50),
+        ("pending", 50),
+    ]
+    assert worker.count("tasks_completed_total", type="t", status="success") == 50
+    eventually(lambda: worker.coordination.status().is_database_reachable)
+
+
+def test_two_orders_about_one_claim_keep_their_order(database: Database, worker: Worker) -> None:
+    handed_back, ended = database.claim(me(worker)), database.claim(me(worker))
+    name = database.value("SELECT current_database()")
+    database.terminate_others()
+    worker.coordination.post(Release((ClaimRef(*handed_back),), "drain"))
+    worker.coordination.post(Finish((outcome(*handed_back),)))
+    worker.coordination.post(Finish((outcome(*ended),)))
+    worker.coordination.post(Release((ClaimRef(*ended),), "drain"))
+    worker.settle()
+    rows = dict(database.rows("SELECT id::text, status::text FROM tasks"))
+    assert rows == {handed_back[0]: "pending", ended[0]: "completed"}, name
+
+
+def test_an_order_that_a_lock_holds_up_delays_no_other_kind_for_ever(database: Database, worker: Worker) -> None:
+    ended = outcome(*database.claim(me(worker)))
+    with database.connection.transaction():
+        database.run("SELECT FROM tasks WHERE id = %s FOR UPDATE", ended.task_id)
+        worker.coordination.post(Finish((ended,)))
+        eventually(lambda: worker.coordination.outstanding == 1)
+    worker.reports.wait(Written)
+    assert database.value("SELECT status FROM tasks") == "completed"
+
+
+def test_stop_writes_what_is_left_before_the_worker_goes(database: Database, worker: Worker) -> None:
+    claims = [database.claim(me(worker)) for _ in range(1000)]
+    worker.coordination.post(Finish(tuple(outcome(*claim) for claim in claims)))
+    worker.coordination.stop(within=5.0)
+    assert worker.coordination.outstanding == 0
+    assert database.value("SELECT count(*) FROM tasks WHERE status = 'completed'") == 1000
+    assert database.value("SELECT count(*) FROM workers") == 0
+
+
+def test_stop_keeps_to_its_time_when_a_lock_holds_up_the_orders(database: Database, worker: Worker) -> None:
+    ended = outcome(*database.claim(me(worker)))
+    with database.connection.transaction():
+        database.run("LOCK TABLE tasks")
+        worker.coordination.post(Finish((ended,)))
+        began = time.monotonic()
+        worker.coordination.stop(within=2.0)
+        assert time.monotonic() - began < 2.1
+    assert worker.coordination.outstanding == 1
+    assert database.value("SELECT count(*) FROM workers") == 0
+
+
+def test_begin_again_is_harmless(database: Database, worker: Worker) -> None:
+    mine = database.claim(me(worker))
+    worker.coordination.post(Begin((TaskType("t"),), "tests"))
+    assert worker.reports.wait(Serving).recovered == 0
+    assert database.value("SELECT claim_token FROM tasks") == mine[1]
+
+
+def test_whether_somebody_sleeps_is_told_at_once_and_that_nobody_does_a_little_later(
+    database: Database, worker: Worker
+) -> None:
+    def sleeping() -> list[bool]:
+        return [row[0] for row in database.rows("SELECT is_sleeping FROM sleepers")]
+
+    worker.coordination.post(Activity(has_sleepers=True, is_claiming=True))
+    worker.settle()
+    assert sleeping() == [True]
+    worker.coordination.post(Activity(has_sleepers=False, is_claiming=True))
+    worker.settle()
+    assert sleeping() == [False]
+    worker.coordination.post(Activity(has_sleepers=True, is_claiming=True))
+    worker.coordination.post(Activity(has_sleepers=True, is_claiming=False))
+    worker.settle()
+    assert sleeping() == [False]
