@@ -4,11 +4,16 @@ Nothing inside the package imports from here.
 """
 
 from orchestrator._version import __version__
+from orchestrator.app import App, CurrentTask, current_task
+from orchestrator.client import Client
 from orchestrator.errors import Discard, OrchestratorError, Retry, TaskTimeout
 from orchestrator.model import NewTask
 from orchestrator.retry import RetryPolicy
 
 __all__ = [
+    "App",
+    "Client",
+    "CurrentTask",
     "Discard",
     "NewTask",
     "OrchestratorError",
@@ -16,4 +21,5 @@ __all__ = [
     "RetryPolicy",
     "TaskTimeout",
     "__version__",
+    "current_task",
 ]
