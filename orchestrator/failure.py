@@ -4,6 +4,7 @@ It must never raise: user code decides what `str()` of its exceptions does.
 """
 
 import asyncio
+import importlib
 import linecache
 import os
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ MAX_FRAMES = 12
 
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _EXAMPLES = _OURS + "examples.py"
-_EVENT_LOOP = os.path.dirname(os.path.abspath(asyncio.__file__)) + os.sep
+_MACHINERY = tuple(os.path.dirname(os.path.abspath(module.__file__)) + os.sep for module in (asyncio, importlib))
 
 
 def describe_exception(error: BaseException) -> str:
@@ -101,6 +102,6 @@ def _walk(traceback: TracebackType | None) -> Iterator[tuple[CodeType, int]]:
 
 
 def _is_users(filename: str) -> bool:
-    if filename.startswith(("<frozen importlib", _EVENT_LOOP)):
+    if filename.startswith(("<frozen importlib", *_MACHINERY)):
         return False
     return not filename.startswith(_OURS) or filename == _EXAMPLES

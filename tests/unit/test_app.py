@@ -1,0 +1,388 @@
+"""Registration refuses mistakes where they stand, payloads are held against signatures, apps are found or explained."""
+
+import functools
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import App, RetryPolicy, current_task
+from orchestrator.app import CurrentTask, Handler, TaskFunction, load_app, loaded_app, running_task
+from orchestrator.client import Client
+from orchestrator.errors import AppLoadError, DuplicateTypeError, HandlerError, SignatureMismatch
+from orchestrator.model import TaskType
+
+# Registration
+
+
+def test_a_handler_is_registered_with_its_limits_and_stays_callable() -> None:
+    app = App()
+
+    @app.task("email:send", max_retries=5, timeout=30.0, retry=RetryPolicy(base=2.0, cap=60.0))
+    def send_email(to: str, subject: str = "none") -> str:
+        """Sends."""
+        return f"{to}: {subject}"
+
+    assert send_email("ann", subject="Hi") == "ann: Hi"
+    assert (send_email.__name__, send_email.__doc__) == ("send_email", "Sends.")  # type: ignore[attr-defined]
+    assert app.types() == (TaskType("email:send", 5, 30.0, 2.0, 60.0),)
+    assert app.handlers["email:send"] is send_email
+    assert not send_email.is_async
+
+
+def test_without_options_a_handler_has_the_defaults() -> None:
+    app = App()
+    app.task("a")(lambda: None)
+    assert app.types() == (TaskType("a", max_retries=3, timeout_seconds=None),)
+
+
+@pytest.mark.parametrize(
+    "name", ["", None, 7, b"email", "a\nb", "a\x00b", "a\ud800", "x" * 201, "ä" * 101, "\u200b", ["a"]]
+)
+def test_a_type_that_is_no_name_is_refused(name: Any) -> None:
+    with pytest.raises(HandlerError, match="type"):
+        App().task(name)
+
+
+@pytest.mark.parametrize("name", ["a", "x" * 200, "ä" * 100, "with spaces, and: signs/*"])
+def test_any_printable_type_is_taken(name: str) -> None:
+    app = App()
+    app.task(name)(lambda: None)
+    assert name in app.handlers
+
+
+@pytest.mark.parametrize("value", [-1, 1.0, "3", None, True, 2**31, pytest.param(10**5000, id="huge")])
+def test_max_retries_that_make_no_sense_are_refused(value: Any) -> None:
+    with pytest.raises(HandlerError, match="max_retries="):
+        App().task("a", max_retries=value)
+
+
+@pytest.mark.parametrize("value", [0, 0.0, -1, float("nan"), float("inf"), "30s", True, 1e12])
+def test_a_timeout_that_makes_no_sense_is_refused(value: Any) -> None:
+    with pytest.raises(HandlerError, match="timeout="):
+        App().task("a", timeout=value)
+
+
+def test_a_retry_policy_must_be_one() -> None:
+    with pytest.raises(HandlerError, match="RetryPolicy"):
+        App().task("a", retry=5)  # type: ignore[arg-type]
+
+
+def test_forgotten_parentheses_are_explained() -> None:
+    with pytest.raises(HandlerError, match=r"@app\.task\("):
+
+        @App().task  # type: ignore[arg-type]
+        def handler() -> None: ...
+
+
+def test_a_type_has_one_handler() -> None:
+    app = App()
+    app.task("a")(lambda: None)
+    with pytest.raises(DuplicateTypeError, match="'a'"):
+        app.task("a")(lambda: None)
+
+
+def test_one_function_may_serve_two_types() -> None:
+    app = App()
+
+    @app.task("a")
+    @app.task("b", max_retries=0)
+    def handler(x: int) -> int:
+        return x
+
+    assert {each.name: each.max_retries for each in app.types()} == {"a": 3, "b": 0}
+    assert app.handlers["a"].function is app.handlers["b"].function
+
+
+def by_position(x: int, /) -> None: ...
+
+
+def generator() -> Iterator[int]:
+    yield 1
+
+
+async def async_generator() -> AsyncIterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (by_position, "'x' by position only"),
+        (generator, "generator"),
+        (async_generator, "generator"),
+        (7, "not int"),
+        (type, "signature"),
+    ],
+)
+def test_a_function_that_no_payload_could_call_is_refused(function: Any, says: str) -> None:
+    with pytest.raises(HandlerError, match=says):
+        App().task("a")(function)
+
+
+class Callable_:
+    def __call__(self, x: int) -> int:
+        return x
+
+
+class AsyncCallable:
+    async def __call__(self, x: int) -> int:
+        return x
+
+
+async def coroutine(x: int, y: int = 0) -> int:
+    return x + y
+
+
+@pytest.mark.parametrize(
+    ("function", "is_async"),
+    [
+        (coroutine, True),
+        (functools.partial(coroutine, y=2), True),
+        (AsyncCallable(), True),
+        (Callable_(), False),
+        (lambda x: x, False),
+        (functools.partial(max, key=abs), False),
+    ],
+)
+def test_async_handlers_are_recognised(function: Callable[..., Any], is_async: bool) -> None:
+    app = App()
+    try:
+        app.task("a")(function)
+    except HandlerError:
+        assert isinstance(function, functools.partial)  # max() has no signature
+        return
+    assert app.handlers["a"].is_async is is_async
+
+
+# Hooks
+
+
+def test_hooks_run_in_the_order_of_their_registration() -> None:
+    app = App()
+    seen: list[str] = []
+
+    @app.on_child_start
+    def first() -> None:
+        seen.append("first")
+
+    app.on_child_start(lambda: seen.append("second"))
+    app.on_child_stop(lambda: seen.append("stop"))
+    for hook in app.start_hooks + app.stop_hooks:
+        hook()
+    assert seen == ["first", "second", "stop"]
+
+
+@pytest.mark.parametrize("hook", [7, coroutine, by_position, lambda needed: None])
+def test_a_hook_that_could_not_be_called_is_refused(hook: Any) -> None:
+    with pytest.raises(HandlerError, match="hook"):
+        App().on_child_start(hook)
+    with pytest.raises(HandlerError, match="hook"):
+        App().on_child_stop(hook)
+
+
+# Payload against signature
+
+
+def plain(to: str, subject: str) -> None: ...
+def with_default(to: str, subject: str = "") -> None: ...
+def keyword_only(*, to: str, subject: str = "") -> None: ...
+def any_key(to: str, **others: object) -> None: ...
+def nothing() -> None: ...
+def more_positions(to: str, *more: str) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "payload", "misfit"),
+    [
+        (plain, {"to": 1, "subject": 2}, None),
+        (plain, {"to": 1}, "missing subject (it takes subject, to)"),
+        (plain, {}, "missing subject, to"),
+        (plain, {"to": 1, "subject": 2, "cc": 3}, "unknown cc"),
+        (plain, {"too": 1, "subject": 2}, "missing to; unknown too"),
+        (with_default, {"to": 1}, None),
+        (with_default, {"subject": 1}, "missing to (it takes [subject], to)"),
+        (keyword_only, {"to": 1}, None),
+        (keyword_only, {"from": 1, "to": 1}, "unknown from"),
+        (any_key, {"to": 1, "not an identifier": 2, "": 3}, None),
+        (any_key, {"cc": 1}, "missing to (it takes to, any other)"),
+        (nothing, {}, None),
+        (nothing, {"a": 1}, "unknown a (it takes nothing)"),
+        (more_positions, {"to": 1}, None),
+        (more_positions, {"to": 1, "more": []}, "unknown more"),
+    ],
+)
+def test_a_payload_fits_if_python_would_accept_the_call(
+    function: Callable[..., None], payload: dict[str, Any], misfit: str | None
+) -> None:
+    handler = Handler(TaskType("a"), function)
+    if misfit is None:
+        handler.bind(payload)
+        function(**payload)
+        return
+    with pytest.raises(SignatureMismatch) as refused:
+        handler.bind(payload)
+    assert misfit in str(refused.value)
+    assert "'a'" in str(refused.value)
+    with pytest.raises(TypeError):
+        function(**payload)
+
+
+def test_thousands_of_unknown_keys_make_a_short_message() -> None:
+    handler = Handler(TaskType("a"), nothing)
+    with pytest.raises(SignatureMismatch) as refused:
+        handler.bind({f"{number}" * 100: 1 for number in range(5000)})
+    assert len(str(refused.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "enqueue",
+    [
+        lambda task: task.enqueue(),
+        lambda task: task.enqueue("ann", "hi", "more"),
+        lambda task: task.enqueue("ann", to="bob"),
+        lambda task: task.enqueue(to="ann", subjet="Hi"),
+        lambda task: task.options(priority=1).enqueue(subject="Hi"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused_before_anything_is_sent(enqueue: Callable[[Any], str]) -> None:
+    app = App(client=Client("postgres://nowhere.invalid/none", timeout=0.1))
+
+    @app.task("a")
+    def handler(to: str, subject: str = "") -> None: ...
+
+    with pytest.raises(SignatureMismatch):
+        enqueue(handler)
+
+
+def test_positions_beyond_the_names_have_no_place_in_a_payload() -> None:
+    app = App(client=Client("postgres://nowhere.invalid/none", timeout=0.1))
+    task = app.task("a")(more_positions)
+    with pytest.raises(SignatureMismatch, match=r"no place for \*more"):
+        task.enqueue("ann", "bob")
+
+
+# The task that runs
+
+
+def test_outside_a_handler_there_is_no_current_task() -> None:
+    with pytest.raises(RuntimeError, match="outside a handler"):
+        current_task()
+
+
+def test_inside_a_handler_the_current_task_is_known() -> None:
+    token = running_task.set(CurrentTask(id="8f3c", type="a", attempt=2, max_retries=2))
+    try:
+        assert current_task().attempt == 2
+        assert not current_task().is_last_attempt
+    finally:
+        running_task.reset(token)
+    assert CurrentTask(id="8f3c", type="a", attempt=3, max_retries=2).is_last_attempt
+
+
+# Loading
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
+    """Writes modules into the working directory; they are forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    before = set(sys.modules)
+
+    def write(name: str, source: str) -> None:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source)
+
+    yield write
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+ONE_TASK = """
+from orchestrator import App
+{name} = App()
+@{name}.task("mine")
+def mine() -> None: ...
+"""
+
+
+def test_an_app_is_found_by_module_and_attribute(project: Callable[[str, str], None]) -> None:
+    project("shop_tasks.py", ONE_TASK.format(name="queue"))
+    app = load_app("shop_tasks:queue")
+    assert list(app.handlers) == ["mine"]
+    assert loaded_app() is app
+
+
+def test_a_module_alone_means_its_app(project: Callable[[str, str], None]) -> None:
+    project("shop_package/__init__.py", "")
+    project("shop_package/tasks.py", ONE_TASK.format(name="app"))
+    assert list(load_app("shop_package.tasks").handlers) == ["mine"]
+
+
+def test_the_working_directory_comes_first(project: Callable[[str, str], None], tmp_path: Path) -> None:
+    project("shop_twice.py", ONE_TASK.format(name="app"))
+    project("elsewhere/shop_twice.py", "raise RuntimeError('the wrong one')")
+    sys.path.insert(0, str(tmp_path / "elsewhere"))
+    assert list(load_app("shop_twice").handlers) == ["mine"]
+
+
+def test_without_a_name_the_examples_are_served_and_they_can_stand_beside_any_app(
+    project: Callable[[str, str], None],
+) -> None:
+    examples = list(load_app(None).handlers)
+    assert "example:task" in examples
+    assert list(load_app(None, with_examples=True).handlers) == examples
+    project("shop_both.py", ONE_TASK.format(name="app"))
+    assert list(load_app("shop_both", with_examples=True).handlers) == ["mine", *examples]
+    assert list(load_app("shop_both", with_examples=True).handlers) == ["mine", *examples]
+
+
+BROKEN = """
+def connect():
+    raise OSError("no route to host")
+connect()
+"""
+
+
+@pytest.mark.parametrize(
+    ("spec", "source", "says"),
+    [
+        ("shop_missing", None, ["there is no module 'shop_missing' in /"]),
+        ("shop_missing.tasks:app", None, ["there is no module 'shop_missing'"]),
+        ("shop_broken", BROKEN, ["OSError: no route to host", 'shop_broken.py", line 3, in connect', "connect()"]),
+        ("shop_import", "import not_installed", ["No module named 'not_installed'", 'shop_import.py", line 1']),
+        ("shop_exit", "import sys\nsys.exit(1)", ["SystemExit: 1", "line 2"]),
+        ("shop_syntax", "def f(:\n", ["SyntaxError", "shop_syntax.py, line 1"]),
+        ("shop_twins", ONE_TASK.format(name="app") + "app.task('mine')(mine)", ["'mine' is registered already"]),
+        ("shop_other:app", ONE_TASK.format(name="queue"), ["shop_other has no 'app'; its apps: queue"]),
+        ("shop_empty", "", ["shop_empty has no 'app'; no App is defined there"]),
+        ("shop_class:app", "app = 7", ["'app' is no orchestrator.App but int"]),
+        ("shop/tasks.py", None, ['write "module:attribute"']),
+        ("", None, ['write "module:attribute"']),
+        (":app", None, ['write "module:attribute"']),
+    ],
+)
+def test_an_app_that_cannot_be_loaded_is_explained_with_the_users_frames(
+    project: Callable[[str, str], None], spec: str, source: str | None, says: list[str]
+) -> None:
+    if source is not None:
+        project(spec.partition(":")[0] + ".py", source)
+    with pytest.raises(AppLoadError) as refused:
+        load_app(spec)
+    text = str(refused.value)
+    for words in says:
+        assert words in text
+    assert "orchestrator/app.py" not in text
+    assert "importlib" not in text
+
+
+def test_a_task_function_is_a_handler() -> None:
+    task = App().task("a")(nothing)
+    assert isinstance(task, TaskFunction)
+    assert isinstance(task, Handler)
+    assert repr(task) == "<task 'a'>"
