@@ -1,0 +1,154 @@
+"""What /health, /livez and /readyz answer, for every way a worker can be; and the gauges made of the same picture."""
+
+from dataclasses import replace
+
+import pytest
+
+from orchestrator.status.gauges import SnapshotGauges
+from orchestrator.status.health import STALLED_SECONDS, health, livez, readyz
+from orchestrator.status.snapshot import STATES, Snapshot
+from orchestrator.telemetry.metrics import MAX_TYPES, OTHER_TYPES
+
+AT_WORK = Snapshot(
+    worker_id="host-1-abc",
+    version="1.0.0",
+    distributed=True,
+    state="running",
+    is_paused=False,
+    pool_capacity=10,
+    pool_active=3,
+    slots_total=10,
+    slots_ready=10,
+    is_database_reachable=True,
+    is_leader=True,
+    term=4,
+    workers_total=2,
+    pending={"email:send": 5, "unknown": 1},
+    running={"email:send": 3},
+    counts_age_seconds=1.5,
+    types=("email:send", "email:check"),
+)
+
+
+def gauges(snapshot: Snapshot) -> dict[str, float]:
+    return {
+        sample.name + "".join(f" {key}={value}" for key, value in sorted(sample.labels.items())): sample.value
+        for metric in SnapshotGauges(lambda: snapshot).collect()
+        for sample in metric.samples
+    }
+
+
+class TestHealth:
+    def test_a_worker_at_work_answers_exactly_as_the_guide_shows(self) -> None:
+        status, facts = health(AT_WORK)
+        assert status == 200
+        assert list(facts.items()) == [
+            ("status", "healthy"), ("worker_id", "host-1-abc"), ("version", "1.0.0"), ("distributed", True),
+        ]  # fmt: skip
+
+    def test_a_paused_worker_is_healthy_and_says_that_it_is_paused(self) -> None:
+        for state in ("paused", "reloading"):
+            status, facts = health(replace(AT_WORK, state=state, is_paused=True))
+            assert (status, facts["status"], facts["state"]) == (200, "healthy", "paused")
+
+    def test_a_reload_leaves_the_old_children_at_work_so_it_is_healthy(self) -> None:
+        assert health(replace(AT_WORK, state="reloading")).status == 200
+
+    @pytest.mark.parametrize(
+        ("change", "reason"),
+        [
+            ({"state": "starting"}, "starting"),
+            ({"state": "starting", "is_database_reachable": False}, "starting"),
+            ({"state": "starting", "waiting_for": "the lease of host-9"}, "starting, waiting for the lease of host-9"),
+            ({"state": "draining"}, "draining: 3 tasks still run"),
+            ({"state": "stopping"}, "stopping"),
+            (
+                {"is_database_reachable": False, "database_down_seconds": 12.4},
+                "the database has been unreachable for 12 s",
+            ),
+            ({"slots_backing_off": 5}, "crash loop: 5 of 10 children die before they work"),
+            ({"slots_total": 1, "slots_backing_off": 1}, "crash loop: 1 of 1 children die before they work"),
+            (
+                {"state": "draining", "is_database_reachable": False, "slots_backing_off": 9},
+                "draining: 3 tasks still run; the database has been unreachable for 0 s; "
+                "crash loop: 9 of 10 children die before they work",
+            ),
+        ],
+    )
+    def test_a_worker_that_does_not_work_is_503_and_says_why(self, change: dict[str, object], reason: str) -> None:
+        snapshot = replace(AT_WORK, **change)  # type: ignore[arg-type]
+        status, facts = health(snapshot)
+        assert (status, facts["status"], facts["reason"]) == (503, "unhealthy", reason)
+        assert facts["state"] == snapshot.state
+        assert {"worker_id", "version", "distributed"} <= set(facts)
+        assert readyz(snapshot).status == 503
+
+    def test_fewer_than_half_of_the_slots_backing_off_is_no_crash_loop(self) -> None:
+        assert health(replace(AT_WORK, slots_backing_off=4)).status == 200
+        assert health(replace(AT_WORK, slots_total=0, slots_backing_off=0)).status == 200
+
+
+class TestProbes:
+    def test_a_loop_that_turns_is_alive_and_one_that_stands_is_not(self) -> None:
+        assert livez(0.2).status == 200
+        status, facts = livez(STALLED_SECONDS + 5)
+        assert status == 503
+        assert facts["reason"] == "the supervisor's loop has not turned for 20 s"
+
+    @pytest.mark.parametrize(
+        ("change", "reason"),
+        [
+            ({"is_paused": True, "state": "paused"}, "claiming is paused: SIGUSR2 resumes it"),
+            ({"slots_ready": 0}, "no child is ready"),
+        ],
+    )
+    def test_a_worker_that_would_not_take_a_task_is_not_ready(self, change: dict[str, object], reason: str) -> None:
+        status, facts = readyz(replace(AT_WORK, **change))  # type: ignore[arg-type]
+        assert (status, facts["reason"]) == (503, reason)
+
+    def test_a_worker_with_one_child_that_takes_tasks_is_ready(self) -> None:
+        assert readyz(replace(AT_WORK, slots_ready=1)).status == 200
+
+
+class TestGauges:
+    def test_the_guides_gauges_have_their_names_and_labels(self) -> None:
+        assert {
+            "worker_pool_active": 3,
+            "worker_pool_capacity": 10,
+            "workers_total": 2,
+            "leader_status worker_id=host-1-abc": 1,
+            "tasks_pending type=email:send": 5,
+            "tasks_running type=email:send": 3,
+        }.items() <= gauges(AT_WORK).items()
+
+    def test_known_types_are_there_at_0_and_unknown_ones_while_they_have_tasks(self) -> None:
+        seen = gauges(AT_WORK)
+        assert seen["tasks_pending type=email:check"] == 0
+        assert seen["tasks_pending type=unknown"] == 1
+        assert "tasks_running type=unknown" not in seen
+
+    def test_only_the_leader_tells_the_queue_for_alerts_sum_over_instances(self) -> None:
+        follower = gauges(replace(AT_WORK, is_leader=False))
+        assert follower["leader_status worker_id=host-1-abc"] == 0
+        assert not [name for name in follower if name.startswith(("tasks_pending", "tasks_running"))]
+
+    def test_a_single_instance_always_tells_the_queue(self) -> None:
+        assert gauges(replace(AT_WORK, distributed=False, is_leader=False))["tasks_pending type=email:send"] == 5
+
+    def test_a_queue_that_was_never_counted_is_not_shown_as_empty(self) -> None:
+        assert "tasks_pending type=email:send" not in gauges(replace(AT_WORK, counts_age_seconds=None, pending={}))
+
+    def test_a_queue_of_very_many_types_is_summed_up_and_loses_no_task(self) -> None:
+        pending = {f"type:{number}": number for number in range(3 * MAX_TYPES)}
+        shown = {name: value for name, value in gauges(replace(AT_WORK, pending=pending)).items() if "pending" in name}
+        assert len(shown) == MAX_TYPES + 1
+        assert sum(shown.values()) == sum(pending.values())
+        assert f"tasks_pending type={OTHER_TYPES}" in shown
+
+    def test_exactly_one_state_is_set(self) -> None:
+        for state in STATES:
+            seen = gauges(replace(AT_WORK, state=state, is_paused=state == "paused"))
+            assert [name for name, value in seen.items() if name.startswith("worker_state") and value] == [
+                f"worker_state state={state}"
+            ]
+            assert seen["worker_paused"] == (state == "paused")
