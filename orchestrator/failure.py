@@ -21,7 +21,7 @@ MAX_FRAMES = 12
 
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _EXAMPLES = _OURS + "examples.py"
-_MACHINERY = tuple(os.path.dirname(os.path.abspath(module.__file__)) + os.sep for module in (asyncio, importlib))
+_MACHINERY = tuple(os.path.abspath(path) + os.sep for path in (*asyncio.__path__, *importlib.__path__))
 
 
 def describe_exception(error: BaseException) -> str:
