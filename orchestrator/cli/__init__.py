@@ -1,15 +1,69 @@
-"""The command line: `orchestratord COMMAND`."""
+"""The command line: `orchestratord COMMAND`. One file a command; `start` is the composition root of the daemon."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
 
 import click
+from click.shell_completion import shell_complete
 
 from orchestrator._version import __version__
+from orchestrator.cli.check import check
+from orchestrator.cli.dev import dev
+from orchestrator.cli.enqueue import enqueue
+from orchestrator.cli.failures import report
+from orchestrator.cli.migrate import migrate
 from orchestrator.cli.start import start
+from orchestrator.cli.stats import stats
+from orchestrator.cli.tasks import tasks
+from orchestrator.cli.workers import workers
+from orchestrator.exit_codes import ExitCode
+
+_NAME = "orchestratord"
+_COMPLETION = "_ORCHESTRATORD_COMPLETE"
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="orchestratord", message="%(prog)s %(version)s")
-def main() -> None:
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    commands=[start, dev, migrate, check, enqueue, tasks, workers, stats],
+)
+@click.version_option(__version__, prog_name=_NAME, message="%(prog)s %(version)s")
+def orchestratord() -> None:
     """A task queue in PostgreSQL, and the daemon that runs it."""
 
 
-main.add_command(start)
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command (default: that of the process's arguments) and exit with its code (exit_codes.py)."""
+    sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command; its exit code. Whatever goes wrong is told on standard error."""
+    if instruction := os.environ.get(_COMPLETION):
+        return shell_complete(orchestratord, {}, _NAME, _COMPLETION, instruction)
+    try:
+        with orchestratord.make_context(_NAME, arguments) as context:
+            code = orchestratord.invoke(context)
+        sys.stdout.flush()
+    except click.exceptions.Exit as leaving:
+        return leaving.exit_code
+    except click.ClickException as error:
+        error.show()
+        return ExitCode.USAGE
+    except BrokenPipeError:
+        _let_go_of_stdout()
+        return ExitCode.CLEAN
+    except (KeyboardInterrupt, click.Abort):
+        return _INTERRUPTED
+    except Exception as error:  # noqa: BLE001 whatever it is: a code of ours, and never Python's bare 1
+        return report(error)
+    return int(code or ExitCode.CLEAN)
+
+
+def _let_go_of_stdout() -> None:
+    """The reader has gone (`orchestratord tasks list | head`): nothing more to write, not even at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

@@ -16,9 +16,19 @@ def settings_flags(command: Command) -> Command:
 
     What a flag accepts is checked with the variables, so that all problems are told at once.
     """
-    for field in reversed(FIELDS):
-        command = _flag(field)(command)
-    return command
+    return settings_flags_of(*(field.name for field in FIELDS))(command)
+
+
+def settings_flags_of(*names: str) -> Callable[[Command], Command]:
+    """Give a command these settings alone, likewise."""
+
+    def decorate(command: Command) -> Command:
+        for field in reversed(FIELDS):
+            if field.name in names:
+                command = _flag(field)(command)
+        return command
+
+    return decorate
 
 
 def _flag(field: Field) -> Callable[[Command], Command]:

@@ -66,6 +66,7 @@ def _run_initdb(binaries: Binaries, new: Path, password: str, account: Account |
         capture_output=True,
         text=True,
         cwd="/",
+        start_new_session=True,  # a Ctrl-C meanwhile waits until the cluster is whole
         env=ENVIRONMENT,
         user=account.uid if account else None,
         group=account.gid if account else None,

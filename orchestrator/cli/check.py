@@ -1,0 +1,151 @@
+"""`orchestratord check`: would `start` work here, and what should be looked at first?"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import click
+
+from orchestrator.app import App, load_app
+from orchestrator.cli.database import ANSWER_SECONDS, open_when_there
+from orchestrator.cli.failures import exit_code, explanation
+from orchestrator.cli.output import json_flag, print_json
+from orchestrator.cli.settings_flags import settings_flags
+from orchestrator.config import Settings, without_password
+from orchestrator.coordinator.starting import SUPERVISOR_CONNECTIONS
+from orchestrator.errors import ForkSafetyError, OrchestratorError
+from orchestrator.exit_codes import ExitCode
+from orchestrator.forkserver import safety
+from orchestrator.store import schema, server, types
+from orchestrator.store.connection import Connection
+
+OLDEST_SERVER = 140000
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one look found. `verdict`: ok, warning or problem; `code` is what a problem would end `start` with."""
+
+    subject: str
+    verdict: str
+    message: str
+    code: ExitCode = ExitCode.CLEAN
+
+
+@click.command()
+@settings_flags
+@json_flag
+def check(as_json: bool, **flags: object) -> ExitCode:
+    """Look at settings, app, database and schema without starting or changing anything.
+
+    The exit code is that of the first problem, the one `start` would have; warnings do not count.
+    """
+    findings = list(_findings(flags))
+    if as_json:
+        print_json(findings)
+    else:
+        for finding in findings:
+            click.echo(f"{finding.verdict:<8} {finding.subject}: {finding.message}")
+    return next((finding.code for finding in findings if finding.code), ExitCode.CLEAN)
+
+
+def _findings(flags: dict[str, object]) -> Iterator[Finding]:
+    """Everything that can still be looked at after what was found before."""
+    try:
+        settings = Settings.load(os.environ, flags)
+    except OrchestratorError as error:
+        yield _problem("settings", error)
+        return
+    yield Finding("settings", "ok", f"pool of {settings.pool_size}, {_mode(settings)}")
+    app = None
+    try:
+        app = load_app(settings.app, with_examples=settings.enqueue_examples)
+        yield from _look_at_app(app, settings)
+    except OrchestratorError as error:
+        yield _problem("app", error)
+    try:
+        connection = open_when_there(settings.database_url, 0)
+    except OrchestratorError as error:
+        yield _problem("database", error)
+        return
+    try:
+        yield from _look_at_database(connection, settings, app)
+    finally:
+        connection.close()
+
+
+def _look_at_app(app: App, settings: Settings) -> Iterator[Finding]:
+    names = ", ".join(sorted(app.handlers)) or "none"
+    yield Finding("app", "ok", f"{settings.app or 'built-in examples'} serves {names}")
+    found = safety.inspect(frozenset())
+    for message in found.doubtful:
+        yield Finding("app", "warning", message)
+    for message in found.unsafe:
+        if settings.fork_safety == "warn":
+            yield Finding("app", "warning", f"{message}: {safety.CURE}")
+        else:
+            yield _problem("app", ForkSafetyError(f"{message}: {safety.CURE}"))
+
+
+def _look_at_database(connection: Connection, settings: Settings, app: App | None) -> Iterator[Finding]:
+    version = connection.server_version
+    shown = f"{without_password(settings.database_url)}, PostgreSQL {version // 10000}.{version % 10000}"
+    if version < OLDEST_SERVER:
+        yield Finding("database", "problem", f"{shown}: 14 or newer is needed", ExitCode.DATABASE)
+        return
+    yield Finding("database", "ok", shown)
+    looks: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
+        ("connections", lambda: _look_at_room(connection, settings)),
+        ("schema", lambda: _look_at_schema(connection)),
+        ("types", lambda: _look_at_types(connection, app)),
+    )
+    for subject, look in looks:
+        try:
+            yield from look()
+        except OrchestratorError as error:
+            yield _problem(subject, error)
+            return
+
+
+def _look_at_room(connection: Connection, settings: Settings) -> Iterator[Finding]:
+    capacity = server.capacity(connection, within=ANSWER_SECONDS)
+    needed = settings.pool_size + SUPERVISOR_CONNECTIONS
+    others = capacity.in_use - 1  # less our own
+    text = f"{needed} needed (WORKER_POOL_SIZE + {SUPERVISOR_CONNECTIONS}), {capacity.ceiling} allowed, {others} in use"
+    is_enough = needed <= capacity.ceiling and needed <= capacity.free + 1
+    yield Finding("connections", "ok" if is_enough else "warning", text)
+
+
+def _look_at_schema(connection: Connection) -> Iterator[Finding]:
+    """Raises StatementRefused where there are no tables, which ends the look."""
+    present = schema.version(connection, within=ANSWER_SECONDS)
+    if present is None:
+        yield Finding("schema", "warning", "there are no tables yet: `orchestratord migrate` or `start` makes them")
+    elif present < schema.SCHEMA_VERSION:
+        yield Finding("schema", "warning", f"version {present}: `migrate` or `start` upgrades it")
+    elif present > schema.SCHEMA_VERSION:
+        message = f"version {present} is newer than the {schema.SCHEMA_VERSION} of this orchestratord"
+        yield Finding("schema", "problem", message, ExitCode.SCHEMA)
+    else:
+        yield Finding("schema", "ok", f"version {present}")
+
+
+def _look_at_types(connection: Connection, app: App | None) -> Iterator[Finding]:
+    if schema.version(connection, within=ANSWER_SECONDS) is None:
+        return
+    served = frozenset(app.handlers) if app is not None else frozenset()
+    unserved = [
+        (name, count) for name, count in types.unserved(connection, within=ANSWER_SECONDS) if name not in served
+    ]
+    for name, count in unserved:
+        yield Finding("types", "warning", f"{count} pending tasks of type {name!r}, which no worker has ever served")
+    if not unserved:
+        yield Finding("types", "ok", "every pending task has a type that is served")
+
+
+def _problem(subject: str, error: OrchestratorError) -> Finding:
+    return Finding(subject, "problem", explanation(error), exit_code(error))
+
+
+def _mode(settings: Settings) -> str:
+    return "distributed" if settings.distributed else "single instance"

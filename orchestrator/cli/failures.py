@@ -1,0 +1,72 @@
+"""What a command that failed says, and the code it ends with. A foreseeable error is told without a traceback."""
+
+import sys
+import traceback
+
+from orchestrator.errors import (
+    AppError,
+    ConfigurationError,
+    DatabaseUnavailable,
+    EnqueueError,
+    InstanceRunningError,
+    OrchestratorError,
+    PrivatePostgresError,
+    SchemaError,
+    StatementRefused,
+)
+from orchestrator.exit_codes import ExitCode
+
+CODES: tuple[tuple[type[OrchestratorError], ExitCode], ...] = (
+    (ConfigurationError, ExitCode.USAGE),
+    (EnqueueError, ExitCode.USAGE),
+    (PrivatePostgresError, ExitCode.USAGE),
+    (AppError, ExitCode.APP),
+    (SchemaError, ExitCode.SCHEMA),
+    (DatabaseUnavailable, ExitCode.DATABASE),
+    (StatementRefused, ExitCode.DATABASE),
+    (InstanceRunningError, ExitCode.OTHER_INSTANCE),
+)
+"""The first that fits decides."""
+
+_NO_TABLES = frozenset({"42P01", "42883", "3F000"})
+_NO_RIGHTS = "42501"
+
+
+def report(error: Exception) -> ExitCode:
+    """Say on standard error what went wrong, in one line if it is one thing; the code to end with."""
+    if isinstance(error, OrchestratorError) and (code := exit_code(error)) is not ExitCode.BUG:
+        _say(explanation(error))
+        return code
+    traceback.print_exception(error)
+    _say("this is a bug of orchestratord's; please report it with the lines above")
+    return ExitCode.BUG
+
+
+def exit_code(error: OrchestratorError) -> ExitCode:
+    """What the process ends with for this error."""
+    error = _explained(error)
+    return next((code for kind, code in CODES if isinstance(error, kind)), ExitCode.BUG)
+
+
+def explanation(error: OrchestratorError) -> str:
+    """What went wrong and what to do about it."""
+    error = _explained(error)
+    if isinstance(error, ConfigurationError) and len(error.problems) > 1:
+        lines = "".join(f"\n  {problem}" for problem in error.problems)
+        return f"{len(error.problems)} settings cannot be used:{lines}"
+    return str(error)
+
+
+def _explained(refusal: OrchestratorError) -> OrchestratorError:
+    """The refusals that have a cure of their own; any other error as it is."""
+    if not isinstance(refusal, StatementRefused):
+        return refusal
+    if refusal.sqlstate in _NO_TABLES:
+        return SchemaError("this database has no tables for tasks yet, or old ones: run `orchestratord migrate`")
+    if refusal.sqlstate == _NO_RIGHTS:
+        return SchemaError(f"the role of DATABASE_URL may not do that: {refusal}")
+    return refusal
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"orchestratord: {text}\n")

@@ -1,0 +1,124 @@
+"""`orchestratord tasks`: look at tasks, run them again, call them off."""
+
+import dataclasses
+
+import click
+
+from orchestrator.cli.database import ANSWER_SECONDS, database_flag, opened
+from orchestrator.cli.output import cell, json_flag, print_json, print_table, task_as_json
+from orchestrator.exit_codes import ExitCode
+from orchestrator.model import END_STATES, TaskStatus
+from orchestrator.store import statistics
+from orchestrator.store import tasks as store
+from orchestrator.store.connection import Connection
+
+_BATCH = 1000
+_STATUSES = click.Choice([status.value for status in TaskStatus])
+_ENDED = click.Choice([status.value for status in TaskStatus if status in END_STATES])
+
+
+@click.group()
+def tasks() -> None:
+    """Look at tasks, retry them, cancel them."""
+
+
+@tasks.command("list")
+@click.option("--status", type=_STATUSES, help="Only these.")
+@click.option("--type", help="Only of this type.")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="At most so many.")
+@database_flag
+@json_flag
+def list_(status: str | None, type: str | None, limit: int, as_json: bool, **flags: object) -> None:
+    """List tasks, the newest first."""
+    wanted = TaskStatus(status) if status else None
+    with opened(flags) as connection:
+        found = store.list_tasks(connection, status=wanted, type=type, limit=limit, within=ANSWER_SECONDS)
+    if as_json:
+        print_json([task_as_json(task) for task in found])
+        return
+    rows = [
+        (t.id, t.type, t.status, t.priority, t.attempts, t.created_at, t.next_retry_at, t.worker_id, t.last_error)
+        for t in found
+    ]
+    titles = ("ID", "TYPE", "STATUS", "PRIORITY", "ATTEMPTS", "CREATED", "NOT BEFORE", "WORKER", "LAST ERROR")
+    print_table(titles, rows, empty="no such tasks")
+
+
+@tasks.command()
+@click.argument("task_id", metavar="ID")
+@database_flag
+@json_flag
+def show(task_id: str, as_json: bool, **flags: object) -> None:
+    """Show everything about a task."""
+    with opened(flags) as connection:
+        task = store.show(connection, task_id, within=ANSWER_SECONDS)
+    if task is None:
+        raise click.UsageError(f"there is no task {task_id!r}")
+    if as_json:
+        print_json(task_as_json(task))
+        return
+    for name, value in dataclasses.asdict(task).items():
+        first, *more = str(value).splitlines() if isinstance(value, str) and value else [value]
+        click.echo(f"{name:<16} {cell(first, None)}")
+        for line in more:  # an error's traceback
+            click.echo(f"{'':<16} {cell(line, None)}")
+
+
+@tasks.command()
+@click.argument("task_ids", metavar="[ID]...", nargs=-1)
+@click.option("--status", type=_ENDED, help="All that ended so, instead of single ones.")
+@click.option("--type", help="With --status: only of this type.")
+@database_flag
+@json_flag
+def retry(task_ids: tuple[str, ...], status: str | None, type: str | None, as_json: bool, **flags: object) -> ExitCode:
+    """Run tasks again that have ended, with all their attempts before them.
+
+    \b
+    orchestratord tasks retry 0190…
+    orchestratord tasks retry --status dead_letter --type email:send
+    """
+    if bool(task_ids) == bool(status) or (type and not status):
+        raise click.UsageError("name tasks by id, or all that ended alike by --status (and --type)")
+    with opened(flags) as connection:
+        if status is None:
+            count = store.retry(connection, task_ids, within=ANSWER_SECONDS)
+        else:
+            count = _retry_all(connection, TaskStatus(status), type)
+    return _say_done("retried", count, len(task_ids), as_json)
+
+
+@tasks.command()
+@click.argument("task_ids", metavar="ID...", nargs=-1, required=True)
+@database_flag
+@json_flag
+def cancel(task_ids: tuple[str, ...], as_json: bool, **flags: object) -> ExitCode:
+    """End pending tasks as failed. A task that runs already is not stopped."""
+    with opened(flags) as connection:
+        count = sum(store.cancel(connection, task_id, within=ANSWER_SECONDS) for task_id in task_ids)
+    return _say_done("cancelled", count, len(task_ids), as_json)
+
+
+def _retry_all(connection: Connection, ended: TaskStatus, type: str | None) -> int:
+    """In batches, and no more than there are now: those that fail again meanwhile are not retried for ever."""
+    totals = statistics.totals(connection, within=ANSWER_SECONDS)
+    left = sum(number for name, status, number in totals if status is ended and type in (None, name))
+    count = 0
+    while left > 0:
+        limit = min(left, _BATCH)
+        done = store.retry_ended(connection, status=ended, type=type, limit=limit, within=ANSWER_SECONDS)
+        count, left = count + done, left - limit
+        if done < limit:
+            break
+    return count
+
+
+def _say_done(verb: str, count: int, asked: int, as_json: bool) -> ExitCode:
+    """Exit code 2 if a task that was named could not be done."""
+    if as_json:
+        print_json({verb: count})
+    else:
+        click.echo(f"{verb} {count} {'task' if count == 1 else 'tasks'}")
+    if count < asked:
+        click.echo(f"the other {asked - count} cannot be {verb} as they are, or do not exist", err=True)
+        return ExitCode.USAGE
+    return ExitCode.CLEAN
