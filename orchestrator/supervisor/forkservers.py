@@ -10,6 +10,9 @@ from orchestrator.supervisor.forkserver import Forkserver, NotForked, Stage
 from orchestrator.supervisor.restarts import Backoff
 from orchestrator.telemetry import logs
 
+FIRST_IMPORT_TRIES = 3
+"""An app whose first import ends its process so often (a crash in C, a kill for memory) cannot serve."""
+
 
 class News(Enum):
     """What may become of an import."""
@@ -36,6 +39,7 @@ class Forkservers:
         self._start = start
         self._generation = 0
         self._has_served = False
+        self._first_tries = 0
         self._backoff = Backoff()
         self.current: Forkserver | None = None
         self._next: Forkserver | None = None
@@ -113,7 +117,8 @@ class Forkservers:
         dead.was_reaped(status)
         dead.close()
         self.current = None
-        if not self._has_served:
+        self._first_tries += 1
+        if not self._has_served and (reason or self._first_tries >= FIRST_IMPORT_TRIES):
             why = reason or f"the process that imported it ended: {describe_status(status).replace('the child', 'it')}"
             return dead.generation, AppNews(News.REFUSED, reason=why)
         wait = self._backoff.failed(now)
@@ -122,11 +127,11 @@ class Forkservers:
 
     def keep(self, now: float) -> None:
         """Start one again if there is none and its backoff is over."""
-        if self.current is None and self._has_served and self._next is None and self._backoff.is_due(now):
+        if self.current is None and self._next is None and self._backoff.is_due(now):
             self.current = self._start(self._generation)
 
     def next_due(self) -> float | None:
-        return self._backoff.not_before if self.current is None and self._has_served else None
+        return self._backoff.not_before if self.current is None else None
 
     def _drop_next(self) -> None:
         if self._next is not None:

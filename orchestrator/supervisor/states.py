@@ -74,6 +74,9 @@ NEXT: dict[State, frozenset[State]] = {
     State.STOPPING: frozenset(),
 }
 
+SERVING = (State.RUNNING, State.RELOADING, State.PAUSED)
+"""The states in which children shall be there."""
+
 
 class Machine:
     """The current state; only the steps of NEXT are possible. `is_paused` outlives a reload."""
@@ -100,4 +103,4 @@ class Machine:
     @property
     def is_serving(self) -> bool:
         """Whether children shall be there."""
-        return self.state in (State.RUNNING, State.RELOADING, State.PAUSED)
+        return self.state in SERVING

@@ -39,7 +39,7 @@ from orchestrator.supervisor.forkservers import AppNews, Forkservers, News
 from orchestrator.supervisor.pool import Pool, PoolSettings
 from orchestrator.supervisor.signals import SignalInbox
 from orchestrator.supervisor.slot_report import SlotReport
-from orchestrator.supervisor.states import SIGNALS, Action, Machine, State
+from orchestrator.supervisor.states import SERVING, SIGNALS, Action, Machine, State
 from orchestrator.supervisor.watch import Watch
 from orchestrator.telemetry import logs
 
@@ -161,6 +161,8 @@ class Supervisor:
         self._pool.check_deadlines(now)
         self._watch.look(now)
         self._slot_report.proceed(now)
+        if self._machine.state in (State.STARTING, *SERVING):
+            self._forkservers.keep(now)
         if self._machine.is_serving:
             self._keep_children(now)
         if self._machine.state is State.DRAINING and self._farewell.is_over(now):
@@ -188,9 +190,8 @@ class Supervisor:
             waits.append(look)
         if self._slot_report.is_asking or self._machine.state is State.DRAINING or self._is_rolling:
             waits.append(0.02)
-        for due in (self._pool.children.next_due(), self._forkservers.next_due()):
-            if due is not None and self._machine.is_serving:
-                waits.append(due - now)
+        dues = [self._forkservers.next_due(), self._pool.children.next_due() if self._machine.is_serving else None]
+        waits += [due - now for due in dues if due is not None and self._machine.state is not State.DRAINING]
         return max(0.0, min(waits))
 
     # Signals
@@ -371,7 +372,6 @@ class Supervisor:
     # Every turn
 
     def _keep_children(self, now: float) -> None:
-        self._forkservers.keep(now)
         current = self._forkservers.current
         if current is not None:
             self._pool.fork_due(current, now)

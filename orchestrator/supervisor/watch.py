@@ -98,7 +98,7 @@ class Watch:
             return
         if running.deadline_ns and now > running.deadline_ns / NANO:
             limit = (running.deadline_ns - running.started_ns) / NANO
-            cause = f"killed: it ran longer than its time limit and grace, {limit:g} s together"
+            cause = f"killed by SIGKILL: it ran longer than its time limit and grace, {limit:g} s together"
             self._begin_kill(seat, link, running, Doom.TIMEOUT, cause)
         elif self._memory_limit:
             used = resident_bytes(seat.pid)
