@@ -1,11 +1,11 @@
 """What the system talks about: tasks, claims, outcomes, workers, terms. Frozen data, no I/O; any process uses it.
 
-    pending → claimed → running → completed
-                           ├────→ pending       failed, retries left
-                           ├────→ dead_letter   failed, no retries left
-                           └────→ failed        can never run, or was given up
-    claimed, running → pending                  handed back, or recovered from a dead worker
-    any end state    → pending                  an operator's retry
+pending → claimed → running → completed
+                       ├────→ pending       failed, retries left
+                       ├────→ dead_letter   failed, no retries left
+                       └────→ failed        can never run, or was given up
+claimed, running → pending                  handed back, or recovered from a dead worker
+any end state    → pending                  an operator's retry
 """
 
 from dataclasses import dataclass
