@@ -1,0 +1,71 @@
+# Everything below makes .venv by itself and installs into it what it needs; nothing else on the machine is changed.
+# Needs make and Python 3.11 or newer with its venv module. Works as root and as an ordinary user.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+
+# what `make run ARGS="--pool-size 4"` and `make test ARGS="-k drain"` hand on
+ARGS ?=
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
+
+# One mark for each set of extras that was installed from this very folder: a clone that was moved installs anew.
+HERE := $(shell printf %s "$(CURDIR)" | cksum | cut -d ' ' -f 1)
+RUN := .venv/installed-$(HERE)-run
+TEST := .venv/installed-$(HERE)-test
+LINT := .venv/installed-$(HERE)-lint
+PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
+PYTEST := .venv/bin/python -m pytest
+
+.PHONY: help run test test-unit test-slow lint fmt clean
+
+help:  ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target text; do \
+		printf '%-18s %s\n' "$$target" "$$text"; done
+
+run: $(RUN)  ## a worker with a private PostgreSQL and example tasks; Ctrl-C ends it
+	@exec .venv/bin/orchestratord dev $(ARGS)
+
+test: $(TEST)  ## the test suite; TEST_DATABASE_URL names a server to use instead of a private one
+	@$(PYTEST) $(ARGS)
+
+test-unit: $(TEST)  ## the tests that need no database and no processes
+	@$(PYTEST) tests/unit $(ARGS)
+
+# the summary of a run without tests would read like a failure, so that one is not made
+test-slow: $(TEST)  ## the long tests: chaos, several hosts, systemd, a browser
+	@$(PYTEST) -m slow --collect-only -qq >.venv/slow-tests 2>&1; \
+	case $$? in \
+		0) exec $(PYTEST) -m slow $(ARGS);; \
+		5) echo "there are no slow tests";; \
+		*) cat .venv/slow-tests; exit 1;; \
+	esac
+
+lint: $(LINT)  ## style, types and import contracts
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy orchestrator
+	@.venv/bin/lint-imports
+
+fmt: $(LINT)  ## put the code into the project's format
+	@.venv/bin/ruff check --fix-only --quiet .
+	@.venv/bin/ruff format .
+
+clean:  ## remove what make made; the data of `make run` stay
+	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or newer is needed: apt-get install python3 python3-venv" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "Python's venv module is missing: apt-get install python3-venv" >&2; exit 1; }
+	@echo "making .venv"
+	@rm -rf .venv && "$(PYTHON)" -m venv .venv
+
+$(RUN): EXTRAS := dev-postgres
+$(TEST): EXTRAS := dev-postgres,test
+$(LINT): EXTRAS := dev-postgres,test,lint
+$(RUN) $(TEST) $(LINT): .venv/bin/python setup.cfg setup.py
+	@echo "installing task-orchestrator[$(EXTRAS)] into .venv"
+	@$(PIP) install --editable '.[$(EXTRAS)]'
+	@touch $@
