@@ -2,12 +2,12 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from http import HTTPStatus
 from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from prometheus_client import CollectorRegistry, Metric, make_wsgi_app
+from prometheus_client import Metric, make_wsgi_app
 from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
@@ -19,10 +19,14 @@ Header = tuple[str, str]
 PLAIN = "text/plain; charset=utf-8"
 
 
-class Exposition:
-    """Several collectors as one. A failing one costs its own metrics, never the scrape; a name is shown once."""
+class Exposition(Collector):
+    """Several collectors as one registry. A failing one costs its own metrics, never the scrape; no name comes twice.
 
-    def __init__(self, collectors: Sequence[Collector]) -> None:
+    `names`: show these series only.
+    """
+
+    def __init__(self, collectors: Sequence[Collector], names: Collection[str] | None = None) -> None:
+        self._names = names
         self._collectors = collectors
         self._failures = 0
         self._log = logs.get("status")
@@ -34,9 +38,19 @@ class Exposition:
             for metric in self._collected(collector):
                 if metric.name not in shown:
                     shown.add(metric.name)
-                    yield metric
+                    yield from self._restricted(metric)
         failures = "Scrapes that lack some metrics because collecting them failed"
-        yield CounterMetricFamily("metrics_collect_failures", failures, value=self._failures)
+        yield from self._restricted(CounterMetricFamily("metrics_collect_failures", failures, value=self._failures))
+
+    def restricted_registry(self, names: Iterable[str]) -> "Exposition":
+        """What prometheus_client asks for when the request has `?name[]=`."""
+        return Exposition(self._collectors, frozenset(names))
+
+    def _restricted(self, metric: Metric) -> Iterator[Metric]:
+        if self._names is not None:
+            metric.samples = [sample for sample in metric.samples if sample.name in self._names]
+        if metric.samples or self._names is None:
+            yield metric
 
     def _collected(self, collector: Collector) -> list[Metric]:
         try:
@@ -53,9 +67,7 @@ class Pages:
     def __init__(
         self, collectors: Sequence[Collector], snapshot: Callable[[], Snapshot], loop_age: Callable[[], float]
     ) -> None:
-        registry = CollectorRegistry(support_collectors_without_names=True)
-        registry.register(Exposition(collectors))
-        self._metrics: WSGIApplication = make_wsgi_app(registry)
+        self._metrics: WSGIApplication = make_wsgi_app(Exposition(collectors))
         self._scraping = threading.Lock()
         self._answers: dict[str, Callable[[], Answer]] = {
             "/health": lambda: health(snapshot()),

@@ -24,6 +24,7 @@ REQUEST_SECONDS = 10.0
 """A request that is not answered by then is cut off; Prometheus's own scrape timeout is 10 s."""
 
 MAX_CONNECTIONS = 32
+ROOM_SECONDS = 1.0
 BIND_PAUSE_SECONDS = 0.1
 SWEEP_SECONDS = 0.5
 SHORTAGE_PAUSE_SECONDS = 0.2
@@ -55,7 +56,7 @@ class Listener(ThreadingMixIn, WSGIServer):
     def __init__(self, family: socket.AddressFamily, address: tuple[Any, ...]) -> None:
         self.address_family = family
         self._deadlines: dict[socket.socket, float] = {}
-        self._guard = threading.Lock()
+        self._ended = threading.Condition()
         super().__init__(address, RequestHandler)
 
     def server_bind(self) -> None:
@@ -77,13 +78,14 @@ class Listener(ThreadingMixIn, WSGIServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve it in a thread of its own. With too many open the oldest gives way: it is the likeliest to be stuck."""
-        with self._guard:
-            crowd = len(self._deadlines)
-            if crowd >= MAX_CONNECTIONS:
+        with self._ended:
+            if len(self._deadlines) >= MAX_CONNECTIONS:
                 _cut(min(self._deadlines, key=self._deadlines.__getitem__))
-            if crowd < 2 * MAX_CONNECTIONS:
+                self._ended.wait_for(lambda: len(self._deadlines) < MAX_CONNECTIONS, ROOM_SECONDS)
+            has_room = len(self._deadlines) < MAX_CONNECTIONS
+            if has_room:
                 self._deadlines[request] = time.monotonic() + REQUEST_SECONDS
-        if crowd < 2 * MAX_CONNECTIONS:
+        if has_room:
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
@@ -91,15 +93,16 @@ class Listener(ThreadingMixIn, WSGIServer):
     def service_actions(self) -> None:
         """Called between requests and every SWEEP_SECONDS: cut off whoever is over time."""
         now = time.monotonic()
-        with self._guard:
+        with self._ended:
             for request, deadline in self._deadlines.items():
                 if deadline < now:
                     _cut(request)
 
     def shutdown_request(self, request: Any) -> None:
         """The end of every connection, however it went."""
-        with self._guard:
+        with self._ended:
             self._deadlines.pop(request, None)
+            self._ended.notify()
         try:
             request.shutdown(socket.SHUT_WR)
             request.setblocking(False)

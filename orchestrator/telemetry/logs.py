@@ -5,18 +5,16 @@ standard library in a child carry the id, type and attempt of the task that runs
 """
 
 import logging
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import parse_qs, unquote, urlsplit
 
+from orchestrator.config import without_password
 from orchestrator.errors import TaskTimeout
+from orchestrator.store.addresses import passwords
 from orchestrator.telemetry.lines import LineFormatter, LogFormat, Secrets
 from orchestrator.telemetry.stderr import Stderr
 
 ROOT = "orchestrator"
-
-_PASSWORD = re.compile(r"""\bpassword\s*=\s*(?:'((?:[^'\\]|\\.)*)'|([^\s'&]+))""")
 
 _secrets = Secrets()
 _handler: "StderrHandler | None" = None
@@ -123,26 +121,16 @@ def hide(secret: str) -> None:
 
 
 def hide_password_of(database_url: str) -> None:
-    """Hide the password of a connection string: a URL's, also in its query, or a key=value one's.
+    """Hide the passwords of a connection string.
 
     One that the rest of the string tells anyhow (postgres:postgres@…) is hidden only where it stands as a password:
-    elsewhere the word is the user's name, or the database's.
+    elsewhere the word is the user's name, or the database's, and the line would not be worth reading without it.
     """
-    try:
-        url = urlsplit(database_url)
-        found = {url.password or "", unquote(url.password or ""), *parse_qs(url.query).get("password", [])}
-    except ValueError:
-        found = set()  # no URL, whatever it is: its errors are config's to report
-    for quoted, bare in _PASSWORD.findall(database_url):
-        found |= {quoted, re.sub(r"\\(.)", r"\1", quoted or bare)}
-    found.discard("")
-    rest = _PASSWORD.sub("", database_url)
-    for password in found:
-        rest = rest.replace(f":{password}@", "@")
-    for password in found:
+    told = without_password(database_url)
+    for password in passwords(database_url):
         _secrets.add(f":{password}@", ":***@")
         _secrets.add(f"password={password}", "password=***")
-        if password not in rest:
+        if password not in told:
             _secrets.add(password)
 
 

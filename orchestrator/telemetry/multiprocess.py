@@ -31,6 +31,7 @@ class SlotFiles:
     def __init__(self, path: str, identifier: Callable[[], str]) -> None:
         self.identifier = identifier
         self.identity = identifier()
+        self.may_be_another = False  # since the fork, if this process was forked
         # reentrant: a signal handler may count while it interrupts a count
         self.lock = threading.RLock()
         self._path = os.path.abspath(path)
@@ -40,6 +41,7 @@ class SlotFiles:
         os.register_at_fork(after_in_child=self._forked)
 
     def _forked(self) -> None:
+        self.may_be_another = True
         self.lock = threading.RLock()  # a thread that does not exist here may have held it
 
     def enroll(self, value: "SlotValue") -> None:
@@ -58,6 +60,7 @@ class SlotFiles:
             if "_" in identity or "/" in identity:
                 raise AssertionError(f"BUG: {identity!r} cannot be part of a metrics file's name")
             self.identity = identity
+            self.may_be_another = False
             self._files = {}
             self._has_warned = False
             for value in self._values:
@@ -121,7 +124,7 @@ class SlotValue:
     def inc(self, amount: float) -> None:
         owner = self._owner
         with owner.lock:
-            if owner.identifier() != owner.identity:
+            if owner.may_be_another:
                 owner.take_identity()
             if self._waits_for_value:
                 self._become_visible()
@@ -130,7 +133,7 @@ class SlotValue:
     def set(self, value: float, timestamp: float | None = None) -> None:
         owner = self._owner
         with owner.lock:
-            if owner.identifier() != owner.identity:
+            if owner.may_be_another:
                 owner.take_identity()
             if self._waits_for_value:
                 self._become_visible()
@@ -141,7 +144,7 @@ class SlotValue:
     def get(self) -> float:
         owner = self._owner
         with owner.lock:
-            if owner.identifier() != owner.identity:
+            if owner.may_be_another:
                 owner.take_identity()
             value: float = self._page.cells[self._index]
             return value
@@ -160,8 +163,8 @@ class SlotValue:
 def use_files(path: str, identifier: Callable[[], str]) -> SlotFiles:
     """Count in files in the folder `path` from now on; metrics created before keep counting for themselves.
 
-    `identifier` says who this process is: "3" in the child of slot 3, "forkserver", "supervisor". It is asked at every
-    count, so it must be cheap; its answer changes at most once after a fork, and no two live processes share one.
+    `identifier` says who this process is: "3" in the child of slot 3, "forkserver", "supervisor". After a fork it is
+    asked at every count until its answer is a new one; then it is settled. No two live processes may share a name.
     """
     files = SlotFiles(path, identifier)
     values.ValueClass = partial(SlotValue, files)

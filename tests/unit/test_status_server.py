@@ -202,7 +202,7 @@ class TestClients:
         clients = [socket.create_connection(server.address, timeout=PATIENCE) for _ in range(3 * MAX_CONNECTIONS)]
         try:
             assert ask(server, "/metrics")[0] == 200
-            assert request_threads() <= 2 * MAX_CONNECTIONS
+            assert request_threads() <= MAX_CONNECTIONS + 5  # some are about to end
         finally:
             for client in clients:
                 client.close()
