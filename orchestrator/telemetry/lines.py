@@ -23,6 +23,7 @@ _UNSAFE = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )  # control, line and direction characters; lone surrogates
 _BARE = re.compile(r"[^\s=\"'\\]+")
+_WORDS = re.compile(r"[^\s=\"\\]+( [^\s=\"\\]+)*")
 _OWN_ATTRIBUTES = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "facts"}
 
 
@@ -74,7 +75,7 @@ class LineFormatter(logging.Formatter):
                 facts["traceback"] = trace
             return json.dumps(told | {key: facts[key] for key in facts if key not in told}) + "\n"
         pairs = "".join(f" {_quoted(key)}={_shown(value)}" for key, value in facts.items())
-        return f"{moment} {record.levelname:<7} {_quoted(event)}{pairs}\n{_indented(trace)}"
+        return f"{moment} {record.levelname:<7} {_worded(event)}{pairs}\n{_indented(trace)}"
 
     def _facts(self, record: logging.LogRecord) -> dict[str, object]:
         facts: dict[str, object] = {}
@@ -133,6 +134,11 @@ def _shortened(text: str, limit: int) -> str:
 
 def _escaped(text: str) -> str:
     return _UNSAFE.sub(lambda found: repr(found.group())[1:-1], text)
+
+
+def _worded(event: str) -> str:
+    """Words as they are: facts begin where the first = is. With one in it, or anything odd, in quotes."""
+    return event if _WORDS.fullmatch(event) and not _UNSAFE.search(event) else _quoted(event)
 
 
 def _quoted(text: str) -> str:

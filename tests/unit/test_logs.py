@@ -71,6 +71,10 @@ class TestLines:
         assert 'value="a task_id=1" process' in formatted("seen", value="a task_id=1")
         assert r'value="say \"hi\" \\ there" process' in formatted("seen", value='say "hi" \\ there')
 
+    def test_an_event_of_words_reads_as_words_and_one_that_looks_like_facts_is_quoted(self) -> None:
+        assert "WARNING ready in 0.4 s pool=3 process" in formatted("ready in 0.4 s", pool=3)
+        assert 'WARNING "sent task_id=1" logger=orchestrator.child process' in formatted("sent task_id=%d", 1)
+
     def test_a_fact_cannot_replace_time_level_or_event(self) -> None:
         told = json.loads(formatted("seen", format="json", level="none", event="other", time="never"))
         assert (told["level"], told["event"]) == ("warning", "seen")
