@@ -1,6 +1,8 @@
 """The plugins of the tests: fixtures by topic, each in a file of its own in tests/fixtures."""
 
 pytest_plugins = [
+    "tests.fixtures.command",
     "tests.fixtures.coordination",
+    "tests.fixtures.daemon",
     "tests.fixtures.database",
 ]

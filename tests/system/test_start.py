@@ -1,0 +1,46 @@
+"""The first minutes with the daemon: it starts, says what runs, serves, and goes."""
+
+import re
+import signal
+
+from tests.fixtures.daemon import Queue, Start
+
+APP = """
+from orchestrator import App
+app = App()
+
+@app.task("greet")
+def greet(name: str) -> str:
+    return f"hello {name}"
+"""
+
+
+def test_a_start_tells_what_runs_and_a_task_is_done(daemon: Start, queue: Queue) -> None:
+    worker = daemon(APP, "--pool-size", "3", DATABASE_URL=queue.url)
+    task = queue.wait_status(queue.enqueue("greet", {"name": "Ann"}), "completed")
+
+    assert task["result"] == "hello Ann"
+    assert task["attempts"] == 1
+    line = worker.wait_log("starting")
+    for told in (
+        "version=",
+        "host=",
+        "database=",
+        "pool=3",
+        "app=app:app",
+        'mode="single instance"',
+        "metrics=http://",
+    ):
+        assert told in line
+    assert "greet" in worker.wait_log("app_loaded")
+    assert re.search(r"ready in \d+\.\d s", worker.log())
+    assert sorted(worker.children()) == [0, 1, 2]
+
+
+def test_a_drain_of_an_idle_worker_is_clean_and_quick(daemon: Start, queue: Queue) -> None:
+    worker = daemon(APP, DATABASE_URL=queue.url)
+
+    worker.signal(signal.SIGTERM)
+
+    assert worker.wait_exit(within=3) == 0
+    assert queue.one("SELECT count(*) FROM workers") == 0
