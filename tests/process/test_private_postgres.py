@@ -17,6 +17,7 @@ from orchestrator.dev import leftovers
 from orchestrator.dev.account import can_reach, make_temporary_folder, server_account
 from orchestrator.dev.postgres import PrivatePostgres
 from orchestrator.errors import PrivatePostgresError
+from tests.fixtures.waiting import eventually
 
 OWNER = """
 import signal, sys
@@ -34,7 +35,7 @@ def folder() -> Iterator[Path]:
     """A folder with a space in its name that the server's account can reach."""
     path = make_temporary_folder("orchestrator test-")
     yield path
-    wait_until(lambda: processes_in(path) == [], "the servers' end")
+    eventually(lambda: processes_in(path) == [], within=15, why="the servers end")
     shutil.rmtree(path)
 
 
@@ -75,13 +76,6 @@ def start_owner(folder: Path) -> Iterator[Callable[[], "subprocess.Popen[str]"]]
     for owner in owners:
         owner.kill()
         owner.communicate()
-
-
-def wait_until(fact: Callable[[], bool], name: str, seconds: float = 15.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not fact():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {name}"
-        time.sleep(0.01)
 
 
 def processes_in(folder: Path) -> list[str]:
@@ -172,7 +166,7 @@ def test_a_killed_owner_takes_its_server_along(
     owner = start_owner()
     assert processes_in(folder) != []
     owner.kill()
-    wait_until(lambda: processes_in(folder) == [], "the server's end")
+    eventually(lambda: processes_in(folder) == [], within=15, why="the server ends")
     assert not (folder / "data" / "socket").exists()
 
 

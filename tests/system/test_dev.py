@@ -18,6 +18,9 @@ from tests.fixtures.command import ENTRY, clean_environment
 from tests.fixtures.waiting import eventually
 
 
+QUIET = "--no-enqueue-examples"
+
+
 class Dev:
     """A running `orchestratord dev`, perhaps in a terminal of its own."""
 
@@ -116,7 +119,7 @@ def test_it_runs_the_examples_and_a_ctrl_c_in_the_terminal_drains_and_leaves_not
 
 
 def test_data_stay_between_runs_and_examples_can_be_left_out(start: Start) -> None:
-    first = start("--pool-size", "1", "--no-enqueue-examples").until_ready()
+    first = start("--pool-size", "1", QUIET).until_ready()
     assert first.sql("SELECT count(*) FROM tasks") == [(0,)]
     first.sql("SELECT enqueue_task('example:task', '{}', delay => interval '1 hour')")
     first.process.terminate()
@@ -128,7 +131,7 @@ def test_data_stay_between_runs_and_examples_can_be_left_out(start: Start) -> No
 
 
 def test_a_second_ctrl_c_does_not_wait_for_the_task_that_runs(start: Start) -> None:
-    dev = start("--pool-size", "1", "--no-enqueue-examples").until_ready()
+    dev = start("--pool-size", "1", QUIET).until_ready()
     dev.sql("""SELECT enqueue_task('example:slow', '{"seconds": 300}')""")
     running = "SELECT status::text FROM tasks"
     eventually(lambda: dev.sql(running) == [("running",)], within=10, why="the task runs")
@@ -139,17 +142,17 @@ def test_a_second_ctrl_c_does_not_wait_for_the_task_that_runs(start: Start) -> N
 
 
 def test_killed_with_9_it_takes_the_pool_and_postgresql_along(start: Start) -> None:
-    dev = start("--pool-size", "2").until_ready()
+    dev = start("--pool-size", "2", QUIET).until_ready()
     dev.process.kill()
     dev.process.wait()
     eventually(lambda: dev.left() == [], within=20, why="everything of it ends")
-    again = start("--pool-size", "2").until_ready()
+    again = start("--pool-size", "2", QUIET).until_ready()
     again.process.terminate()
     again.ends_with(0)
 
 
 def test_a_terminal_that_is_closed_ends_it(start: Start) -> None:
-    dev = start("--pool-size", "1", in_terminal=True).until_ready()
+    dev = start("--pool-size", "1", QUIET, in_terminal=True).until_ready()
     assert dev.terminal is not None
     os.close(dev.terminal)
     dev.terminal = None
@@ -157,7 +160,7 @@ def test_a_terminal_that_is_closed_ends_it(start: Start) -> None:
 
 
 def test_a_hangup_without_a_terminal_reloads_the_app(start: Start) -> None:
-    dev = start("--pool-size", "1").until_ready()
+    dev = start("--pool-size", "1", QUIET).until_ready()
     dev.process.send_signal(signal.SIGHUP)
     eventually(lambda: "reload" in dev.err.read_text(), within=20, why="it reloads")
     assert dev.process.poll() is None
@@ -166,7 +169,7 @@ def test_a_hangup_without_a_terminal_reloads_the_app(start: Start) -> None:
 
 
 def test_a_postgresql_that_dies_is_started_again_and_the_pool_goes_on(start: Start) -> None:
-    dev = start("--pool-size", "1", "--no-enqueue-examples").until_ready()
+    dev = start("--pool-size", "1", QUIET).until_ready()
     pid = int((dev.folder / "data" / "cluster" / "postmaster.pid").read_text().split()[0])
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: "it is started again" in dev.err.read_text(), within=10, why="the death is noticed")
@@ -198,7 +201,7 @@ def test_wrong_settings_are_told_before_anything_is_started(start: Start) -> Non
 
 
 def test_a_folder_in_use_is_refused_and_its_user_named(start: Start) -> None:
-    first = start("--pool-size", "1").until_ready()
+    first = start("--pool-size", "1", QUIET).until_ready()
     refused = subprocess.run(
         [*ENTRY, "dev", "--data-dir", str(first.folder / "data"), "--metrics-port", "0"],
         env=clean_environment(),

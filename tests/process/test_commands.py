@@ -1,0 +1,285 @@
+"""The commands of `orchestratord` for people and scripts: what they print, and the code they end with."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from orchestrator._version import __version__
+from orchestrator.cli import run
+from tests.fixtures.command import ENTRY, Command, clean_environment
+
+
+class Answer:
+    """What a command that ran in this process answered."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Ask = Callable[..., Answer]
+
+
+@pytest.fixture
+def ask(database_url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Ask:
+    """Runs a command in this process against a fresh database."""
+    monkeypatch.setenv("DATABASE_URL", database_url)
+
+    def ask(*arguments: str) -> Answer:
+        code = run(list(arguments))
+        printed = capsys.readouterr()
+        return Answer(code, printed.out, printed.err)
+
+    return ask
+
+
+def sql(url: str, statement: str) -> Any:
+    with psycopg.connect(url, autocommit=True) as connection:
+        cursor = connection.execute(statement.encode())
+        return cursor.fetchall() if cursor.description else None
+
+
+def test_enqueue_prints_the_id_of_a_task_with_all_its_options(ask: Ask) -> None:
+    options = ["--priority", "7", "--delay", "1h30m", "--key", "k-1", "--max-retries", "0", "--timeout", "1.5s"]
+    answer = ask("enqueue", "email:send", '{"to": "ann@example.org"}', *options)
+    assert answer.code == 0
+    task = ask("tasks", "show", answer.out.strip(), "--json").json
+    assert task["payload"] == {"to": "ann@example.org"}
+    assert (task["priority"], task["idempotency_key"], task["max_retries"]) == (7, "k-1", 0)
+    assert task["timeout_seconds"] == 1.5
+    assert task["next_retry_at"] is not None
+    assert ask("enqueue", "email:send", "{}", "--key", "k-1", "--json").json == {"id": task["id"]}
+
+
+def test_enqueue_takes_its_payload_from_standard_input(orchestratord: Command, database_url: str) -> None:
+    done = orchestratord("enqueue", "a", "-", stdin='{"x": "é"}', DATABASE_URL=database_url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sql(database_url, "SELECT payload FROM tasks") == [({"x": "é"},)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("enqueue", "a", "{"), "the payload is not JSON"),
+        (("enqueue", "a", "[1]"), "the payload is a list"),
+        (("enqueue", "a", '{"x": NaN}'), "payload"),
+        (("enqueue", "a", "[" * 100_000), "nested too deeply"),
+        (("enqueue", "a", r'{"x": "\u0000"}'), "NUL"),
+        (("enqueue", "", "{}"), "printable"),
+        (("enqueue", "a", "{}", "--max-retries", "-1"), "max_retries=-1"),
+        (("enqueue", "a", "{}", "--delay", "30"), "write 30s"),
+        (("enqueue", "a", "{}", "--run-at", "2030-01-31T18:00"), "add the offset"),
+        (("enqueue", "a", "{}", "--run-at", "tomorrow"), "2030-01-31T18:00+01:00"),
+        (("enqueue", "a", "{}", "--delay", "1s", "--run-at", "2030-01-31T18:00Z"), "not both"),
+        (("tasks", "list", "--status", "done"), "'done' is not one of"),
+        (("tasks", "show", "no-such-id"), "there is no task 'no-such-id'"),
+        (("tasks", "retry"), "name tasks by id"),
+        (("tasks", "retry", "--type", "a"), "name tasks by id"),
+        (("tasks", "cancel"), "Missing argument"),
+        (("frobnicate",), "No such command"),
+    ],
+)
+def test_wrong_usage_is_said_clearly_stores_nothing_and_ends_with_2(
+    ask: Ask, database_url: str, arguments: tuple[str, ...], words: str
+) -> None:
+    answer = ask(*arguments)
+    assert answer.code == 2
+    assert words in answer.err
+    assert "Traceback" not in answer.err
+    assert sql(database_url, "SELECT count(*) FROM tasks") == [(0,)]
+
+
+def test_tasks_are_listed_newest_first_and_filtered(ask: Ask) -> None:
+    for type_name in ("a", "b", "a"):
+        ask("enqueue", type_name)
+    assert [task["type"] for task in ask("tasks", "list", "--json").json] == ["a", "b", "a"]
+    assert [task["type"] for task in ask("tasks", "list", "--type", "b", "--json").json] == ["b"]
+    assert ask("tasks", "list", "--status", "running", "--json").json == []
+    assert ask("tasks", "list", "--status", "running").out == "no such tasks\n"
+    titles, first = ask("tasks", "list", "--limit", "1").out.splitlines()
+    assert titles.split()[:3] == ["ID", "TYPE", "STATUS"]
+    assert first.split()[1:3] == ["a", "pending"]
+
+
+def test_what_a_task_contains_cannot_write_to_the_terminal(ask: Ask, database_url: str) -> None:
+    task_id = ask("enqueue", "a").out.strip()
+    evil = "E'\\x1b]0;owned\\x07 \\x1b[31mred\\n  second line'"
+    sql(database_url, f"UPDATE tasks SET status = 'failed', last_error = {evil}")
+    for answer in (ask("tasks", "list"), ask("tasks", "show", task_id)):
+        assert "\x1b" not in answer.out
+        assert "\x07" not in answer.out
+        assert "red" in answer.out
+    assert "second line" in ask("tasks", "show", task_id).out
+
+
+def test_a_task_that_ended_can_be_retried_and_one_that_did_not_cannot(ask: Ask, database_url: str) -> None:
+    first, second = ask("enqueue", "a").out.strip(), ask("enqueue", "a").out.strip()
+    sql(database_url, f"UPDATE tasks SET status = 'dead_letter', attempts = 4 WHERE id = '{first}'")
+    answer = ask("tasks", "retry", first, second)
+    assert answer.out == "retried 1 task\n"
+    assert answer.code == 2
+    assert "the other 1 cannot be retried" in answer.err
+    task = ask("tasks", "show", first, "--json").json
+    assert (task["status"], task["attempts"]) == ("pending", 0)
+
+
+def test_all_that_ended_alike_are_retried_by_type_in_batches(ask: Ask, database_url: str) -> None:
+    sql(
+        database_url,
+        "INSERT INTO tasks (type, payload, status, attempts) SELECT CASE WHEN n <= 2500 THEN 'a' ELSE 'b' END, '{}', "
+        "'dead_letter', 4 FROM generate_series(1, 2600) AS n",
+    )
+    assert ask("tasks", "retry", "--status", "dead_letter", "--type", "a").out == "retried 2500 tasks\n"
+    assert ask("stats", "--json").json["b"]["dead_letter"] == 100
+    assert ask("tasks", "retry", "--status", "dead_letter", "--json").json == {"retried": 100}
+
+
+def test_a_pending_task_can_be_cancelled_once(ask: Ask) -> None:
+    task_id = ask("enqueue", "a").out.strip()
+    assert ask("tasks", "cancel", task_id).out == "cancelled 1 task\n"
+    assert ask("tasks", "cancel", task_id).code == 2
+    task = ask("tasks", "show", task_id, "--json").json
+    assert (task["status"], task["last_error"]) == ("failed", "cancelled")
+
+
+def test_stats_count_every_status_and_have_a_sum(ask: Ask) -> None:
+    assert ask("stats").out == "no tasks\n"
+    ask("enqueue", "a")
+    ask("enqueue", "b")
+    lines = [line.split() for line in ask("stats").out.splitlines()]
+    assert lines[0][:2] == ["TYPE", "PENDING"]
+    assert lines[1:] == [
+        [name, count, "0", "0", "0", "0", "0"] for name, count in (("a", "1"), ("b", "1"), ("all", "2"))
+    ]
+
+
+def test_workers_are_listed_with_who_leads_and_who_is_dead(ask: Ask, database_url: str) -> None:
+    assert ask("workers").out == "no workers are registered\n"
+    sql(
+        database_url,
+        "INSERT INTO workers (id, hostname, pool_size, version, is_leader, leader_until, declared_dead_at) VALUES "
+        "('one', 'h1', 10, '1.0.0', true, now() + interval '1 hour', NULL), "
+        "('two', 'h2', 4, '1.0.0', false, NULL, now())",
+    )
+    states = {worker["id"]: (worker["is_leader"], worker["is_dead"]) for worker in ask("workers", "--json").json}
+    assert states == {"one": (True, False), "two": (False, True)}
+    lines = ask("workers").out.splitlines()
+    assert lines[0].split()[0] == "ID"
+    assert {line.split()[0]: line.split()[-1] for line in lines[1:]} == {"one": "leader", "two": "dead"}
+
+
+def test_migrate_makes_the_tables_once_and_may_be_repeated(orchestratord: Command, empty_database_url: str) -> None:
+    first = orchestratord("migrate", DATABASE_URL=empty_database_url)
+    assert (first.returncode, first.stdout) == (0, "the schema is now at version 1\n")
+    second = orchestratord("migrate", "--database-url", empty_database_url, DATABASE_URL="postgres://nowhere.invalid/x")
+    assert (second.returncode, second.stdout) == (0, "the schema was already at version 1\n")
+
+
+def test_a_newer_schema_ends_with_6(ask: Ask, database_url: str) -> None:
+    sql(database_url, "UPDATE orchestrator_schema SET version = 999")
+    answer = ask("migrate")
+    assert answer.code == 6
+    assert "version 999" in answer.err
+    assert answer.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [("tasks", "list"), ("stats",), ("workers",), ("enqueue", "a")])
+def test_without_tables_a_command_names_migrate_and_ends_with_6(
+    orchestratord: Command, empty_database_url: str, command: tuple[str, ...]
+) -> None:
+    done = orchestratord(*command, DATABASE_URL=empty_database_url)
+    assert done.returncode == 6
+    assert "run `orchestratord migrate`" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_database_that_is_not_there_ends_with_4_in_one_line_without_the_password(orchestratord: Command) -> None:
+    url = "postgres://ann:sesame@127.0.0.1:1/x"
+    done = orchestratord("stats", DATABASE_URL=url)
+    assert done.returncode == 4
+    assert done.stderr.startswith("orchestratord: 127.0.0.1:1: ")
+    assert done.stderr.count("\n") == 1
+    waited = orchestratord("migrate", "--database-wait", "2s", DATABASE_URL=url)
+    assert waited.returncode == 4
+    assert "waiting for the database" in waited.stderr
+    assert "sesame" not in done.stderr + waited.stderr
+
+
+def test_without_a_database_url_a_command_asks_for_it_and_minds_no_other_variable(orchestratord: Command) -> None:
+    done = orchestratord("stats", WORKER_POOL_SIZE="many")
+    assert done.returncode == 2
+    assert done.stderr == "orchestratord: DATABASE_URL is not set: write postgres://user:password@host:port/database\n"
+
+
+def test_check_finds_everything_in_order(orchestratord: Command, database_url: str) -> None:
+    done = orchestratord("check", "--json", DATABASE_URL=database_url)
+    findings = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert [(finding["subject"], finding["verdict"]) for finding in findings] == [
+        ("settings", "ok"),
+        ("app", "ok"),
+        ("database", "ok"),
+        ("connections", "ok"),
+        ("schema", "ok"),
+        ("types", "ok"),
+    ]
+
+
+def test_check_tells_problems_of_app_and_types_and_has_the_code_of_the_first(
+    orchestratord: Command, database_url: str, tmp_path: Path
+) -> None:
+    sql(database_url, "SELECT enqueue_task('nobody:serves', '{}')")
+    (tmp_path / "broken.py").write_text("import no_such_module_at_all\n")
+    done = orchestratord("check", "--app", "broken:app", "--pool-size", "1000", DATABASE_URL=database_url)
+    assert done.returncode == 3
+    assert "problem  app: " in done.stdout
+    assert "no_such_module_at_all" in done.stdout
+    assert "warning  connections: 1002 needed" in done.stdout
+    assert "warning  types: 1 pending tasks of type 'nobody:serves'" in done.stdout
+
+
+def test_check_lists_all_settings_that_cannot_be_used(orchestratord: Command) -> None:
+    done = orchestratord("check", "--pool-size", "0", LOG_FORMAT="xml")
+    assert done.returncode == 2
+    for name in ("DATABASE_URL is not set", "WORKER_POOL_SIZE (--pool-size) is '0'", "LOG_FORMAT is 'xml'"):
+        assert name in done.stdout
+
+
+def test_check_says_that_there_are_no_tables_yet(orchestratord: Command, empty_database_url: str) -> None:
+    done = orchestratord("check", DATABASE_URL=empty_database_url)
+    assert done.returncode == 0
+    assert "warning  schema: there are no tables yet" in done.stdout
+
+
+def test_the_version_is_the_packages(orchestratord: Command) -> None:
+    assert orchestratord("--version").stdout == f"orchestratord {__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["start", "dev", "migrate", "check", "enqueue", "tasks", "workers", "stats"])
+def test_every_command_explains_itself(ask: Ask, command: str) -> None:
+    answer = ask(command, "--help")
+    assert answer.code == 0
+    assert answer.out.startswith("Usage: orchestratord ")
+
+
+def test_a_reader_that_goes_away_is_no_error(database_url: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as nobody_reads:
+        done = subprocess.run(
+            [*ENTRY, "stats"],
+            env=clean_environment(DATABASE_URL=database_url),
+            stdout=nobody_reads,
+            stderr=subprocess.PIPE,
+            timeout=60,
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
