@@ -17,7 +17,6 @@ from orchestrator.dev.account import make_temporary_folder
 from tests.fixtures.command import ENTRY, clean_environment
 from tests.fixtures.waiting import eventually
 
-
 QUIET = "--no-enqueue-examples"
 
 
