@@ -40,7 +40,6 @@ class ForkserverOrders:
     child_main: str  # module:function, called in each child with its ChildContext
     may_have_threads: bool
     metrics_path: str
-    secrets: tuple[str, ...]  # to be kept out of every log line
     child: ChildSettings
 
 

@@ -22,7 +22,6 @@ from orchestrator.model import TaskType
 from orchestrator.status.gauges import SnapshotGauges
 from orchestrator.status.server import StatusServer
 from orchestrator.status.snapshot import Snapshot
-from orchestrator.store.addresses import passwords
 from orchestrator.supervisor.forkserver import Forkserver
 from orchestrator.supervisor.pool import PoolSettings
 from orchestrator.supervisor.signals import SignalInbox
@@ -56,8 +55,7 @@ class Daemon:
         adopt_orphans()
         settings = self._settings
         logs.configure(debug=settings.debug, format=settings.log_format, process="supervisor")
-        for secret in passwords(settings.database_url):
-            logs.hide(secret)
+        logs.hide_password_of(settings.database_url)
         directory = MetricsDirectory.open(settings.multiproc_dir, f"{socket.gethostname()}-{os.getpid()}")
         try:
             return self._run(signals, directory)
@@ -103,7 +101,7 @@ class Daemon:
         server = StatusServer(
             settings.metrics_host,
             settings.metrics_port,
-            [SlotFilesCollector(directory.path), SnapshotGauges(self._snapshot)],
+            [SnapshotGauges(self._snapshot), SlotFilesCollector(directory.path)],
             snapshot=self._snapshot,
             loop_age=lambda: time.monotonic() - self._supervisor.status.turned_at,
         )
@@ -151,11 +149,11 @@ class Daemon:
             child_main=CHILD_MAIN,
             may_have_threads=settings.fork_safety == "warn",
             metrics_path=metrics_path,
-            secrets=passwords(settings.database_url),
             child=child,
         )
-        # DATABASE_URL: what handlers enqueue with is what the worker works on, given as a variable or as a flag
-        environment = {**os.environ, METRICS_VARIABLE: metrics_path, "DATABASE_URL": settings.database_url}
+        # what handlers enqueue with is what the worker works on, whether it was given as a variable or as a flag
+        environment = {**os.environ, "DATABASE_URL": settings.database_url}
+        environment.pop(METRICS_VARIABLE, None)  # programs that tasks run would count into our folder, by pid
         return Forkserver(generation, orders, environment)
 
     def _say_what_runs(self, address: tuple[str, int]) -> None:

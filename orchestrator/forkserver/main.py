@@ -65,8 +65,7 @@ def _serve(supervisor: socket.socket) -> int:
         return 0
     setproctitle("orchestratord: forkserver")
     logs.configure(debug=orders.child.debug, format=orders.child.log_format, process="forkserver")
-    for secret in orders.secrets:
-        logs.hide(secret)
+    logs.hide_password_of(orders.child.database_url)
     identity = Identity()
     multiprocess.use_files(orders.metrics_path, lambda: identity.name)
     child_main = _child_main(orders.child_main)
