@@ -24,7 +24,7 @@ help:  ## show this list
 		printf '%-18s %s\n' "$$target" "$$text"; done
 
 run: $(RUN)  ## a worker with a private PostgreSQL and example tasks; Ctrl-C ends it
-	@exec .venv/bin/orchestratord dev $(ARGS)
+	@exec bin/orchestratord dev $(ARGS)
 
 test: $(TEST)  ## the test suite; TEST_DATABASE_URL names a server to use instead of a private one
 	@$(PYTEST) $(ARGS)
@@ -67,5 +67,5 @@ $(TEST): EXTRAS := dev-postgres,test
 $(LINT): EXTRAS := dev-postgres,test,lint
 $(RUN) $(TEST) $(LINT): .venv/bin/python setup.cfg setup.py
 	@echo "installing task-orchestrator[$(EXTRAS)] into .venv"
-	@$(PIP) install --editable '.[$(EXTRAS)]'
+	@$(PIP) install --use-pep517 --editable '.[$(EXTRAS)]'
 	@touch $@
