@@ -239,9 +239,12 @@ class SupervisorBoard(Board):
             return None  # whole, but old: the running claim has changed
         return BatchView(batch, outcomes, running, unstarted)
 
-    def read_settled(self) -> BatchView | None:
-        """The batch a dead child left. None: it died while it wrote one, before any of it could start."""
-        return self.read()
+    def last_end(self) -> float:
+        """When the latest task of this batch ended, in CLOCK_MONOTONIC seconds; 0.0 if none has."""
+        ended = self._words[Word.ENDED]
+        if not 0 < ended <= self.capacity:
+            return 0.0
+        return self._words[(HEADER_BYTES + (ended - 1) * RECORD_BYTES) // WORD + Field.ENDED_AT] / NANO
 
     def hand_back(self, taken: int) -> tuple[BoardClaim, ...]:
         """Record that `taken` permissions were taken from the semaphore: those claims, from the rear, are ours.

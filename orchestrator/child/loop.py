@@ -70,7 +70,7 @@ class Loop:
                 return reason
             if self._database.connection is None and not self._connect():
                 continue
-            if not self._work():
+            if not self._work() and self._leave is None:
                 self._sleep()
 
     def _reason_to_leave(self) -> LeaveReason | None:
@@ -193,7 +193,7 @@ class Loop:
         index = self._board.word(Word.STARTED)
         timeout = limits.timeout_seconds
         hard = int((timeout + self._settings.task_kill_grace) * 1e9) if timeout is not None else 0
-        setproctitle(f"orchestratord: child {self._slot} {claim.type} {claim.task_id[:8]}")
+        setproctitle(f"orchestratord: child {self._slot} {claim.type} {claim.task_id}")
         with logs.task_context(claim.task_id, claim.type, claim.attempt):
             started_ns = self._board.start(hard)
             outcome = self._executor.run(claim, limits, started_ns)

@@ -28,6 +28,7 @@ def run(context: ChildContext) -> None:
     setproctitle(f"orchestratord: child {slot} booting")
     logs.configure(debug=context.settings.debug, format=context.settings.log_format, process=f"child-{slot}")
     random.seed()
+    faulthandler.enable(file=context.stacks, all_threads=True)
     faulthandler.register(STACK_SIGNAL, file=context.stacks, all_threads=True, chain=False)
     board = ChildBoard(context.board)
     channel = Channel(context.channel)

@@ -94,6 +94,10 @@ def _import_app(orders: ForkserverOrders, supervisor: socket.socket) -> App | No
     except AppError as error:
         supervisor.send(encode("refused", reason=str(error)[: MESSAGE_BYTES // 8]))
         return None
+    if not app.types():
+        name = orders.app or "the built-in app"
+        supervisor.send(encode("refused", reason=f"{name} has no tasks: give it handlers with @app.task at import"))
+        return None
     findings = inspect(frozenset({supervisor.fileno()}))
     for doubt in findings.doubtful:
         log.warning("fork_safety", found=doubt)

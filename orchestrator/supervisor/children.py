@@ -27,7 +27,7 @@ class Doom(Enum):
     MEMORY = "memory"  # its task overran TASK_MEMORY_LIMIT: the task pays
     BOOT = "boot"  # it did not become ready in time
     DRAIN = "drain"  # the drain's time is up, or a stop was asked for: the task is requeued and pays nothing
-    LEAVING = "leaving"  # it said that it leaves, and stayed
+    STUCK = "stuck"  # it did not move although no task of its ran: stopped, or hung on its way out
 
 
 @dataclass(slots=True)

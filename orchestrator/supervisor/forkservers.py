@@ -133,6 +133,12 @@ class Forkservers:
     def next_due(self) -> float | None:
         return self._backoff.not_before if self.current is None else None
 
+    def end_hung(self) -> None:
+        """The current one took a request and forked nobody: it is stopped or hung. Its death starts another."""
+        if self.current is not None and self.current.stage is Stage.READY:
+            self._log.error("forkserver_hung", pid=self.current.pid)
+            self.current.kill()
+
     def _drop_next(self) -> None:
         if self._next is not None:
             self._next.kill()

@@ -3,12 +3,14 @@
 import contextlib
 import os
 import signal
-import socket
+import time
 
 from orchestrator.board.birth import ForkRequest
 from orchestrator.board.channel import LOOK, Channel, Permits
-from orchestrator.board.layout import ChildOrder
-from orchestrator.board.slot import BoardClaim, SupervisorBoard, create_memory
+from orchestrator.board.layout import ChildOrder, SlotState, Word
+from orchestrator.board.slot import NANO, BoardClaim, SupervisorBoard, create_memory
+
+STUCK_SECONDS = 60.0
 
 
 class Link:
@@ -21,7 +23,7 @@ class Link:
         self.board = SupervisorBoard(self._memory)
         self.permits = Permits.create()
         self.channel, self._childs_end = Channel.pair()
-        self.is_woken = False  # told to look, and not heard of since
+        self.woken_at: float | None = None  # told to look, and not heard of since
         self.is_cut = False  # it closed its end of the channel
 
     def descriptors(self) -> list[int]:
@@ -40,8 +42,23 @@ class Link:
         self.channel.send(LOOK)
 
     def wake(self) -> bool:
-        self.is_woken = self.channel.send(LOOK)
-        return self.is_woken
+        is_sent = self.channel.send(LOOK)
+        self.woken_at = time.monotonic() if is_sent else None
+        return is_sent
+
+    def stuck_in(self, now: float) -> SlotState | None:
+        """The state in which the child hangs though it runs no task; None if it moves, or may rightly wait.
+
+        Its own waits all have deadlines that are shorter. A stopped child would hold its claims for ever.
+        """
+        board = self.board
+        state = board.state
+        if state is SlotState.IDLE:
+            return state if self.woken_at is not None and now - self.woken_at > STUCK_SECONDS else None
+        if board.word(Word.STARTED) > board.word(Word.ENDED):
+            return None
+        moved_at = max(board.word(Word.STATE_SINCE) / NANO, board.last_end())
+        return state if now - moved_at > STUCK_SECONDS else None
 
     def take_back(self) -> tuple[BoardClaim, ...]:
         """All claims that the child has not started: from now on they are ours."""
@@ -63,8 +80,3 @@ def kill_group(pid: int) -> None:
     for kill in (os.killpg, os.kill):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             kill(pid, signal.SIGKILL)
-
-
-def close_socket(end: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        end.close()

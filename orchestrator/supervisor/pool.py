@@ -18,13 +18,11 @@ from orchestrator.supervisor.attribution import describe_status, settle_estate
 from orchestrator.supervisor.children import Children, Doom, Phase, Seat
 from orchestrator.supervisor.forkserver import Forkserver, Stage
 from orchestrator.supervisor.link import Link, kill_group
+from orchestrator.supervisor.stacks import last_words
 from orchestrator.telemetry import logs
 
 HELLO_SECONDS = 15.0
 """A fork that has not said hello by then has failed."""
-
-LEAVE_SECONDS = 30.0
-"""So long stop hooks may take."""
 
 BORN_TO_DIE = (LeaveReason.NONE, LeaveReason.UNREGISTERED)
 
@@ -147,12 +145,12 @@ class Pool:
     def wake_one(self) -> None:
         """Something may be claimable: one idle child looks. If none is idle, the next that falls idle looks again."""
         for link in self._live_links():
-            if link.board.state is SlotState.IDLE and not link.is_woken and link.wake():
+            if link.board.state is SlotState.IDLE and link.woken_at is None and link.wake():
                 return
         self._wake_is_owed = True
 
     def _went_idle(self, link: Link) -> None:
-        link.is_woken = False
+        link.woken_at = None
         if self._wake_is_owed:
             self._wake_is_owed = False
             link.wake()
@@ -198,6 +196,8 @@ class Pool:
         Whether any is left to replace.
         """
         old = [seat for seat in self.children if seat.generation < generation and seat.phase is not Phase.VACANT]
+        if any(seat.generation == generation and seat.backoff.failures for seat in self.children):
+            return bool(old)  # the new code's children die: those that work are not given up for it
         idle = []
         for seat in old:
             link = self.links[seat.number]
@@ -229,20 +229,22 @@ class Pool:
             self.kill(seat, doom, cause, now)
         self.abandon_births(cause, now)
 
-    def check_deadlines(self, now: float) -> None:
-        """Seats whose child is not born, not ready, or not gone in time."""
+    def check_deadlines(self, now: float) -> bool:
+        """Seats whose child is not born, not ready, stuck, or not gone in time. Whether the forkserver seems hung."""
+        is_hung = False
         for seat in self.children:
             if seat.phase is Phase.FORKING and now - seat.since > HELLO_SECONDS:
                 self._not_born(seat, f"no hello within {HELLO_SECONDS:g} s", now)
+                is_hung = True
             elif seat.phase is Phase.BOOTING and now - seat.since > self.settings.boot_seconds:
                 self._log.error("child_not_ready", slot=seat.number, seconds=self.settings.boot_seconds)
                 self.kill(seat, Doom.BOOT, "it did not become ready in time", now)
-            elif seat.phase is Phase.LIVE and self._overstays(seat, now):
-                self.kill(seat, Doom.LEAVING, "it did not leave in time", now)
-
-    def _overstays(self, seat: Seat, now: float) -> bool:
-        board = self.links[seat.number].board
-        return board.state is SlotState.LEAVING and now - board.word(Word.STATE_SINCE) / 1e9 > LEAVE_SECONDS
+            elif seat.phase is Phase.LIVE:
+                state = self.links[seat.number].stuck_in(now)
+                if state is not None:
+                    self._log.error("child_stuck", slot=seat.number, pid=seat.pid, state=state.name.lower())
+                    self.kill(seat, Doom.STUCK, f"the child was stuck outside of any task ({state.name.lower()})", now)
+        return is_hung
 
     def reap(self, now: float) -> list[tuple[int, int]]:
         """Reap all that has ended. Returns (pid, status) of those that are no children of the pool.
@@ -273,7 +275,9 @@ class Pool:
         """A child was reaped: hand back, write and replace what it leaves."""
         link = self.links[seat.number]
         leftovers.kill_marked(link.request.marker)
-        cause = self._causes.pop(seat.number, None) or describe_status(status)
+        cause = self._causes.pop(seat.number, None)
+        if cause is None:
+            cause = "\n".join(filter(None, (describe_status(status), last_words(link.stacks))))
         taken_back = link.take_back()
         view = link.board.read()
         estate = settle_estate(view, taken_back, cause=cause, doom=seat.doom, now=now, policy=self._policy)

@@ -13,6 +13,16 @@ QUIET_SECONDS = 0.03
 LONGEST_BYTES = 12 << 10
 
 
+_FATAL = "Fatal Python error"
+
+
+def last_words(stacks: int) -> str:
+    """What a child that crashed in C wrote in its last moment (faulthandler), or nothing."""
+    text = os.pread(stacks, LONGEST_BYTES * 4, 0).decode(errors="replace")
+    begin = text.rfind(_FATAL)
+    return text[begin:][:LONGEST_BYTES].rstrip() if begin >= 0 else ""
+
+
 @dataclass(slots=True)
 class Inquiry:
     """One question to one child; `poll` until it has a text."""

@@ -34,7 +34,7 @@ from orchestrator.retry import RetryPolicy
 from orchestrator.supervisor import leftovers
 from orchestrator.supervisor.children import Doom, Phase
 from orchestrator.supervisor.farewell import Farewell
-from orchestrator.supervisor.forkserver import Forkserver
+from orchestrator.supervisor.forkserver import Forkserver, Stage
 from orchestrator.supervisor.forkservers import AppNews, Forkservers, News
 from orchestrator.supervisor.pool import Pool, PoolSettings
 from orchestrator.supervisor.signals import SignalInbox
@@ -158,7 +158,8 @@ class Supervisor:
             self._forkserver_reaped(pid, status, now)
         for report in self._reports.take():
             self._take(report, now)
-        self._pool.check_deadlines(now)
+        if self._pool.check_deadlines(now):
+            self._forkservers.end_hung()
         self._watch.look(now)
         self._slot_report.proceed(now)
         if self._machine.state in (State.STARTING, *SERVING):
@@ -312,7 +313,7 @@ class Supervisor:
 
     def _begin_if_possible(self) -> None:
         current = self._forkservers.current
-        if self._is_registered and not self._has_begun and current is not None and current.types:
+        if self._is_registered and not self._has_begun and current is not None and current.stage is Stage.READY:
             self._has_begun = True
             self._database.post(Begin(current.types, self._settings.app))
 

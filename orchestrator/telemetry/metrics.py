@@ -23,7 +23,7 @@ OTHER_TYPES: Final = "(other)"
 """Types beyond the first MAX_TYPES count as one: whoever may enqueue must not be able to fill our memory."""
 
 RESTART_REASONS: Final = (
-    "crash", "died_idle", "timeout", "memory", "boot", "ordered", "max_tasks", "max_memory", "insane"
+    "crash", "died_idle", "timeout", "memory", "boot", "stuck", "ordered", "max_tasks", "max_memory", "insane"
 )  # fmt: skip
 RELEASE_REASONS: Final = ("drain", "halted", "slow_task", "child_gone")
 RELOAD_RESULTS: Final = ("success", "failed")
