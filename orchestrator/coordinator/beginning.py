@@ -7,14 +7,13 @@ from orchestrator.coordinator.duties.recovery import RECOVERED_AT_ONCE, Recovery
 from orchestrator.coordinator.order_book import OrderBook
 from orchestrator.coordinator.standing import Lead, Standing
 from orchestrator.mailbox import Begin, Mailbox, Report, Serving
-from orchestrator.store import types, workers
+from orchestrator.store import types
 from orchestrator.store.connection import Connection
 from orchestrator.telemetry import logs
 
 REGISTER_SECONDS = 5.0
-LOOK_SECONDS = 5.0
-DECLARATIONS = 20
-"""A remnant whose row is locked at the moment is declared dead at the next try; not for ever."""
+BURIALS = 20
+"""A remnant whose row is locked at the moment is declared dead at the next try; so many are made before serving."""
 
 
 @dataclass(slots=True)
@@ -23,8 +22,7 @@ class _Progress:
 
     begin: Begin
     are_types_registered: bool = False
-    declarations: int = 0
-    are_others_dead: bool = False
+    burials: int = 0
     recovered: int = 0
 
 
@@ -80,14 +78,11 @@ class BeginServing:
 
     def _take_over(self, connection: Connection, lead: Lead, progress: _Progress) -> bool:
         """One step. True: nothing is left of earlier runs."""
-        if not self._is_distributed and not progress.are_others_dead:
-            self._recovery.declare_others_dead(connection, lead)
-            progress.declarations += 1
-            others = [each for each in workers.list_all(connection, within=LOOK_SECONDS) if each.id != lead.holder]
-            progress.are_others_dead = all(each.is_dead for each in others)
-            if not progress.are_others_dead and progress.declarations < DECLARATIONS:
+        if not self._is_distributed and progress.burials < BURIALS:
+            self._recovery.bury_others(connection, lead)
+            progress.burials = progress.burials + 1 if self._recovery.has_remnants else BURIALS
+            if progress.burials < BURIALS:
                 return False
-            progress.are_others_dead = True
         recovered = len(self._recovery.take_back(connection, lead))
         progress.recovered += recovered
         if recovered == RECOVERED_AT_ONCE:

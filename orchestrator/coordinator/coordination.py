@@ -23,12 +23,12 @@ from orchestrator.coordinator.errands import (
     MarkStarted,
     RegisterTypes,
     TellActivity,
-    WriteOutcomes,
 )
 from orchestrator.coordinator.guard import Guard
 from orchestrator.coordinator.leadership import Leadership
 from orchestrator.coordinator.membership import Membership
 from orchestrator.coordinator.order_book import OrderBook
+from orchestrator.coordinator.outcomes import WriteOutcomes
 from orchestrator.coordinator.process import this_process
 from orchestrator.coordinator.pulse import THREAD as PULSE
 from orchestrator.coordinator.pulse import Pulse

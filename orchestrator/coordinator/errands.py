@@ -6,16 +6,13 @@ StoreError leaves it in the book, to be sent again. All these statements may be 
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Protocol
 
 from orchestrator.coordinator.counting import Counting
 from orchestrator.coordinator.order_book import OrderBook
 from orchestrator.coordinator.standing import Standing
-from orchestrator.errors import DatabaseUnavailable, StatementRefused
-from orchestrator.mailbox import Audited, Mailbox, Report, Written
-from orchestrator.model import Outcome, Verdict
+from orchestrator.mailbox import Audited, Mailbox, Report
 from orchestrator.store import claims, types, workers
 from orchestrator.store.connection import Connection
 from orchestrator.telemetry import logs
@@ -25,13 +22,8 @@ WRITE_SECONDS = 10.0
 
 SMALL_WRITE_SECONDS = 5.0
 
-OUTCOMES_AT_ONCE = 200
-BYTES_AT_ONCE = 4 << 20
 STARTS_AT_ONCE = 500
 HAND_BACKS_AT_ONCE = 500
-
-PASSING_CLASSES = ("25", "40", "42", "53", "55", "57", "58", "XX")
-"""sqlstate classes that blame the server's state, its locks or the schema; all others blame the data that was sent."""
 
 LAZY_SECONDS = 0.25
 """That nobody sleeps any more is told so much later: until then a notification too many may be sent, no more."""
@@ -60,95 +52,6 @@ class RegisterTypes:
         types.register(connection, order.types, within=SMALL_WRITE_SECONDS)
         self._book.settle_types(order)
         return True
-
-
-class WriteOutcomes:
-    """Finish → Written, counted once each, by whoever learns that it was accepted."""
-
-    name = "write_outcomes"
-
-    def __init__(self, book: OrderBook, standing: Standing, reports: Mailbox[Report], counting: Counting) -> None:
-        self._book = book
-        self._standing = standing
-        self._reports = reports
-        self._counting = counting
-        self._at_once = OUTCOMES_AT_ONCE
-        self._unsure: set[int] = set()
-        self._plain: set[int] = set()
-        self._log = logs.get("coordinator")
-
-    def run(self, connection: Connection) -> bool:
-        outcomes = _fitting(self._book.outcomes(self._at_once))
-        if not outcomes:
-            return False
-        worker_id = self._standing.worker_id or ""
-        try:
-            batch = claims.finish_and_claim(
-                connection, outcomes, worker_id=worker_id, slot=0, limit=0, within=WRITE_SECONDS
-            )
-        except DatabaseUnavailable as error:
-            if error.sent:
-                self._unsure.update(outcome.token for outcome in outcomes)
-            raise
-        except StatementRefused as refusal:
-            if not _blames_data(refusal):
-                raise
-            self._isolate(outcomes, refusal)
-            return True
-        self._at_once = min(self._at_once * 2, OUTCOMES_AT_ONCE)
-        refused = {outcome.token for outcome in batch.unaccepted}
-        accepted = [outcome for outcome in outcomes if outcome.token not in refused]
-        for outcome in accepted:
-            self._counting.ended(outcome)
-        self._settle(accepted)
-        if batch.unaccepted:
-            self._judge(connection, batch.unaccepted)
-        return True
-
-    def _judge(self, connection: Connection, outcomes: Sequence[Outcome]) -> None:
-        """What was not accepted was written before, by its child or by a statement of ours whose reply was lost, or
-        its claim is no longer the task's."""
-        verdicts = claims.verdicts(connection, outcomes, within=WRITE_SECONDS)
-        for outcome in outcomes:
-            if verdicts[outcome.token] is Verdict.STALE:
-                self._counting.stale(outcome.type)
-                self._log.warning(
-                    "stale_outcome",
-                    task_id=outcome.task_id,
-                    type=outcome.type,
-                    token=outcome.token,
-                    attempt=outcome.attempt,
-                    status=outcome.status.value,
-                )
-            elif outcome.token in self._unsure:
-                self._counting.ended(outcome)
-        self._settle(outcomes)
-
-    def _settle(self, outcomes: Sequence[Outcome]) -> None:
-        tokens = tuple(outcome.token for outcome in outcomes)
-        self._unsure.difference_update(tokens)
-        self._plain.difference_update(tokens)
-        self._book.settle_outcomes(tokens)
-        if tokens:
-            self._reports.post(Written(tokens))
-
-    def _isolate(self, outcomes: Sequence[Outcome], refusal: StatementRefused) -> None:
-        """Finds the outcome that PostgreSQL cannot store, by halves, and takes its texts from it."""
-        if len(outcomes) > 1:
-            self._at_once = len(outcomes) // 2
-            return
-        (outcome,) = outcomes
-        if outcome.token in self._plain:
-            self._book.replace(outcome)  # as the last of the line
-            raise refusal
-        self._log.error(
-            "outcome_not_storable", task_id=outcome.task_id, type=outcome.type, sqlstate=refusal.sqlstate,
-            error=str(refusal),
-        )  # fmt: skip
-        self._plain.add(outcome.token)
-        error = None if outcome.error is None else f"the error could not be stored: {refusal.sqlstate}"
-        note = None if outcome.result is None else '{"note": "the result could not be stored"}'
-        self._book.replace(replace(outcome, error=error, result=note))
 
 
 class HandBackClaims:
@@ -257,17 +160,3 @@ class AuditClaims:
         self._book.settle_audit(audit)
         self._reports.post(Audited(audit.slot, tuple(owned)))
         return True
-
-
-def _fitting(outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
-    """As many of the first as are not too much for one statement; one at least."""
-    size = 0
-    for index, outcome in enumerate(outcomes):
-        size += len(outcome.error or "") + len(outcome.result or "")
-        if size > BYTES_AT_ONCE and index > 0:
-            return outcomes[:index]
-    return outcomes
-
-
-def _blames_data(refusal: StatementRefused) -> bool:
-    return refusal.sqlstate is None or not refusal.sqlstate.startswith(PASSING_CLASSES)

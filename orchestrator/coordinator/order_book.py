@@ -49,9 +49,6 @@ class OrderBook:
         """Wakes the coordinator for another reason than an order."""
         self._bell.ring()
 
-    def close(self) -> None:
-        self._bell.close()
-
     @property
     def outstanding(self) -> int:
         """How many single orders the database has not taken: an outcome, a claim, a start each count one."""

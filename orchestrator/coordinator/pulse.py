@@ -170,6 +170,7 @@ class Pulse:
     def _fail(self, exit_code: ExitCode, message: str) -> None:
         self._log.error("start_failed", exit_code=int(exit_code), reason=message)
         self._has_failed = True
+        self._session.close()
         self._reports.post(StartFailed(int(exit_code), message))
 
     # the rest of its life

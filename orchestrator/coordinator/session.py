@@ -13,8 +13,11 @@ from orchestrator.telemetry import logs
 CONNECT_SECONDS = 10.0
 """One try, over all hosts of the URL."""
 
-REPORT_SECONDS = 30.0
+REPORT_SECONDS, REPORT_SECONDS_AT_START = 30.0, 5.0
 """An outage is logged when it begins, when its reason changes, and this often."""
+
+LONGEST_PAUSE_AT_START_SECONDS = 2.0
+"""Between tries, before the first success: the start waits for the database for a bounded time only."""
 
 HURRIED_SECONDS = 0.25
 
@@ -28,7 +31,8 @@ class Session:
         self._standing = standing
         self._counting = counting
         self._abort = abort
-        self._backoff = Backoff()
+        self._backoff = Backoff(cap=LONGEST_PAUSE_AT_START_SECONDS)
+        self._has_answered = False
         self._connection: Connection | None = None
         self._told_at = 0.0
         self._told: str | None = None
@@ -53,6 +57,9 @@ class Session:
 
     def answered(self) -> None:
         """The database did what was asked: the outage, if there was one, is over."""
+        if not self._has_answered:
+            self._has_answered = True
+            self._backoff = Backoff()
         self._backoff.succeed()
         down_seconds = self._standing.reached(self._thread)
         if self._told is not None:
@@ -70,7 +77,8 @@ class Session:
         self._counting.database_failed(error)
         down_seconds = self._standing.missed(self._thread)
         reason = str(error)
-        if reason != self._told or time.monotonic() - self._told_at >= REPORT_SECONDS:
+        every_seconds = REPORT_SECONDS if self._has_answered else REPORT_SECONDS_AT_START
+        if reason != self._told or time.monotonic() - self._told_at >= every_seconds:
             self._told, self._told_at = reason, time.monotonic()
             self._log.warning(
                 "database_unreachable", connection=self._thread, down_seconds=round(down_seconds, 3), error=reason

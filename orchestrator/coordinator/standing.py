@@ -101,6 +101,8 @@ class Standing:
     def leads(self, lead: Lead | None) -> None:
         with self._lock:
             self._facts.lead = lead
+            if lead is None:
+                self._facts.counts = None  # somebody else counts now
 
     # how the pool is
 

@@ -16,7 +16,10 @@ class Pollable(Protocol):
 
 
 class Bell:
-    """An eventfd: any thread rings, the threads that wait on it wake up. It stays rung until it is cleared."""
+    """An eventfd: any thread rings, the threads that wait on it wake up. It stays rung until it is cleared.
+
+    It is closed with its last user, never before: a ring must not hit a descriptor that is somebody else's by then.
+    """
 
     def __init__(self) -> None:
         self._descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -33,7 +36,7 @@ class Bell:
         except BlockingIOError:
             pass
 
-    def close(self) -> None:
+    def __del__(self) -> None:
         os.close(self._descriptor)
 
 

@@ -77,7 +77,8 @@ def test_a_stale_outcome_changes_nothing_and_is_counted_and_logged(
     assert database.value("SELECT status FROM tasks WHERE id = %s", good.task_id) == "completed"
     assert worker.count("tasks_stale_completions_total", type="t") == 1
     assert worker.count("tasks_completed_total", type="t", status="success") == 1
-    assert [(facts["task_id"], facts["token"]) for facts in events.of("stale_outcome")] == [(task_id, token)]
+    (facts,) = events.of("stale_outcome")
+    assert (facts["task_id"], facts["token"], facts["status_now"]) == (task_id, token, "pending")
 
 
 def test_an_outcome_that_cannot_be_stored_costs_no_other_and_ends_without_its_texts(

@@ -7,7 +7,7 @@ its living owner is just finishing is looked at again the next time.
 from orchestrator.coordinator.counting import Counting
 from orchestrator.coordinator.standing import Lead, Standing
 from orchestrator.model import Recovered, TaskStatus
-from orchestrator.store import upkeep
+from orchestrator.store import upkeep, workers
 from orchestrator.store.connection import Connection
 from orchestrator.telemetry import logs
 
@@ -30,6 +30,7 @@ class Recovery:
         self._log = logs.get("coordinator")
         self.every_seconds = every_seconds
         self.has_begun = False
+        self.has_remnants = False
 
     def is_wanted(self) -> bool:
         return self.has_begun and self._standing.lead is not None
@@ -38,19 +39,23 @@ class Recovery:
         lead = self._standing.lead
         if lead is None:
             return None
+        if self.has_remnants:
+            self.bury_others(connection, lead)
         if len(self.take_back(connection, lead)) == RECOVERED_AT_ONCE:
             return 0.0
         self.forget(connection, lead)
         return None
 
-    def declare_others_dead(self, connection: Connection, lead: Lead) -> int:
-        """Single-instance mode: whoever is registered besides us is no more."""
+    def bury_others(self, connection: Connection, lead: Lead) -> None:
+        """Single-instance mode: whoever is registered besides us is no more. `has_remnants`: one could not be declared
+        dead, because its row was locked; it will be the next time."""
         declared = upkeep.declare_others_dead(
             connection, term=lead.term.number, holder=lead.holder, within=self._within
         )
         if declared:
             self._log.info("workers_declared_dead", declared=declared, term=lead.term.number)
-        return declared
+        present = workers.list_all(connection, within=self._within)
+        self.has_remnants = any(each.id != lead.holder and not each.is_dead for each in present)
 
     def take_back(self, connection: Connection, lead: Lead) -> list[Recovered]:
         """One batch of at most RECOVERED_AT_ONCE; a full one means that there may be more."""

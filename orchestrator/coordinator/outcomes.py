@@ -1,0 +1,139 @@
+"""Finish → Written: outcomes that children ended and could not write themselves. Runs in the coordinator thread."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from orchestrator.coordinator.counting import Counting
+from orchestrator.coordinator.order_book import OrderBook
+from orchestrator.coordinator.standing import Standing
+from orchestrator.errors import DatabaseUnavailable, StatementRefused
+from orchestrator.mailbox import Mailbox, Report, Written
+from orchestrator.model import Outcome, Task, Verdict
+from orchestrator.store import claims, tasks
+from orchestrator.store.connection import Connection
+from orchestrator.telemetry import logs
+
+WRITE_SECONDS = 10.0
+"""The statement is given up after so long, with its connection, and sent again."""
+
+OUTCOMES_AT_ONCE = 200
+BYTES_AT_ONCE = 4 << 20
+
+STALE_SHOWN = 10
+"""Stale outcomes of one statement whose tasks are looked up for the log."""
+
+PASSING_CLASSES = ("25", "40", "42", "53", "55", "57", "58", "XX")
+"""sqlstate classes that blame the server's state, its locks or the schema; all others blame the data that was sent."""
+
+
+class WriteOutcomes:
+    """Finish → Written, counted once each, by whoever learns that it was accepted."""
+
+    name = "write_outcomes"
+
+    def __init__(self, book: OrderBook, standing: Standing, reports: Mailbox[Report], counting: Counting) -> None:
+        self._book = book
+        self._standing = standing
+        self._reports = reports
+        self._counting = counting
+        self._at_once = OUTCOMES_AT_ONCE
+        self._unsure: set[int] = set()
+        self._plain: set[int] = set()
+        self._log = logs.get("coordinator")
+
+    def run(self, connection: Connection) -> bool:
+        outcomes = _fitting(self._book.outcomes(self._at_once))
+        if not outcomes:
+            return False
+        worker_id = self._standing.worker_id or ""
+        try:
+            batch = claims.finish_and_claim(
+                connection, outcomes, worker_id=worker_id, slot=0, limit=0, within=WRITE_SECONDS
+            )
+        except DatabaseUnavailable as error:
+            if error.sent:
+                self._unsure.update(outcome.token for outcome in outcomes)
+            raise
+        except StatementRefused as refusal:
+            if not _blames_data(refusal):
+                raise
+            self._isolate(outcomes, refusal)
+            return True
+        self._at_once = min(self._at_once * 2, OUTCOMES_AT_ONCE)
+        refused = {outcome.token for outcome in batch.unaccepted}
+        accepted = [outcome for outcome in outcomes if outcome.token not in refused]
+        for outcome in accepted:
+            self._counting.ended(outcome)
+        self._settle(accepted)
+        if batch.unaccepted:
+            self._judge(connection, batch.unaccepted)
+        return True
+
+    def _judge(self, connection: Connection, outcomes: Sequence[Outcome]) -> None:
+        """What was not accepted was written before, by its child or by a statement of ours whose reply was lost, or
+        its claim is no longer the task's."""
+        verdicts = claims.verdicts(connection, outcomes, within=WRITE_SECONDS)
+        stale = [outcome for outcome in outcomes if verdicts[outcome.token] is Verdict.STALE]
+        now = {each.task_id: tasks.show(connection, each.task_id, within=WRITE_SECONDS) for each in stale[:STALE_SHOWN]}
+        for outcome in outcomes:
+            if verdicts[outcome.token] is Verdict.STALE:
+                self._counting.stale(outcome.type)
+                self._tell_stale(outcome, now.get(outcome.task_id))
+            elif outcome.token in self._unsure:
+                self._counting.ended(outcome)
+        self._settle(outcomes)
+
+    def _tell_stale(self, outcome: Outcome, now: Task | None) -> None:
+        """Both claims: the one that came too late, and who has the task now, or had it last."""
+        self._log.warning(
+            "stale_outcome",
+            task_id=outcome.task_id,
+            type=outcome.type,
+            token=outcome.token,
+            attempt=outcome.attempt,
+            status=outcome.status.value,
+            status_now=now and now.status.value,
+            worker_now=now and now.worker_id,
+            slot_now=now and now.slot,
+            attempts_now=now and now.attempts,
+        )
+
+    def _settle(self, outcomes: Sequence[Outcome]) -> None:
+        tokens = tuple(outcome.token for outcome in outcomes)
+        self._unsure.difference_update(tokens)
+        self._plain.difference_update(tokens)
+        self._book.settle_outcomes(tokens)
+        if tokens:
+            self._reports.post(Written(tokens))
+
+    def _isolate(self, outcomes: Sequence[Outcome], refusal: StatementRefused) -> None:
+        """Finds the outcome that PostgreSQL cannot store, by halves, and takes its texts from it."""
+        if len(outcomes) > 1:
+            self._at_once = len(outcomes) // 2
+            return
+        (outcome,) = outcomes
+        if outcome.token in self._plain:
+            self._book.replace(outcome)  # as the last of the line
+            raise refusal
+        self._log.error(
+            "outcome_not_storable", task_id=outcome.task_id, type=outcome.type, sqlstate=refusal.sqlstate,
+            error=str(refusal),
+        )  # fmt: skip
+        self._plain.add(outcome.token)
+        error = None if outcome.error is None else f"the error could not be stored: {refusal.sqlstate}"
+        note = None if outcome.result is None else '{"note": "the result could not be stored"}'
+        self._book.replace(replace(outcome, error=error, result=note))
+
+
+def _fitting(outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
+    """As many of the first as are not too much for one statement; one at least."""
+    size = 0
+    for index, outcome in enumerate(outcomes):
+        size += len(outcome.error or "") + len(outcome.result or "")
+        if size > BYTES_AT_ONCE and index > 0:
+            return outcomes[:index]
+    return outcomes
+
+
+def _blames_data(refusal: StatementRefused) -> bool:
+    return refusal.sqlstate is None or not refusal.sqlstate.startswith(PASSING_CLASSES)

@@ -1,0 +1,212 @@
+"""The parts of the coordinator that need no database: identity, backoff, the order book, the schedule, the waits."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+
+from orchestrator.coordinator.backoff import Backoff
+from orchestrator.coordinator.order_book import OrderBook
+from orchestrator.coordinator.process import is_gone, new_worker_id, this_process
+from orchestrator.coordinator.standing import Lead, Standing
+from orchestrator.coordinator.waiting import Bell, wait_until
+from orchestrator.mailbox import Activity, Audit, Begin, Finish, MarkRunning, Order, Release, Types
+from orchestrator.model import ClaimRef, Outcome, Start, TaskStatus, Term
+from tests.fixtures.coordination import eventually
+
+
+def outcome(token: int) -> Outcome:
+    return Outcome(f"task {token}", token, "t", TaskStatus.COMPLETED, 1, 1.0, 2.0)
+
+
+def tokens(book: OrderBook) -> tuple[list[int], list[int], list[int]]:
+    return (
+        [each.token for each in book.outcomes(9)],
+        [each.claim.token for each in book.hand_backs(9)],
+        [each.token for each in book.starts(9)],
+    )
+
+
+def test_this_process_lives_and_its_pid_with_another_start_does_not() -> None:
+    process = this_process()
+    assert process.pid == os.getpid()
+    assert is_gone(process) is False
+    assert is_gone(replace(process, start_ticks=process.start_ticks - 1)) is True
+
+
+def test_nothing_can_be_told_of_a_process_elsewhere() -> None:
+    process = this_process()
+    assert is_gone(replace(process, boot_id="other")) is None
+    assert is_gone(replace(process, pid_namespace="other")) is None
+    assert is_gone(replace(process, hostname="other")) is None
+
+
+def test_a_killed_process_is_gone_before_and_after_it_is_reaped() -> None:
+    code = (
+        "from orchestrator.coordinator.process import this_process\n"
+        "import sys, time; print(this_process().start_ticks, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        process = replace(this_process(), pid=child.pid, start_ticks=int(child.stdout.readline()))
+        assert is_gone(process) is False
+        child.send_signal(signal.SIGKILL)
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert is_gone(process) is True
+    assert is_gone(process) is True
+
+
+def test_worker_ids_name_host_and_process_and_never_repeat() -> None:
+    process = this_process()
+    ids = {new_worker_id(process) for _ in range(100)}
+    assert len(ids) == 100
+    assert all(each.startswith(f"{process.hostname}-{process.pid}-") for each in ids)
+
+
+def test_the_first_retry_is_quick_and_later_ones_grow_to_the_cap() -> None:
+    backoff = Backoff(base=0.5, cap=30.0)
+    waits = [backoff.fail() for _ in range(200)]
+    assert waits[0] <= 0.1
+    assert all(wait <= 0.5 * 2**number for number, wait in enumerate(waits[1:10]))
+    assert 20.0 < max(waits[10:]) <= 30.0
+    backoff.succeed()
+    assert backoff.fail() <= 0.1
+
+
+def test_orders_are_outstanding_until_they_are_settled() -> None:
+    book = OrderBook()
+    audit, activity, begin, types = Audit(3), Activity(True, True), Begin((), "app"), Types((), "app")
+    book.post(Finish((outcome(1), outcome(2))))
+    book.post(Release((ClaimRef("a", 3),), "drain"))
+    book.post(MarkRunning((Start("b", 4, 1, 1.0),)))
+    singles: list[Order] = [audit, activity, begin, types]
+    for order in singles:
+        book.post(order)
+    assert book.outstanding == 8
+    book.settle_outcomes([1, 2])
+    book.settle_hand_backs([3])
+    book.settle_starts(book.starts(9))
+    book.settle_audit(audit)
+    book.settle_activity(activity)
+    book.settle_begin(begin)
+    book.settle_types(types)
+    assert book.outstanding == 0
+
+
+def test_what_was_posted_while_its_predecessor_was_carried_out_stays() -> None:
+    book = OrderBook()
+    first, second = Audit(3), Audit(3)
+    told, news = Activity(True, True), Activity(False, True)
+    for order in (first, second, told, news):
+        book.post(order)
+    book.settle_audit(first)
+    book.settle_activity(told)
+    assert book.audit() is second
+    assert book.activity() is news
+
+
+def test_the_later_of_two_ends_of_a_claim_waits_for_the_earlier() -> None:
+    book = OrderBook()
+    book.post(Release((ClaimRef("a", 1),), "drain"))
+    book.post(Finish((outcome(1), outcome(2))))
+    book.post(Release((ClaimRef("b", 2),), "drain"))
+    assert tokens(book) == ([2], [1], [])
+    assert book.outstanding == 4
+    book.settle_outcomes([2])
+    assert tokens(book) == ([], [1, 2], [])
+    book.settle_hand_backs([1, 2])
+    assert tokens(book) == ([1], [], [])
+    book.settle_outcomes([1])
+    assert book.outstanding == 0
+
+
+def test_an_execution_that_ended_needs_no_mark_of_its_start() -> None:
+    book = OrderBook()
+    start = Start("a", 1, 1, 1.0)
+    book.post(MarkRunning((start,)))
+    book.post(Finish((outcome(1),)))
+    book.post(MarkRunning((start,)))
+    assert tokens(book) == ([1], [], [])
+
+
+def test_at_the_end_only_ends_of_claims_are_left() -> None:
+    book = OrderBook()
+    for order in (Audit(), Activity(True, True), Begin((), ""), MarkRunning((Start("a", 1, 1, 1.0),)), Types((), "")):
+        book.post(order)
+    book.post(Finish((outcome(2),)))
+    book.keep_ends_only()
+    assert book.outstanding == 1
+
+
+def test_an_outcome_is_replaced_only_while_it_stands_there() -> None:
+    book = OrderBook()
+    book.post(Finish((outcome(1), outcome(2))))
+    book.replace(outcome(1))
+    assert tokens(book)[0] == [2, 1]
+    book.settle_outcomes([1, 2])
+    book.replace(outcome(1))
+    assert book.outstanding == 0
+
+
+def test_an_order_posted_by_another_thread_ends_the_wait() -> None:
+    book = OrderBook()
+    poster = threading.Timer(0.05, lambda: book.post(Audit()))
+    poster.start()
+    began = time.monotonic()
+    wait_until(began + 10.0, book)
+    assert time.monotonic() - began < 5.0
+    book.hear()
+    began = time.monotonic()
+    wait_until(began + 0.05, book)
+    assert 0.04 < time.monotonic() - began < 5.0
+    poster.join()
+
+
+def test_a_bell_stays_rung_until_it_is_cleared() -> None:
+    bell = Bell()
+    bell.ring()
+    bell.ring()
+    began = time.monotonic()
+    wait_until(began + 5.0, bell)
+    wait_until(began + 5.0, bell)
+    bell.clear()
+    bell.clear()
+    assert time.monotonic() - began < 1.0
+
+
+def test_a_lead_that_is_not_renewed_ends_by_itself() -> None:
+    standing = Standing()
+    standing.leads(Lead("me", Term(7, time.monotonic() + 0.1)))
+    assert standing.snapshot().is_leader
+    assert standing.snapshot().term == 7
+    eventually(lambda: standing.lead is None)
+    assert not standing.snapshot().is_leader
+    assert standing.snapshot().term is None
+
+
+def test_the_database_is_reachable_once_both_threads_say_so() -> None:
+    standing = Standing()
+    standing.missed("pulse")
+    standing.missed("coordinator")
+    assert standing.reached("pulse") >= 0.0
+    assert not standing.snapshot().is_database_reachable
+    standing.reached("coordinator")
+    assert standing.snapshot().is_database_reachable
+    assert standing.snapshot().down_seconds == 0.0
+
+
+def test_progress_is_the_slower_threads_and_waiting_counts_as_progress() -> None:
+    standing = Standing()
+    standing.moves("pulse")
+    moved_at = standing.snapshot().last_progress
+    eventually(lambda: time.monotonic() > moved_at)
+    standing.moves("coordinator")
+    assert standing.snapshot().last_progress == moved_at
+    standing.waits("pulse")
+    standing.waits("coordinator")
+    assert standing.snapshot().last_progress == pytest.approx(time.monotonic(), abs=1.0)
