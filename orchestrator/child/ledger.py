@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from orchestrator.board.slot import ChildBoard
+from orchestrator.board.child_half import ChildBoard
 from orchestrator.child.database import Database
 from orchestrator.errors import DatabaseUnavailable, StatementRefused
 from orchestrator.model import Outcome, Verdict

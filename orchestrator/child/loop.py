@@ -11,9 +11,9 @@ from setproctitle import setproctitle
 
 from orchestrator.board.birth import ChildContext
 from orchestrator.board.channel import FULL, IDLE, LOST, Channel, Permits
+from orchestrator.board.child_half import ChildBoard
 from orchestrator.board.kernel import resident_bytes
 from orchestrator.board.layout import MAX_INLINE_BYTES, ChildOrder, LeaveReason, SlotState, Word
-from orchestrator.board.slot import ChildBoard
 from orchestrator.child.database import Database
 from orchestrator.child.execution import Executor, Limits
 from orchestrator.child.ledger import Ledger

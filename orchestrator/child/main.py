@@ -9,8 +9,8 @@ from setproctitle import setproctitle
 from orchestrator.app import App, loaded_app
 from orchestrator.board.birth import ChildContext
 from orchestrator.board.channel import READY, Channel, Permits
+from orchestrator.board.child_half import ChildBoard
 from orchestrator.board.reactions import STACK_SIGNAL
-from orchestrator.board.slot import ChildBoard
 from orchestrator.child.database import Database
 from orchestrator.child.execution import Executor
 from orchestrator.child.loop import Loop

@@ -25,7 +25,8 @@ from orchestrator.status.snapshot import Snapshot
 from orchestrator.supervisor.forkserver import Forkserver
 from orchestrator.supervisor.pool import PoolSettings
 from orchestrator.supervisor.signals import SignalInbox
-from orchestrator.supervisor.supervisor import Listeners, Supervisor, SupervisorSettings
+from orchestrator.supervisor.supervisor import Supervisor
+from orchestrator.supervisor.surroundings import Listeners, SupervisorSettings
 from orchestrator.telemetry import logs, multiprocess
 from orchestrator.telemetry.collector import SlotFilesCollector
 from orchestrator.telemetry.directory import VARIABLE as METRICS_VARIABLE

@@ -5,7 +5,8 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from orchestrator.board.slot import NANO, BatchView, BoardClaim
+from orchestrator.board.memory import NANO
+from orchestrator.board.supervisor_half import BatchView, BoardClaim
 from orchestrator.model import MAX_ERROR_BYTES, ClaimRef, Outcome, TaskStatus
 from orchestrator.retry import RetryPolicy
 from orchestrator.supervisor.children import Doom

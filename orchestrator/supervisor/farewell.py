@@ -9,6 +9,7 @@ from orchestrator.exit_codes import ExitCode
 from orchestrator.supervisor.children import Doom
 from orchestrator.supervisor.forkservers import Forkservers
 from orchestrator.supervisor.pool import Pool
+from orchestrator.supervisor.reaper import Reaper
 from orchestrator.telemetry import logs
 
 FLUSH_SECONDS = 2.5
@@ -32,8 +33,9 @@ class Outbox(Protocol):
 class Farewell:
     """The steps of the end; `is_over` is asked each turn of a drain, `end` is called once, whatever happened."""
 
-    def __init__(self, pool: Pool, database: Outbox, forkservers: Forkservers) -> None:
+    def __init__(self, pool: Pool, reaper: Reaper, database: Outbox, forkservers: Forkservers) -> None:
         self._pool = pool
+        self._reaper = reaper
         self._database = database
         self._forkservers = forkservers
         self._deadline = 0.0
@@ -56,7 +58,7 @@ class Farewell:
         """Take the next step; whether none is left."""
         if self._pool.links:
             if now >= self._deadline:
-                self._pool.kill_all(Doom.DRAIN, "the drain ran out of time", now)
+                self._reaper.kill_all(Doom.DRAIN, "the drain ran out of time", now)
             return False
         if self._empty_since is None:
             self._empty_since = now
@@ -69,18 +71,18 @@ class Farewell:
         unsaid = self._database.outstanding
         if unsaid:
             self._log.error("drain_incomplete", unwritten=unsaid, then="the next start recovers these tasks")
-        if self.exit_code is ExitCode.CLEAN and (unsaid or self._pool.requeued):
+        if self.exit_code is ExitCode.CLEAN and (unsaid or self._reaper.requeued):
             self.exit_code = ExitCode.REQUEUED
-        self._log.info("drain_ended", requeued=self._pool.requeued)
+        self._log.info("drain_ended", requeued=self._reaper.requeued)
 
     def end(self) -> None:
         """Whatever happened before: no process of ours is left after this, and the database has heard of it."""
         self._forkservers.close()
-        self._pool.kill_all(Doom.DRAIN, "the supervisor ends", time.monotonic())
+        self._reaper.kill_all(Doom.DRAIN, "the supervisor ends", time.monotonic())
         deadline = time.monotonic() + REAP_SECONDS
         while True:
             now = time.monotonic()
-            for pid, status in self._pool.reap(now):
+            for pid, status in self._reaper.reap(now):
                 self._forkservers.reaped(pid, status, now)
             if (self._forkservers.all_gone and not self._pool.links) or now > deadline:
                 break

@@ -8,7 +8,8 @@ import time
 from orchestrator.board.birth import ForkRequest
 from orchestrator.board.channel import LOOK, Channel, Permits
 from orchestrator.board.layout import ChildOrder, SlotState, Word
-from orchestrator.board.slot import NANO, BoardClaim, SupervisorBoard, create_memory
+from orchestrator.board.memory import NANO, create_memory
+from orchestrator.board.supervisor_half import BoardClaim, SupervisorBoard
 
 STUCK_SECONDS = 60.0
 

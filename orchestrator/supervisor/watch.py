@@ -5,12 +5,14 @@ from collections.abc import Callable
 
 from orchestrator.board.kernel import resident_bytes
 from orchestrator.board.layout import ChildOrder, SlotState
-from orchestrator.board.slot import NANO, BatchView, BoardClaim
+from orchestrator.board.memory import NANO
+from orchestrator.board.supervisor_half import BatchView, BoardClaim
 from orchestrator.mailbox import Finish, MarkRunning, Order, Release
 from orchestrator.model import ClaimRef, Start
 from orchestrator.supervisor.children import Doom, Phase, Seat
 from orchestrator.supervisor.link import Link
 from orchestrator.supervisor.pool import Pool
+from orchestrator.supervisor.reaper import Reaper
 from orchestrator.supervisor.stacks import Inquiry
 from orchestrator.telemetry import logs
 
@@ -29,8 +31,9 @@ BUSY_TICK_SECONDS = 0.05
 class Watch:
     """One look at all boards per tick; kills take several, with a question for the stack in between."""
 
-    def __init__(self, pool: Pool, *, post: Callable[[Order], None], memory_limit: int) -> None:
+    def __init__(self, pool: Pool, reaper: Reaper, *, post: Callable[[Order], None], memory_limit: int) -> None:
         self._pool = pool
+        self._reaper = reaper
         self._post = post
         self._memory_limit = memory_limit
         self._marked: dict[int, int] = {}  # slot → token of the running claim that was ordered to be marked
@@ -134,7 +137,7 @@ class Watch:
         self._log.warning(
             "task_killed", slot=number, pid=seat.pid, task_id=running.task_id, type=running.type, reason=doom.value
         )
-        self._pool.kill(seat, doom, f"{cause}\n{stack}", now)
+        self._reaper.kill(seat, doom, f"{cause}\n{stack}", now)
 
     def next_look(self, now: float) -> float | None:
         """When to look again, in seconds from now; None: when something arrives."""

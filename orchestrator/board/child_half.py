@@ -1,0 +1,141 @@
+"""The child's half of its board: it writes its state, its claims and their ends. Runs in a child."""
+
+import os
+import time
+from collections.abc import Sequence
+
+from orchestrator.board.layout import (
+    ARENA_BYTES,
+    FLAG_IS_RUNNING,
+    HEADER_BYTES,
+    MAX_INLINE_BYTES,
+    OUTCOME_STATUSES,
+    RECORD,
+    RECORD_BYTES,
+    WORD,
+    Field,
+    LeaveReason,
+    SlotState,
+    Word,
+)
+from orchestrator.board.memory import NANO, Board
+from orchestrator.model import MAX_ERROR_BYTES, Claim, Outcome
+
+
+class ChildBoard(Board):
+    """The child's half: it writes its state, its claims and their ends."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor)
+        self._arena_used = 0
+        self._words[Word.PID] = os.getpid()
+
+    def enter(self, state: SlotState) -> None:
+        """Say what the child does now."""
+        self._words[Word.STATE_SINCE] = time.monotonic_ns()
+        self._words[Word.STATE] = state
+
+    def leave_because(self, reason: LeaveReason) -> None:
+        self._words[Word.LEAVING] = reason
+        self.enter(SlotState.LEAVING)
+
+    def claim_begins(self) -> None:
+        """A claim statement goes out: the database may know claims that the board does not."""
+        self._words[Word.CLAIM_SEQUENCE] |= 1
+
+    def claim_ended(self) -> None:
+        """Its reply is on the board, or is known to be lost."""
+        self._words[Word.CLAIM_SEQUENCE] = (self._words[Word.CLAIM_SEQUENCE] | 1) + 1
+
+    @property
+    def has_settled(self) -> bool:
+        """Whether all that was not started has been recorded as handed back: the batch may be replaced."""
+        words = self._words
+        return words[Word.STARTED] + words[Word.HANDED_BACK] == words[Word.COUNT]
+
+    def publish(self, claims: Sequence[tuple[Claim, int]]) -> None:
+        """Replace the batch by these claims, each with its effective `max_retries`. No permission may be out."""
+        if not self.has_settled or self._words[Word.WRITTEN] != self._words[Word.ENDED]:
+            raise AssertionError("BUG: a batch was replaced before it was settled")
+        words = self._words
+        words[Word.BATCH] += 1
+        words[Word.STARTED] = words[Word.ENDED] = words[Word.WRITTEN] = words[Word.HANDED_BACK] = 0
+        self._arena_used = 0
+        position = HEADER_BYTES
+        for claim, max_retries in claims:
+            type_bytes = claim.type.encode()
+            flags = FLAG_IS_RUNNING if claim.is_running else 0
+            RECORD.pack_into(
+                self._bytes, position,
+                claim.token, claim.attempt, max_retries, flags, len(type_bytes), 0, 0, 0, 0, 0, 0, -1, -1, 0,
+                claim.task_id.encode(), type_bytes,
+            )  # fmt: skip
+            position += RECORD_BYTES
+        words[Word.COUNT] = len(claims)
+        words[Word.BATCH] += 1
+
+    def start(self, deadline_ns: int) -> int:
+        """The next claim's handler begins (its permission was taken). Returns when, in nanoseconds."""
+        words = self._words
+        index = words[Word.STARTED]
+        record = (HEADER_BYTES + index * RECORD_BYTES) // WORD
+        now = time.monotonic_ns()
+        words[record + Field.STARTED_AT] = now
+        words[record + Field.DEADLINE] = now + deadline_ns if deadline_ns else 0
+        words[Word.STARTED] = index + 1
+        return now
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more outcome of the largest inline size fits the arena."""
+        return self._arena_used + MAX_INLINE_BYTES + MAX_ERROR_BYTES <= ARENA_BYTES
+
+    def end(self, outcome: Outcome) -> None:
+        """The running claim's handler ended so; `has_room` held. The result is at most MAX_INLINE_BYTES long."""
+        words = self._words
+        index = words[Word.ENDED]
+        record = (HEADER_BYTES + index * RECORD_BYTES) // WORD
+        words[record + Field.ENDED_AT] = int(outcome.ended_monotonic * NANO)
+        words[record + Field.STATUS] = OUTCOME_STATUSES.index(outcome.status)
+        if outcome.delay_seconds:
+            words[record + Field.DELAY] = int(outcome.delay_seconds * NANO)
+        if outcome.error is not None or outcome.result is not None:
+            words[record + Field.TEXT_OFFSET] = self._arena_used
+            words[record + Field.ERROR_LENGTH] = self._store(outcome.error)
+            words[record + Field.RESULT_LENGTH] = self._store(outcome.result)
+        words[Word.ENDED] = index + 1
+        words[Word.FINISHED] += 1
+
+    def handler_ended(self) -> None:
+        """The running claim's handler is done, its outcome is not yet anywhere: it can no longer be overdue."""
+        index = self._words[Word.ENDED]
+        self._words[(HEADER_BYTES + index * RECORD_BYTES) // WORD + Field.DEADLINE] = 0
+
+    def end_elsewhere(self) -> None:
+        """The running claim's outcome was written to the database by the child itself (too large for the board)."""
+        if self._words[Word.WRITTEN] != self._words[Word.ENDED]:
+            raise AssertionError("BUG: outcomes before this one have not been written")
+        index = self._words[Word.ENDED]
+        record = (HEADER_BYTES + index * RECORD_BYTES) // WORD
+        self._words[record + Field.SUPERVISOR_WROTE] = self._words[record + Field.TOKEN]
+        self._words[Word.ENDED] = index + 1
+        self._words[Word.WRITTEN] = index + 1
+        self._words[Word.FINISHED] += 1
+
+    def supervisor_wrote(self, index: int, token: int) -> bool:
+        """Whether the supervisor has written this claim's outcome for us."""
+        return self._words[(HEADER_BYTES + index * RECORD_BYTES) // WORD + Field.SUPERVISOR_WROTE] == token
+
+    def outcomes_written(self) -> None:
+        """All outcomes so far stand in the database; their texts may be overwritten."""
+        self._words[Word.WRITTEN] = self._words[Word.ENDED]
+        self._arena_used = 0
+
+    def _store(self, text: str | None) -> int:
+        if text is None:
+            return -1
+        data = text.encode()
+        begin = self._arena + self._arena_used
+        self._bytes[begin : begin + len(data)] = data
+        self._arena_used += len(data)
+        return len(data)

@@ -1,0 +1,157 @@
+"""The supervisor's half of a slot's board: it reads whole batches, and notes what it took back or wrote."""
+
+from dataclasses import dataclass
+
+from orchestrator.board.layout import (
+    ARENA_BYTES,
+    FLAG_IS_RUNNING,
+    HEADER_BYTES,
+    OUTCOME_STATUSES,
+    RECORD,
+    RECORD_BYTES,
+    WORD,
+    ChildOrder,
+    Field,
+    LeaveReason,
+    Word,
+)
+from orchestrator.board.memory import NANO, Board
+from orchestrator.model import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class BoardClaim:
+    """A claim as its record tells it. `started_ns` 0: not begun. `deadline_ns` 0: it may run for ever."""
+
+    index: int
+    task_id: str
+    type: str
+    token: int
+    attempt: int
+    max_retries: int
+    is_running: bool
+    started_ns: int
+    deadline_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchView:
+    """A batch read whole. `running` is the claim whose handler is at work, `unstarted` those handed to nobody yet."""
+
+    batch: int
+    outcomes: tuple[Outcome, ...]
+    running: BoardClaim | None
+    unstarted: tuple[BoardClaim, ...]
+
+
+class SupervisorBoard(Board):
+    """The supervisor's half: it reads whole batches, gives orders, and records what it took back or wrote."""
+
+    def give(self, order: ChildOrder) -> None:
+        self._words[Word.ORDER] = order
+
+    @property
+    def leaving(self) -> LeaveReason:
+        return LeaveReason(self._words[Word.LEAVING])
+
+    def may_await_claim(self) -> bool:
+        """Whether a claim statement of the child may be under way: the database may know more than the board."""
+        return bool(self._words[Word.CLAIM_SEQUENCE] & 1)
+
+    def read(self) -> BatchView | None:
+        """The batch, whole; None if it was being replaced meanwhile (look again)."""
+        words = self._words
+        batch, written, ended = words[Word.BATCH], words[Word.WRITTEN], words[Word.ENDED]
+        if batch & 1:
+            return None
+        started, count, handed_back = words[Word.STARTED], words[Word.COUNT], words[Word.HANDED_BACK]
+        if not written <= ended <= started <= count <= self.capacity:
+            return None
+        outcomes = tuple(self._outcome(index) for index in range(written, ended) if not self._is_written(index))
+        running = self._claim(ended, has_started=True) if started > ended else None
+        unstarted = tuple(self._claim(index, has_started=False) for index in range(started, count - handed_back))
+        if words[Word.BATCH] != batch or words[Word.WRITTEN] != written:
+            return None
+        if words[Word.ENDED] != ended or words[Word.STARTED] != started:
+            return None  # whole, but old: the running claim has changed
+        return BatchView(batch, outcomes, running, unstarted)
+
+    def last_end(self) -> float:
+        """When the latest task of this batch ended, in CLOCK_MONOTONIC seconds; 0.0 if none has."""
+        ended = self._words[Word.ENDED]
+        if not 0 < ended <= self.capacity:
+            return 0.0
+        return self._words[(HEADER_BYTES + (ended - 1) * RECORD_BYTES) // WORD + Field.ENDED_AT] / NANO
+
+    def hand_back(self, taken: int) -> tuple[BoardClaim, ...]:
+        """Record that `taken` permissions were taken from the semaphore: those claims, from the rear, are ours.
+
+        Between taking a permission and this call the child cannot replace the batch: it waits until the two sides'
+        sums agree (`has_settled`). So the records read here are those the permissions stood for.
+        """
+        count, handed_back = self._words[Word.COUNT], self._words[Word.HANDED_BACK]
+        rear = count - handed_back
+        claims = tuple(self._claim(index, has_started=False) for index in range(rear - taken, rear))
+        self._words[Word.HANDED_BACK] = handed_back + taken
+        return claims
+
+    def mark_written(self, tokens: frozenset[int]) -> None:
+        """Tell the child that these claims' outcomes stand in the database.
+
+        A batch replaced meanwhile does no harm: the child compares tokens, and tokens are never used twice.
+        """
+        for index in range(min(self._words[Word.COUNT], self.capacity)):
+            record = (HEADER_BYTES + index * RECORD_BYTES) // WORD
+            token = self._words[record + Field.TOKEN]
+            if token in tokens:
+                self._words[record + Field.SUPERVISOR_WROTE] = token
+
+    def tokens(self) -> frozenset[int] | None:
+        """Tokens of the batch's claims that are still the child's business; None: being replaced."""
+        words = self._words
+        batch = words[Word.BATCH]
+        if batch & 1:
+            return None
+        indexes = range(words[Word.WRITTEN], min(words[Word.COUNT] - words[Word.HANDED_BACK], self.capacity))
+        held = frozenset(words[(HEADER_BYTES + i * RECORD_BYTES) // WORD + Field.TOKEN] for i in indexes)
+        return held if words[Word.BATCH] == batch else None
+
+    def _is_written(self, index: int) -> bool:
+        record = (HEADER_BYTES + index * RECORD_BYTES) // WORD
+        return self._words[record + Field.SUPERVISOR_WROTE] == self._words[record + Field.TOKEN]
+
+    def _claim(self, index: int, *, has_started: bool) -> BoardClaim:
+        fields = RECORD.unpack_from(self._bytes, HEADER_BYTES + index * RECORD_BYTES)
+        return BoardClaim(
+            index=index,
+            task_id=fields[14].decode(errors="replace"),
+            type=fields[15][: fields[Field.TYPE_LENGTH]].decode(errors="replace"),
+            token=fields[Field.TOKEN],
+            attempt=fields[Field.ATTEMPT],
+            max_retries=fields[Field.MAX_RETRIES],
+            is_running=bool(fields[Field.FLAGS] & FLAG_IS_RUNNING),
+            started_ns=fields[Field.STARTED_AT] if has_started else 0,
+            deadline_ns=fields[Field.DEADLINE] if has_started else 0,
+        )
+
+    def _outcome(self, index: int) -> Outcome:
+        fields = RECORD.unpack_from(self._bytes, HEADER_BYTES + index * RECORD_BYTES)
+        offset = fields[Field.TEXT_OFFSET]
+        error_length, result_length = fields[Field.ERROR_LENGTH], fields[Field.RESULT_LENGTH]
+        return Outcome(
+            task_id=fields[14].decode(errors="replace"),
+            token=fields[Field.TOKEN],
+            type=fields[15][: fields[Field.TYPE_LENGTH]].decode(errors="replace"),
+            status=OUTCOME_STATUSES[fields[Field.STATUS] % len(OUTCOME_STATUSES)],
+            attempt=fields[Field.ATTEMPT],
+            started_monotonic=fields[Field.STARTED_AT] / NANO,
+            ended_monotonic=fields[Field.ENDED_AT] / NANO,
+            error=self._text(offset, error_length),
+            result=self._text(offset + max(error_length, 0), result_length),
+            delay_seconds=fields[Field.DELAY] / NANO,
+        )
+
+    def _text(self, offset: int, length: int) -> str | None:
+        if not 0 <= length <= ARENA_BYTES - offset:
+            return None
+        return bytes(self._bytes[self._arena + offset : self._arena + offset + length]).decode(errors="replace")

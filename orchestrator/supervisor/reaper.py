@@ -1,0 +1,142 @@
+"""How children end: killed for a reason, or found dead; then what each leaves is settled and its seat freed.
+
+Called by the supervisor's loop. It asks no database: outcomes and hand-backs go out as orders.
+"""
+
+import os
+
+from orchestrator.board.layout import LeaveReason, Word
+from orchestrator.board.supervisor_half import BoardClaim
+from orchestrator.mailbox import Audit, Finish, Release
+from orchestrator.supervisor import leftovers
+from orchestrator.supervisor.attribution import describe_status, settle_estate
+from orchestrator.supervisor.children import Doom, Phase, Seat
+from orchestrator.supervisor.link import kill_group
+from orchestrator.supervisor.pool import Pool
+from orchestrator.supervisor.stacks import last_words
+from orchestrator.telemetry import logs
+
+HELLO_SECONDS = 15.0
+"""A fork that has not said hello by then has failed."""
+
+_FAULTY = (LeaveReason.NONE, LeaveReason.UNREGISTERED)
+
+
+class Reaper:
+    """Ends children and settles their estates."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._causes: dict[int, str] = {}  # slot → why we killed its child
+        self.requeued = 0
+        self._log = logs.get("supervisor")
+
+    def kill(self, seat: Seat, doom: Doom, cause: str, now: float) -> None:
+        """SIGKILL for the child and its process group; what it was doing is settled when it is reaped."""
+        if seat.pid is None or seat.phase is Phase.DOOMED:
+            return
+        self._causes[seat.number] = cause
+        self._pool.children.doomed(seat, doom, now)
+        kill_group(seat.pid)
+
+    def kill_all(self, doom: Doom, cause: str, now: float) -> None:
+        for seat in self._pool.children.in_phase(Phase.BOOTING, Phase.LIVE):
+            self.kill(seat, doom, cause, now)
+        self._pool.abandon_births(cause, now)
+
+    def check_deadlines(self, now: float) -> bool:
+        """Seats whose child is not born, not ready, stuck, or not gone in time. Whether the forkserver seems hung."""
+        is_hung = False
+        for seat in self._pool.children:
+            if seat.phase is Phase.FORKING and now - seat.since > HELLO_SECONDS:
+                self._pool.not_born(seat, f"no hello within {HELLO_SECONDS:g} s", now)
+                is_hung = True
+            elif seat.phase is Phase.BOOTING and now - seat.since > self._pool.settings.boot_seconds:
+                self._log.error("child_not_ready", slot=seat.number, seconds=self._pool.settings.boot_seconds)
+                self.kill(seat, Doom.BOOT, "it did not become ready in time", now)
+            elif seat.phase is Phase.LIVE:
+                state = self._pool.links[seat.number].stuck_in(now)
+                if state is not None:
+                    self._log.error("child_stuck", slot=seat.number, pid=seat.pid, state=state.name.lower())
+                    self.kill(seat, Doom.STUCK, f"the child was stuck outside of any task ({state.name.lower()})", now)
+        return is_hung
+
+    def reap(self, now: float) -> list[tuple[int, int]]:
+        """Reap all that has ended. Returns (pid, status) of those that are no children of the pool.
+
+        A child's group is killed while its zombie still holds the pid, then what it left in sessions of their own.
+        """
+        strangers: list[tuple[int, int]] = []
+        while self._pool.dead_at_birth:
+            self._ended(*self._pool.dead_at_birth.pop(), now)
+        while True:
+            try:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return strangers
+            if ended is None:
+                return strangers
+            pid = ended.si_pid
+            seat = self._pool.children.by_pid(pid)
+            if seat is not None:
+                kill_group(pid)
+            _, status = os.waitpid(pid, 0)
+            if seat is not None:
+                self._ended(seat, status, now)
+                continue
+            if self._pool.children.in_phase(Phase.FORKING):
+                self._pool.unknown_exits[pid] = status
+            strangers.append((pid, status))
+
+    def _ended(self, seat: Seat, status: int, now: float) -> None:
+        """A child was reaped: hand back, write and replace what it leaves."""
+        link = self._pool.links[seat.number]
+        leftovers.kill_marked(link.request.marker)
+        cause = self._causes.pop(seat.number, None)
+        if cause is None:
+            cause = "\n".join(filter(None, (describe_status(status), last_words(link.stacks))))
+        taken_back = link.take_back()
+        view = link.board.read()
+        estate = settle_estate(view, taken_back, cause=cause, doom=seat.doom, now=now, policy=self._pool.policy)
+        outcomes = tuple(each for each in estate.outcomes if not self._pool.is_finishing(each.token))
+        if outcomes:
+            self._pool.finish(Finish(outcomes))
+        if estate.released:
+            self._pool.post(Release(estate.released, "drain" if seat.doom is Doom.DRAIN else "child_gone"))
+        self._pool.post(Audit(seat.number))
+        if seat.doom is Doom.DRAIN and estate.casualty is not None:
+            self.requeued += 1
+        leaving, finished = link.board.leaving, link.board.word(Word.FINISHED)
+        is_fault = estate.casualty is None and seat.doom not in (Doom.DRAIN, Doom.TIMEOUT, Doom.MEMORY)
+        is_fault = is_fault and (leaving in _FAULTY or status != 0)
+        self._say(seat, cause, leaving, estate.casualty, status)
+        self._pool.drop_link(seat)
+        number = seat.number
+        reason = _restart_reason(seat.doom, leaving, estate.casualty)
+        self._pool.children.ended(
+            seat, now, is_fault=is_fault, has_finished_tasks=finished > 0 or estate.casualty is not None
+        )
+        self._pool.on_restart(number, reason)
+
+    def _say(self, seat: Seat, cause: str, leaving: LeaveReason, casualty: BoardClaim | None, status: int) -> None:
+        facts = {"slot": seat.number, "pid": seat.pid}
+        if casualty is not None:
+            self._log.warning(
+                "child_died", **facts, cause=cause.partition("\n")[0], task_id=casualty.task_id, type=casualty.type,
+                attempt=casualty.attempt,
+            )  # fmt: skip
+        elif leaving not in (LeaveReason.NONE, LeaveReason.LIFELINE) and status == 0:
+            self._log.debug("child_left", **facts, reason=leaving.name.lower())
+        else:
+            self._log.warning("child_died", **facts, cause=cause.partition("\n")[0])
+
+
+def _restart_reason(doom: Doom | None, leaving: LeaveReason, casualty: BoardClaim | None) -> str:
+    """The label of worker_child_restarts_total."""
+    if doom is not None:
+        return doom.value
+    if casualty is not None:
+        return "crash"
+    if leaving is LeaveReason.NONE:
+        return "died_idle"
+    return leaving.name.lower()

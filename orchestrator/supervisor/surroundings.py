@@ -1,0 +1,61 @@
+"""What the supervisor's loop is joined to, and what it shows of itself."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from orchestrator.mailbox import Order
+from orchestrator.model import TaskType
+from orchestrator.supervisor.pool import PoolSettings
+
+
+class DatabaseSide(Protocol):
+    """The database threads, as the loop sees them."""
+
+    def start(self) -> None: ...
+
+    def post(self, order: Order) -> None: ...
+
+    @property
+    def outstanding(self) -> int:
+        """Orders that the database has not taken yet."""
+        ...
+
+    def stop(self, *, within: float) -> None:
+        """Sign off and end, in so many seconds at most."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorSettings:
+    """What the loop needs to know. Durations in seconds, sizes in bytes (0: no limit)."""
+
+    app: str
+    pool_size: int
+    shutdown_timeout: float
+    task_memory_limit: int
+    pool: PoolSettings
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """How the pool is, for /health and /metrics; made by the loop, read by other threads."""
+
+    state: str
+    is_paused: bool
+    capacity: int
+    ready: int
+    active: int
+    backing_off: int
+    types: tuple[str, ...]
+    turned_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Who is told what: metrics, mostly."""
+
+    on_types: Callable[[tuple[TaskType, ...]], None]
+    on_restart: Callable[[int, str], None]
+    on_reload: Callable[[bool], None]
+    on_ready: Callable[[], None]
