@@ -10,6 +10,7 @@ from orchestrator.app import App, loaded_app
 from orchestrator.board.birth import ChildContext
 from orchestrator.board.channel import READY, Channel, Permits
 from orchestrator.board.child_half import ChildBoard
+from orchestrator.board.layout import SlotState
 from orchestrator.board.reactions import STACK_SIGNAL
 from orchestrator.child.database import Database
 from orchestrator.child.execution import Executor
@@ -39,6 +40,7 @@ def run(context: ChildContext) -> None:
         hook()
     sanity = Sanity(time_limit, (context.board, context.permits, context.channel.fileno(), context.stacks))
     database = Database(context.settings.database_url, f"orchestratord child {slot}")
+    board.enter(SlotState.CONNECTING)  # before READY: from then on the supervisor asks since when
     channel.send(READY)
     loop = Loop(
         context,
