@@ -1,5 +1,8 @@
 """The database threads behind a network that falls silent, breaks, or loses replies."""
 
+import contextlib
+import itertools
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -8,7 +11,7 @@ import psycopg
 import pytest
 
 from orchestrator.dev.postgres import PrivatePostgres
-from orchestrator.mailbox import Audited, Finish, Registered, Written
+from orchestrator.mailbox import Audited, Finish, Written
 from orchestrator.model import Outcome, TaskStatus
 from tests.fixtures.coordination import Database, Worker, eventually, workers_of
 from tests.store.wire import Wire
@@ -72,36 +75,45 @@ def test_an_outcome_whose_reply_was_lost_is_written_and_counted_once(
     assert worker.count("tasks_stale_completions_total", type="t") == 0
 
 
-def test_a_start_whose_replies_are_lost_at_any_step_ends_in_one_registered_worker(
-    database: Database, wire: Wire, worker: Worker
+class ForgetfulWire(Wire):
+    """Each connection is cut when the server answers its n-th request, n from `forgets`; when that is empty, none."""
+
+    def __init__(self, host: str, port: int, forgets: list[int]) -> None:
+        self.forgets = forgets
+        self._deaf: set[socket.socket] = set()
+        super().__init__(host, port)
+
+    def _pump(self, source: socket.socket, target: socket.socket, is_request: bool) -> None:
+        last = self.forgets.pop(0) if is_request and self.forgets else 0
+        with contextlib.suppress(OSError):
+            for number in itertools.count(1):
+                data = source.recv(65536)
+                if not data or source in self._deaf:
+                    break
+                if is_request and number == last:
+                    self._deaf.add(target)
+                target.sendall(data)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_start_that_loses_the_reply_to_any_of_its_statements_ends_in_one_registered_worker(
+    server: PrivatePostgres, database: Database
 ) -> None:
-    is_over = threading.Event()
-    cuts: list[int] = []
-
-    def disturb() -> None:
-        """Lets a few replies through, ever more of them, before it cuts."""
-        allowed = 5
-        while not is_over.wait(0.0005):
-            if wire.requests >= allowed:
-                wire.loses_replies = True
-                is_over.wait(0.02)
-                wire.cut()
-                cuts.append(wire.requests)
-                wire.requests, allowed = 0, allowed + 2
-                wire.loses_replies = False
-
-    disturber = threading.Thread(target=disturb)
-    disturber.start()
+    parts = psycopg.conninfo.conninfo_to_dict(server.url())
+    wire = ForgetfulWire("127.0.0.1", int(parts["port"] or 0), [4, 5, 6, 7, 8, 9])
+    url = f"postgresql://{parts['user']}:{parts['password']}@127.0.0.1:{wire.port}/{parts['dbname']}?sslmode=disable"
     try:
-        worker.start()
-        worker_id = worker.reports.wait(Registered).worker_id
+        with workers_of(url) as make:
+            worker = make(heartbeat_interval=5.0, leader_term=20.0, database_wait=30.0)
+            worker_id = worker.serve()
+            assert wire.forgets == []
+            assert worker.coordination.status().is_leader
+            assert database.rows("SELECT id FROM workers") == [(worker_id,)]
+            assert database.value("SELECT holder FROM leadership") == worker_id
     finally:
-        is_over.set()
-        disturber.join()
-    assert len(cuts) >= 3, cuts
-    eventually(lambda: worker.coordination.status().is_leader)
-    assert database.rows("SELECT id FROM workers") == [(worker_id,)]
-    assert database.value("SELECT holder FROM leadership") == worker_id
+        wire.close()
 
 
 def test_a_silent_network_is_noticed_survived_and_stopped_in_time(
