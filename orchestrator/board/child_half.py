@@ -55,9 +55,9 @@ class ChildBoard(Board):
 
     def publish(self, claims: Sequence[tuple[Claim, int]]) -> None:
         """Replace the batch by these claims, each with its effective `max_retries`. No permission may be out."""
-        if not self.has_settled or self._words[Word.WRITTEN] != self._words[Word.ENDED]:
-            raise AssertionError("BUG: a batch was replaced before it was settled")
         words = self._words
+        if not self.has_settled or not words[Word.WRITTEN] == words[Word.ENDED] == words[Word.STARTED]:
+            raise AssertionError("BUG: a batch was replaced before it was settled")
         words[Word.BATCH] += 1
         words[Word.STARTED] = words[Word.ENDED] = words[Word.WRITTEN] = words[Word.HANDED_BACK] = 0
         self._arena_used = 0

@@ -152,6 +152,6 @@ class SupervisorBoard(Board):
         )
 
     def _text(self, offset: int, length: int) -> str | None:
-        if not 0 <= length <= ARENA_BYTES - offset:
+        if offset < 0 or not 0 <= length <= ARENA_BYTES - offset:
             return None
         return bytes(self._bytes[self._arena + offset : self._arena + offset + length]).decode(errors="replace")
