@@ -16,7 +16,7 @@ _MARGIN_SECONDS = 1.0
 class Sample:
     """A look at the database's `clock` (seconds since 1970) and its transactions at that moment.
 
-    Transaction ids below `xmin` have ended; those from `xmax` on had not begun.
+    Transactions with ids below `xmin` have ended; those from `xmax` on got their ids after `clock`.
     """
 
     clock: float
@@ -37,11 +37,15 @@ class EnqueuedCount:
 
 
 def sample(connection: Connection, *, within: float) -> Sample:
-    """Takes a sample; needs no rights. The clock is read before the snapshot is taken, never after."""
+    """Takes a sample; needs no rights. The clock is read first.
+
+    `xmax` is this transaction's own id. A snapshot's xmax would not do: it is one more than the last id that has
+    *ended*, and transactions with higher ones may be open.
+    """
     rows = connection.execute(
         """
         SELECT date_part('epoch', statement_timestamp()), pg_snapshot_xmin(pg_current_snapshot())::text::bigint,
-            pg_snapshot_xmax(pg_current_snapshot())::text::bigint
+            pg_current_xact_id()::text::bigint
         """,
         within=within,
     )
@@ -51,7 +55,7 @@ def sample(connection: Connection, *, within: float) -> Sample:
 def horizon(samples: Sequence[Sample], latest: Sample) -> float | None:
     """Up to which moment (the database's clock) all that was enqueued is committed or gone. None: not known yet.
 
-    Every transaction that had an id when an earlier sample was taken has ended if `latest.xmin` is not below that
+    Every transaction that had an id at the clock of an earlier sample has ended if `latest.xmin` is not below that
     sample's xmax. The margin is for an insert that has made its row's id but has no transaction id yet. Transactions
     that only read have none, so dumps and reports hold nothing back.
     """

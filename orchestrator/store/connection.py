@@ -10,7 +10,7 @@ import select
 import time
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 import psycopg2
 from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, TRANSACTION_STATUS_IDLE
@@ -57,7 +57,7 @@ class Connection:
         self._interrupt = interrupt
 
     @classmethod
-    def open(cls, url: str, *, within: float, application_name: str, interrupt: int | None = None) -> "Connection":
+    def open(cls, url: str, *, within: float, application_name: str, interrupt: int | None = None) -> Self:
         """Connects to the first server of `url` that takes us, within so many seconds over all of them.
 
         Each server gets an equal share of the time that is left. DatabaseUnavailable says in one line, without the
@@ -87,14 +87,14 @@ class Connection:
     ) -> list[tuple[Any, ...]]:
         """Runs one statement, or several as one transaction, and returns the rows of the last.
 
-        With `lock_within` the server itself ends it as well: after `within` seconds, or so many of waiting for a lock.
-        After a deadlock it is tried again.
+        With `lock_within` the server itself ends it as well: a little before `within` is over, so that its refusal
+        still arrives, and after so many seconds of waiting for a lock. After a deadlock it is tried again.
         DatabaseUnavailable (with `sent`: its fate is unknown), DeadlineExceeded and Interrupted leave the connection
         closed, StatementRefused leaves it usable and nothing changed. Whatever a signal handler raises closes it too.
         """
         deadline = time.monotonic() + within
         if lock_within is not None:
-            sql = limits(within, lock_within) + sql
+            sql = limits(within * 0.9, min(lock_within, within * 0.8)) + sql
         for attempt in range(1, _TRIES + 1):
             try:
                 return self._run(sql, params, deadline)

@@ -33,7 +33,7 @@ def counts(connection: Connection, *, within: float) -> list[tuple[str, TaskStat
 def totals(connection: Connection, *, within: float) -> list[tuple[str, TaskStatus, int]]:
     """Every task by type and status, in that order; reads the whole table."""
     rows = connection.execute(
-        "SELECT type, status::text, count(*) FROM tasks GROUP BY type, status ORDER BY type, status",
+        "SELECT type, status::text, count(*) FROM tasks GROUP BY type, tasks.status ORDER BY type, tasks.status",
         within=within,
         lock_within=within,
     )

@@ -1,0 +1,168 @@
+"""What a claim costs is read from its plan: hundreds of thousands of waiting or finished tasks must not make it dearer.
+
+Buffers are counted and not milliseconds, so these hold on any machine.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from orchestrator.model import Outcome
+from orchestrator.store import claims, upkeep
+from orchestrator.store.connection import Connection
+from tests.store.rows import add_tasks, add_worker, claim, ending
+
+WAITING = 100_000
+
+
+def nodes(node: dict[str, Any]) -> list[dict[str, Any]]:
+    """The plan's nodes, from the top."""
+    return [node, *(below for child in node.get("Plans", []) for below in nodes(child))]
+
+
+def buffers(found: dict[str, Any]) -> int:
+    return int(found["Plan"]["Shared Hit Blocks"] + found["Plan"]["Shared Read Blocks"])
+
+
+class Recorder(Connection):
+    """Runs each statement, undoes it, and keeps it."""
+
+    def execute(
+        self, sql: str, params: Mapping[str, Any] | None = None, *, within: float, lock_within: float | None = None
+    ) -> list[tuple[Any, ...]]:
+        self.sent = (sql, params)
+        super().execute("BEGIN", within=5.0)
+        rows = super().execute(sql, params, within=within, lock_within=lock_within)
+        super().execute("ROLLBACK", within=5.0)
+        return rows
+
+    def plan(self) -> dict[str, Any]:
+        """The plan of the statement that was sent last, and what running it touches."""
+        sql, params = self.sent
+        ((found,),) = self.execute("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + sql, params, within=60.0)
+        parsed: dict[str, Any] = (json.loads(found) if isinstance(found, str) else found)[0]
+        return parsed
+
+
+@pytest.fixture
+def recorder(database_url: str) -> Iterator[Recorder]:
+    recorder = Recorder.open(database_url, within=10.0, application_name="test")
+    yield recorder
+    recorder.close()
+
+
+def claim_plan(recorder: Recorder, limit: int, outcomes: Sequence[Outcome] = ()) -> dict[str, Any]:
+    """The plan of the claim statement as finish_and_claim sends it."""
+    claims.finish_and_claim(recorder, outcomes, worker_id="w", slot=0, limit=limit, within=60.0)
+    return recorder.plan()
+
+
+def add_waiting(connection: Connection) -> None:
+    """Tasks of the highest priority that are due far in the future."""
+    connection.execute(
+        """
+        INSERT INTO tasks (type, priority, next_retry_at)
+        SELECT 't', 9, now() + i * interval '1 minute' FROM generate_series(1, %(n)s) AS i
+        """,
+        {"n": WAITING},
+        within=60.0,
+    )
+
+
+@pytest.mark.parametrize("is_analyzed", [True, False])
+def test_waiting_tasks_of_higher_priority_cost_a_claim_nothing(
+    connection: Connection, recorder: Recorder, is_analyzed: bool
+) -> None:
+    add_worker(connection)
+    add_waiting(connection)
+    add_tasks(connection, 500)
+    connection.execute("VACUUM ANALYZE tasks" if is_analyzed else "VACUUM tasks", within=60.0)
+    found = claim_plan(recorder, 1)
+    assert buffers(found) < 60
+    assert {node.get("Index Name") for node in nodes(found["Plan"]) if node.get("Relation Name") == "tasks"} >= {
+        "idx_tasks_claimable"
+    }
+    hundred = buffers(claim_plan(recorder, 100))
+    assert hundred < 100 * 30
+
+
+def test_statistics_of_a_quiet_hour_do_not_mislead_a_claim(connection: Connection, recorder: Recorder) -> None:
+    """ANALYZE saw nothing pending and nothing claimed; then a burst came. Autovacuum is late to such parties."""
+    add_worker(connection)
+    connection.execute("ALTER TABLE tasks SET (autovacuum_enabled = off)", within=5.0)
+    add_tasks(connection, 20_000)
+    connection.execute("UPDATE tasks SET status = 'completed'", within=60.0)
+    connection.execute("VACUUM (FULL, ANALYZE) tasks", within=60.0)
+    add_tasks(connection, 20_000)
+    taken = claim(connection, 2000)
+    found = claim_plan(recorder, 100, [ending(one) for one in taken[:100]])
+    used = nodes(found["Plan"])
+    assert "Seq Scan" not in {node["Node Type"] for node in used if node.get("Relation Name") == "tasks"}
+    assert "idx_tasks_owned" not in {node.get("Index Name") for node in used}
+    scan = next(node for node in used if node.get("Index Name") == "idx_tasks_claimable")
+    assert scan["Actual Rows"] == 100
+    assert buffers(found) < 200 * 30 + 200
+
+
+def test_finishing_looks_each_task_up_by_its_key(connection: Connection, recorder: Recorder) -> None:
+    add_worker(connection)
+    add_tasks(connection, 50_000)
+    connection.execute("VACUUM ANALYZE tasks", within=60.0)
+    taken = claim(connection, 100)
+    found = claim_plan(recorder, 0, [ending(one) for one in taken])
+    indexes = {node.get("Index Name") for node in nodes(found["Plan"]) if node.get("Relation Name") == "tasks"}
+    assert "tasks_pkey" in indexes
+    assert buffers(found) < 100 * 30
+
+
+def test_the_statement_is_never_compiled(connection: Connection, recorder: Recorder) -> None:
+    """JIT takes longer than any of our statements; it starts where the planner expects a high cost."""
+    add_worker(connection)
+    add_tasks(connection, 1000)
+    recorder.execute("SELECT set_config('jit', 'on', false)", within=5.0)
+    assert "JIT" not in claim_plan(recorder, 1000)
+
+
+def test_a_poll_with_nothing_due_reads_next_to_nothing(connection: Connection, recorder: Recorder) -> None:
+    add_waiting(connection)
+    connection.execute("VACUUM ANALYZE tasks", within=60.0)
+    upkeep.promote_due(recorder, limit=1000, within=60.0)
+    found = recorder.plan()
+    assert buffers(found) < 30
+
+
+def test_promotion_reads_what_is_due_and_not_what_waits(connection: Connection, recorder: Recorder) -> None:
+    add_waiting(connection)
+    connection.execute(
+        "INSERT INTO tasks (type, next_retry_at) SELECT 't', now() - interval '1 s' FROM generate_series(1, 10)",
+        within=5.0,
+    )
+    connection.execute("VACUUM ANALYZE tasks", within=60.0)
+    upkeep.promote_due(recorder, limit=1000, within=60.0)
+    assert buffers(recorder.plan()) < 10 * 30 + 30
+
+
+def test_recovery_does_not_read_finished_or_pending_tasks(connection: Connection, recorder: Recorder) -> None:
+    add_worker(connection)
+    add_tasks(connection, 50_000)
+    connection.execute("UPDATE tasks SET status = 'completed' WHERE random() < 0.5", within=60.0)
+    claim(connection, 10)
+    connection.execute("VACUUM ANALYZE tasks", within=60.0)
+    connection.execute("UPDATE leadership SET term = 1, holder = 'w', expires_at = now() + interval '1 h'", within=5.0)
+    upkeep.recover(recorder, term=1, holder="w", limit=100, within=60.0)
+    assert buffers(recorder.plan()) < 100
+
+
+@pytest.mark.parametrize("priority", [0, 5])
+def test_a_claim_does_not_read_what_is_behind_its_limit(
+    connection: Connection, recorder: Recorder, priority: int
+) -> None:
+    add_worker(connection)
+    add_tasks(connection, 100_000)
+    connection.execute(
+        "INSERT INTO tasks (type, priority) SELECT 't', %(p)s FROM generate_series(1, 10)", {"p": priority}, within=5.0
+    )
+    connection.execute("VACUUM ANALYZE tasks", within=60.0)
+    assert buffers(claim_plan(recorder, 10)) < 10 * 30 + 60

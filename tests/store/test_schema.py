@@ -1,0 +1,241 @@
+"""schema.sql: applied once, by whoever comes first, to any server we support; and what it makes is explained in it."""
+
+from collections.abc import Callable
+
+import psycopg
+import pytest
+
+from orchestrator.errors import SchemaError, StatementRefused
+from orchestrator.store import claims, schema
+from orchestrator.store.connection import Connection
+from tests.store.rows import add_task, add_tasks, add_worker, at_once, claim, ending, values
+
+Connect = Callable[[], Connection]
+
+
+@pytest.fixture
+def empty(empty_database_url: str) -> Connection:
+    return Connection.open(empty_database_url, within=10.0, application_name="test")
+
+
+def test_an_empty_database_gets_the_schema_and_then_keeps_it(empty: Connection) -> None:
+    assert schema.version(empty, within=5.0) is None
+    assert schema.migrate(empty, within=20.0)
+    assert schema.version(empty, within=5.0) == schema.SCHEMA_VERSION
+    assert not schema.migrate(empty, within=20.0)
+    empty.close()
+
+
+def test_the_text_names_the_version_that_the_code_knows() -> None:
+    assert f"-- Version {schema.SCHEMA_VERSION}." in schema.schema_sql()
+
+
+def test_schema_sql_can_be_run_again_by_hand_and_changes_nothing(connection: Connection) -> None:
+    add_worker(connection)
+    task_id = add_task(connection)
+    claim(connection)
+    before = connection.execute("SELECT * FROM leadership", within=5.0)
+    connection.execute(schema.schema_sql(), within=20.0)
+    assert values(connection, "status::text, worker_id", task_id) == ("claimed", "w")
+    assert connection.execute("SELECT * FROM leadership", within=5.0) == before
+
+
+def test_any_number_of_starts_at_once_apply_it_once(empty_database_url: str) -> None:
+    connections = [Connection.open(empty_database_url, within=10.0, application_name="test") for _ in range(6)]
+    at_once(*(lambda own=own: schema.migrate(own, within=30.0) for own in connections))
+    for own in connections:
+        assert schema.version(own, within=5.0) == schema.SCHEMA_VERSION
+        own.close()
+
+
+def test_a_newer_schema_is_left_alone_and_said_to_be_newer(connection: Connection) -> None:
+    connection.execute("UPDATE orchestrator_schema SET version = version + 1", within=5.0)
+    with pytest.raises(SchemaError, match="newer"):
+        schema.migrate(connection, within=20.0)
+    with pytest.raises(StatementRefused, match="newer"):
+        connection.execute(schema.schema_sql(), within=20.0)
+    assert schema.version(connection, within=5.0) == schema.SCHEMA_VERSION + 1
+
+
+def test_an_older_schema_is_upgraded_while_workers_work(connection: Connection, connect: Connect) -> None:
+    add_worker(connection)
+    add_tasks(connection, 300)
+    connection.execute("UPDATE orchestrator_schema SET version = 0", within=5.0)
+    worker, upgrader = connect(), connect()
+
+    def work() -> int:
+        done = 0
+        while taken := claim(worker, 5):
+            outcomes = [ending(one) for one in taken]
+            done += claims.finish_and_claim(worker, outcomes, worker_id="w", slot=0, limit=0, within=20.0).accepted
+        return done
+
+    done, changed = at_once(work, lambda: schema.migrate(upgrader, within=20.0))
+    assert (done, changed) == (300, True)
+    assert schema.version(connection, within=5.0) == schema.SCHEMA_VERSION
+
+
+def test_a_long_lock_refuses_the_upgrade_and_is_no_schema_error(connection: Connection, other: Connection) -> None:
+    connection.execute("UPDATE orchestrator_schema SET version = 0", within=5.0)
+    other.execute("BEGIN; DELETE FROM tasks", within=5.0)
+    with pytest.raises(StatementRefused) as refusal:
+        schema.migrate(connection, within=0.5)
+    assert refusal.value.sqlstate in {"55P03", "57014"}
+    other.execute("ROLLBACK", within=5.0)
+    assert schema.migrate(connection, within=20.0)
+
+
+def test_a_role_without_rights_is_told_so(empty: Connection) -> None:
+    empty.execute("DROP SCHEMA public CASCADE", within=5.0)  # nowhere to create anything
+    with pytest.raises(SchemaError, match="cannot be applied"):
+        schema.migrate(empty, within=10.0)
+    assert empty.is_open
+    empty.close()
+
+
+def test_somebody_elses_tasks_table_is_not_taken_for_ours(empty: Connection) -> None:
+    empty.execute("CREATE TABLE tasks (id integer)", within=5.0)
+    with pytest.raises(SchemaError, match="cannot be applied"):
+        schema.migrate(empty, within=10.0)
+    assert empty.execute("SELECT count(*) FROM tasks", within=5.0) == [(0,)]
+    assert schema.version(empty, within=5.0) is None
+    empty.close()
+
+
+def test_the_schema_works_in_another_schema_than_public(empty_database_url: str) -> None:
+    with psycopg.connect(empty_database_url, autocommit=True) as session:
+        session.execute("CREATE SCHEMA jobs")
+        session.execute(f"ALTER DATABASE {session.info.dbname} SET search_path = jobs")
+    connection = Connection.open(empty_database_url, within=10.0, application_name="test")
+    schema.migrate(connection, within=20.0)
+    add_worker(connection)
+    connection.execute("INSERT INTO sleepers VALUES ('w', true); LISTEN orchestrator_tasks", within=5.0)
+    with psycopg.connect(empty_database_url, autocommit=True, options="-c search_path=public") as stranger:
+        assert stranger.execute("SELECT jobs.enqueue_task('t')").fetchone() is not None
+        stranger.execute("INSERT INTO jobs.tasks (type) VALUES ('t')")
+    connection.wait(5.0)
+    assert connection.notifications()
+    assert len(claim(connection, 5)) == 2
+    connection.close()
+
+
+def test_every_table_and_column_is_explained(connection: Connection) -> None:
+    rows = connection.execute(
+        """
+        SELECT c.relname, a.attname FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
+        WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped
+          AND (obj_description(c.oid) IS NULL OR col_description(c.oid, a.attnum) IS NULL)
+        """,
+        within=5.0,
+    )
+    assert rows == []
+
+
+def test_every_index_that_is_no_key_names_its_query(connection: Connection) -> None:
+    rows = connection.execute(
+        """
+        SELECT c.relname FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
+        WHERE c.relnamespace = 'public'::regnamespace AND NOT i.indisprimary AND obj_description(c.oid) IS NULL
+        """,
+        within=5.0,
+    )
+    assert rows == []
+
+
+def test_the_index_that_the_guide_names_is_partial(connection: Connection) -> None:
+    rows = connection.execute(
+        "SELECT pg_get_expr(indpred, indrelid) FROM pg_index WHERE indexrelid = 'idx_tasks_claimable'::regclass",
+        within=5.0,
+    )
+    assert "pending" in rows[0][0]
+
+
+def test_all_times_carry_their_zone(connection: Connection) -> None:
+    rows = connection.execute(
+        """
+        SELECT table_name, column_name FROM information_schema.columns
+        WHERE table_schema = 'public' AND data_type = 'timestamp without time zone'
+        """,
+        within=5.0,
+    )
+    assert rows == []
+
+
+def test_the_lease_survives_a_crash_and_the_sleepers_need_not(connection: Connection) -> None:
+    rows = connection.execute(
+        "SELECT relname, relpersistence FROM pg_class WHERE relname IN ('leadership', 'sleepers', 'tasks')", within=5.0
+    )
+    assert dict(rows) == {"leadership": "p", "sleepers": "u", "tasks": "p"}
+
+
+# Ids
+
+
+def test_ids_are_version_seven_in_the_order_of_their_making(connection: Connection) -> None:
+    rows = connection.execute("SELECT orchestrator_new_id()::text FROM generate_series(1, 1000)", within=5.0)
+    ids = [task_id for (task_id,) in rows]
+    assert len(set(ids)) == 1000
+    assert all(task_id[14] == "7" and task_id[19] in "89ab" for task_id in ids)
+    times = [task_id[:18] for task_id in ids]
+    assert times == sorted(times)
+
+
+def test_the_id_of_a_moment_separates_what_was_made_before_and_after(connection: Connection) -> None:
+    rows = connection.execute(
+        """
+        WITH before AS MATERIALIZED (SELECT orchestrator_new_id() AS id),
+            between AS MATERIALIZED (SELECT before.id, clock_timestamp() + interval '2 us' AS moment FROM before),
+            pause AS MATERIALIZED (SELECT id, moment, pg_sleep(0.005) FROM between)
+        SELECT id < orchestrator_id_at(moment), orchestrator_id_at(moment) < orchestrator_new_id() FROM pause
+        """,
+        within=5.0,
+    )
+    assert rows == [(True, True)]
+
+
+def test_retry_delays_are_spread_from_nothing_to_their_ceiling(connection: Connection) -> None:
+    rows = connection.execute(
+        """
+        SELECT retry, min(wait), max(wait) FROM (
+            SELECT retry, retry_delay(retry, 2, 50) AS wait
+            FROM unnest(ARRAY[1, 3, 9, 1000000, 0]) AS retry, generate_series(1, 400)
+        ) AS drawn GROUP BY retry
+        """,
+        within=5.0,
+    )
+    ceilings = {1: 2, 3: 8, 9: 50, 1000000: 50, 0: 2}
+    assert len(rows) == len(ceilings)
+    for retry, least, most in rows:
+        assert 0 <= least < 0.2 * ceilings[retry]
+        assert 0.8 * ceilings[retry] < most <= ceilings[retry]
+
+
+# What a row refuses
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"type": ""},
+        {"type": "x" * 201},
+        {"max_retries": -1},
+        {"timeout_seconds": 0},
+        {"timeout_seconds": "NaN"},
+        {"timeout_seconds": "Infinity"},
+        {"idempotency_key": ""},
+        {"payload": None},
+        {"priority": None},
+    ],
+)
+def test_a_row_that_could_never_run_is_refused(connection: Connection, columns: dict[str, object]) -> None:
+    with pytest.raises(StatementRefused) as refusal:
+        add_task(connection, **columns)
+    assert refusal.value.sqlstate in {"23514", "23502"}
+
+
+@pytest.mark.parametrize("payload", ["[1]", '"x"', "null", "7"])
+def test_a_payload_that_is_no_object_may_be_written_by_raw_sql(connection: Connection, payload: str) -> None:
+    """It is claimed like any other, and fails with a clear error."""
+    add_worker(connection)
+    add_task(connection, payload=payload)
+    assert [one.payload for one in claim(connection)] == [payload]

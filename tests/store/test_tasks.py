@@ -1,0 +1,142 @@
+"""Tasks as people handle them."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from orchestrator.model import Task, TaskStatus
+from orchestrator.store import tasks
+from orchestrator.store.connection import Connection
+from tests.store.rows import add_task, add_worker, claim, ending, finish, value, values
+
+
+def listed(connection: Connection, status: TaskStatus | None = None, type_name: str | None = None) -> list[str]:
+    found = tasks.list_tasks(connection, status=status, type=type_name, limit=100, within=5.0)
+    return [task.id for task in found]
+
+
+def test_a_task_is_shown_whole(connection: Connection) -> None:
+    moment = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+    task_id = add_task(
+        connection,
+        type="email",
+        status="dead_letter",
+        payload='{"to": "ann"}',
+        priority=4,
+        idempotency_key="k",
+        attempts=3,
+        max_retries=2,
+        timeout_seconds=1.5,
+        recoveries=1,
+        worker_id="w",
+        slot=6,
+        created_at=moment,
+        claimed_at=moment,
+        started_at=moment,
+        completed_at=moment,
+        updated_at=moment,
+        last_error="oh",
+        result="[1]",
+    )
+    assert tasks.show(connection, task_id, within=5.0) == Task(
+        id=task_id,
+        type="email",
+        status=TaskStatus.DEAD_LETTER,
+        payload='{"to": "ann"}',
+        priority=4,
+        idempotency_key="k",
+        attempts=3,
+        max_retries=2,
+        timeout_seconds=1.5,
+        recoveries=1,
+        worker_id="w",
+        slot=6,
+        created_at=moment,
+        claimed_at=moment,
+        started_at=moment,
+        completed_at=moment,
+        updated_at=moment,
+        next_retry_at=None,
+        last_error="oh",
+        result="[1]",
+    )
+
+
+@pytest.mark.parametrize("task_id", ["", "x", "01a20ad8-6e93-7144-921c-17098b26d471"])
+def test_what_is_not_there_is_not_shown(connection: Connection, task_id: str) -> None:
+    assert tasks.show(connection, task_id, within=5.0) is None
+    assert tasks.retry(connection, [task_id], within=5.0) == 0
+    assert not tasks.cancel(connection, task_id, within=5.0)
+
+
+def test_lists_are_by_status_and_type_the_newest_first(connection: Connection) -> None:
+    first = add_task(connection, type="a")
+    second = add_task(connection, type="b", status="failed")
+    third = add_task(connection, type="a", status="failed")
+    assert listed(connection) == [third, second, first]
+    assert listed(connection, TaskStatus.FAILED) == [third, second]
+    assert listed(connection, None, "a") == [third, first]
+    assert listed(connection, TaskStatus.FAILED, "a") == [third]
+    assert listed(connection, TaskStatus.RUNNING) == []
+    limited = tasks.list_tasks(connection, status=None, type=None, limit=1, within=5.0)
+    assert [task.id for task in limited] == [third]
+
+
+@pytest.mark.parametrize("status", [TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.DEAD_LETTER])
+def test_a_retried_task_begins_anew(connection: Connection, status: TaskStatus) -> None:
+    add_worker(connection)
+    task_id = add_task(connection, attempts=2, recoveries=1)
+    (taken,) = claim(connection)
+    finish(connection, [ending(taken, status, error="oh")])
+    assert tasks.retry(connection, [task_id, "no uuid"], within=5.0) == 1
+    assert tasks.retry(connection, [task_id], within=5.0) == 0
+    assert values(
+        connection,
+        "status::text, attempts, recoveries, next_retry_at, worker_id, claim_token, started_at, completed_at, result",
+        task_id,
+    ) == ("pending", 0, 0, None, None, None, None, None, None)
+    assert value(connection, "last_error", task_id) == "oh"
+    (again,) = claim(connection)
+    assert (again.task_id, again.attempt) == (task_id, 1)
+
+
+def test_what_has_not_ended_is_not_retried(connection: Connection) -> None:
+    add_worker(connection)
+    task_id = add_task(connection)
+    assert tasks.retry(connection, [task_id], within=5.0) == 0
+    claim(connection)
+    assert tasks.retry(connection, [task_id], within=5.0) == 0
+
+
+def test_all_dead_letters_of_a_type_are_retried_in_batches(connection: Connection) -> None:
+    for _ in range(5):
+        add_task(connection, type="a", status="dead_letter", attempts=4)
+    add_task(connection, type="b", status="dead_letter")
+    add_task(connection, type="a", status="failed")
+
+    def retry() -> int:
+        return tasks.retry_ended(connection, status=TaskStatus.DEAD_LETTER, type="a", limit=3, within=5.0)
+
+    assert [retry(), retry(), retry()] == [3, 2, 0]
+    assert len(listed(connection, TaskStatus.PENDING, "a")) == 5
+    assert tasks.retry_ended(connection, status=TaskStatus.DEAD_LETTER, type=None, limit=9, within=5.0) == 1
+    assert tasks.retry_ended(connection, status=TaskStatus.PENDING, type=None, limit=9, within=5.0) == 0
+
+
+@pytest.mark.parametrize("next_retry_at", [None, "2999-01-01 00:00+00"])
+def test_a_pending_task_is_cancelled(connection: Connection, next_retry_at: str | None) -> None:
+    add_worker(connection)
+    task_id = add_task(connection, next_retry_at=next_retry_at)
+    assert tasks.cancel(connection, task_id, within=5.0)
+    assert not tasks.cancel(connection, task_id, within=5.0)
+    columns = "status::text, last_error, next_retry_at, completed_at IS NOT NULL"
+    assert values(connection, columns, task_id) == ("failed", "cancelled", None, True)
+    assert claim(connection) == ()
+
+
+def test_a_claimed_task_is_not_cancelled(connection: Connection) -> None:
+    add_worker(connection)
+    task_id = add_task(connection)
+    (taken,) = claim(connection)
+    assert not tasks.cancel(connection, task_id, within=5.0)
+    assert finish(connection, [ending(taken)]).accepted == 1
