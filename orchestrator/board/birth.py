@@ -12,7 +12,8 @@ BOARD, PERMITS, CHANNEL, STACKS = range(4)
 """The order of the descriptors that come with a ForkRequest."""
 
 MESSAGE_BYTES = 64 << 10
-TYPES_PER_MESSAGE = 100
+TYPES_PER_MESSAGE = 50
+"""The longest names, escaped, and their limits fit."""
 
 
 @dataclass(frozen=True, slots=True)

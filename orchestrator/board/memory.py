@@ -16,6 +16,9 @@ from orchestrator.board.layout import (
 
 NANO = 1_000_000_000
 
+_STATES = {int(each): each for each in SlotState}
+_ORDERS = {int(each): each for each in ChildOrder}
+
 
 def create_memory(name: str, capacity: int) -> int:
     """A new memfd for a board; sealed, so that a task cannot truncate it under the supervisor's feet (SIGBUS)."""
@@ -26,7 +29,10 @@ def create_memory(name: str, capacity: int) -> int:
 
 
 class Board:
-    """The mapped memory. One child and the supervisor hold one each over the same memfd."""
+    """The mapped memory. One child and the supervisor hold one each over the same memfd.
+
+    A stray pointer of a task's C code may write anything here: nonsense is read as something harmless, never raised.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self._map = mmap.mmap(descriptor, 0)
@@ -45,8 +51,8 @@ class Board:
 
     @property
     def state(self) -> SlotState:
-        return SlotState(self._words[Word.STATE])
+        return _STATES.get(self._words[Word.STATE], SlotState.BUSY)
 
     @property
     def order(self) -> ChildOrder:
-        return ChildOrder(self._words[Word.ORDER])
+        return _ORDERS.get(self._words[Word.ORDER], ChildOrder.LEAVE)

@@ -18,6 +18,8 @@ from orchestrator.board.layout import (
 from orchestrator.board.memory import NANO, Board
 from orchestrator.model import Outcome
 
+_REASONS = {int(each): each for each in LeaveReason}
+
 
 @dataclass(frozen=True, slots=True)
 class BoardClaim:
@@ -52,7 +54,7 @@ class SupervisorBoard(Board):
 
     @property
     def leaving(self) -> LeaveReason:
-        return LeaveReason(self._words[Word.LEAVING])
+        return _REASONS.get(self._words[Word.LEAVING], LeaveReason.NONE)
 
     def may_await_claim(self) -> bool:
         """Whether a claim statement of the child may be under way: the database may know more than the board."""
@@ -65,7 +67,7 @@ class SupervisorBoard(Board):
         if batch & 1:
             return None
         started, count, handed_back = words[Word.STARTED], words[Word.COUNT], words[Word.HANDED_BACK]
-        if not written <= ended <= started <= count <= self.capacity:
+        if not 0 <= written <= ended <= started <= count <= self.capacity or not 0 <= handed_back <= count:
             return None
         outcomes = tuple(self._outcome(index) for index in range(written, ended) if not self._is_written(index))
         running = self._claim(ended, has_started=True) if started > ended else None
@@ -91,6 +93,8 @@ class SupervisorBoard(Board):
         """
         count, handed_back = self._words[Word.COUNT], self._words[Word.HANDED_BACK]
         rear = count - handed_back
+        if not 0 <= rear - taken <= rear <= count <= self.capacity:
+            return ()  # scribbled over: what was claimed is found in the database once the child is gone
         claims = tuple(self._claim(index, has_started=False) for index in range(rear - taken, rear))
         self._words[Word.HANDED_BACK] = handed_back + taken
         return claims
@@ -112,7 +116,7 @@ class SupervisorBoard(Board):
         batch = words[Word.BATCH]
         if batch & 1:
             return None
-        indexes = range(words[Word.WRITTEN], min(words[Word.COUNT] - words[Word.HANDED_BACK], self.capacity))
+        indexes = range(max(words[Word.WRITTEN], 0), min(words[Word.COUNT] - words[Word.HANDED_BACK], self.capacity))
         held = frozenset(words[(HEADER_BYTES + i * RECORD_BYTES) // WORD + Field.TOKEN] for i in indexes)
         return held if words[Word.BATCH] == batch else None
 

@@ -1,4 +1,4 @@
-"""One slot's board, both halves over one memfd in one process: batches, the arena, hand-backs, what a dead child left."""
+"""One slot's board, both halves over one memfd in one process: batches, the arena, hand-backs, nonsense."""
 
 import os
 import time
@@ -9,10 +9,12 @@ import pytest
 from orchestrator.board.child_half import ChildBoard
 from orchestrator.board.layout import (
     ARENA_BYTES,
+    HEADER_BYTES,
     MAX_CLAIMS,
     MAX_INLINE_BYTES,
     RECORD,
     RECORD_BYTES,
+    WORD,
     ChildOrder,
     Field,
     LeaveReason,
@@ -224,9 +226,9 @@ def test_the_supervisor_knows_which_tokens_are_the_childs_business(board: Halves
         board.child.start(0)
         board.child.end(outcome(token))
     board.supervisor.hand_back(1)
-    assert board.supervisor.tokens() == {1, 2, 3, 4}
+    assert board.supervisor.tokens() == frozenset({1, 2, 3, 4})
     board.child.outcomes_written()
-    assert board.supervisor.tokens() == {3, 4}
+    assert board.supervisor.tokens() == frozenset({3, 4})
 
 
 def test_a_claim_under_way_is_told_until_its_reply_is_on_the_board(board: Halves) -> None:
@@ -252,22 +254,35 @@ def test_orders_and_reasons_cross_the_board(board: Halves) -> None:
         assert (board.supervisor.leaving, board.supervisor.state) == (reason, SlotState.LEAVING)
 
 
-@pytest.mark.parametrize("word", [Word.COUNT, Word.STARTED, Word.ENDED, Word.WRITTEN])
-@pytest.mark.parametrize("nonsense", [-1, CAPACITY + 1, 2**62])
-def test_a_board_that_a_task_scribbled_over_is_not_believed(board: Halves, word: Word, nonsense: int) -> None:
-    board.publish(2)
+@pytest.mark.parametrize("word", Word)
+@pytest.mark.parametrize("nonsense", [-(2**63), -1, CAPACITY + 1, 2**63 - 1])
+def test_a_board_that_a_task_scribbled_over_does_not_end_the_supervisor(
+    board: Halves, word: Word, nonsense: int
+) -> None:
+    board.publish(3)
+    board.child.start(0)
+    board.child.end(outcome(1))
     board.child._words[word] = nonsense  # a stray pointer in the task's C code
-    view = board.supervisor.read()
-    assert view is None or all(0 <= each.index < CAPACITY for each in view.unstarted)
+    supervisor = board.supervisor
+    view = supervisor.read()
+    if view is not None:
+        assert all(0 <= each.index < CAPACITY for each in view.unstarted)
+        assert [each.token for each in view.outcomes] in ([1], [])
+    assert supervisor.state in SlotState
+    assert supervisor.order in ChildOrder
+    assert supervisor.leaving in LeaveReason
+    assert len(supervisor.tokens() or ()) <= CAPACITY
+    assert len(supervisor.hand_back(2)) <= 2
+    supervisor.mark_written(frozenset({1}))
+    assert supervisor.last_end() >= 0.0
 
 
 def test_texts_that_lie_outside_the_arena_are_none(board: Halves) -> None:
     board.publish(1)
     board.child.start(0)
     board.child.end(outcome(1, error="why", result="{}"))
-    record = (512 + 0 * RECORD_BYTES) // 8
-    for offset in (-5, ARENA_BYTES, 2**62):
-        board.child._words[record + Field.TEXT_OFFSET] = offset
+    for offset in (-5, -(2**63), ARENA_BYTES, 2**62):
+        board.child._words[HEADER_BYTES // WORD + Field.TEXT_OFFSET] = offset
         assert board.read().outcomes[0].error is None
 
 
