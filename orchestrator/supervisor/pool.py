@@ -41,7 +41,6 @@ class Pool:
         self.children = Children(size)
         self.links: dict[int, Link] = {}
         self.order = ChildOrder.WORK
-        self.requeued = 0
         self.post = post
         self.policies: dict[str, RetryPolicy] = {}  # by type, as the app registered them
         self.on_restart = on_restart
@@ -89,7 +88,7 @@ class Pool:
             self.not_born(seat, reason, now)
 
     def not_born(self, seat: Seat, reason: str, now: float) -> None:
-        self._log.warning("childnot_born", slot=seat.number, reason=reason)
+        self._log.warning("child_not_born", slot=seat.number, reason=reason)
         self.drop_link(seat)
         self.children.ended(seat, now, is_fault=True, has_finished_tasks=False)
         if not self.children.in_phase(Phase.FORKING):
