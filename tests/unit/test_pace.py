@@ -1,0 +1,48 @@
+"""How many tasks a child claims at once."""
+
+from orchestrator.child.pace import TARGET_SECONDS, Pace
+
+
+def quick_and_full(pace: Pace) -> None:
+    pace.learn(asked=pace.size, got=pace.size, seconds=pace.size * 1e-5)
+
+
+def test_it_begins_with_one_and_doubles_with_each_full_and_quick_batch_up_to_the_largest() -> None:
+    pace = Pace(100)
+    sizes = [pace.size]
+    for _ in range(8):
+        quick_and_full(pace)
+        sizes.append(pace.size)
+    assert sizes == [1, 2, 4, 8, 16, 32, 64, 100, 100]
+
+
+def test_one_slow_task_brings_it_back_to_one() -> None:
+    pace = Pace(100)
+    for _ in range(8):
+        quick_and_full(pace)
+    pace.learn(asked=100, got=100, seconds=60.0)
+    assert pace.size == 1
+
+
+def test_a_batch_takes_about_the_target_time() -> None:
+    pace = Pace(1000)
+    for _ in range(12):
+        pace.learn(asked=pace.size, got=pace.size, seconds=pace.size * 0.001)
+    assert pace.size == round(TARGET_SECONDS / 0.001)
+
+
+def test_a_batch_that_was_not_full_says_how_much_there_is() -> None:
+    pace = Pace(100)
+    for _ in range(8):
+        quick_and_full(pace)
+    pace.learn(asked=100, got=3, seconds=0.0001)
+    assert pace.size == 3
+
+
+def test_it_is_never_less_than_one_nor_more_than_the_largest() -> None:
+    pace = Pace(4)
+    pace.learn(asked=1, got=1, seconds=1e9)
+    assert pace.size == 1
+    for _ in range(5):
+        pace.learn(asked=pace.size, got=pace.size, seconds=0.0)
+        assert 1 <= pace.size <= 4
