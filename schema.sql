@@ -253,6 +253,10 @@ BEGIN
         RAISE EXCEPTION 'the payload of a task is a JSON object' USING ERRCODE = 'invalid_parameter_value';
     ELSIF octet_length(enqueue_task.payload::text) > 1048576 THEN
         RAISE EXCEPTION 'the payload of a task has at most 1048576 bytes' USING ERRCODE = 'invalid_parameter_value';
+    ELSIF octet_length(enqueue_task.payload::text) > 200  -- a shorter one has no room for so many levels
+        AND enqueue_task.payload @? 'strict $.**{100} ? (@.type() == "object" || @.type() == "array")' THEN
+        RAISE EXCEPTION 'the payload of a task is nested at most 100 levels deep'
+            USING ERRCODE = 'invalid_parameter_value';
     ELSIF enqueue_task.delay IS NOT NULL AND enqueue_task.run_at IS NOT NULL THEN
         RAISE EXCEPTION 'give delay or run_at, not both' USING ERRCODE = 'invalid_parameter_value';
     END IF;
