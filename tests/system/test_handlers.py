@@ -1,0 +1,225 @@
+"""Handlers that die or raise, in the real daemon: who pays, what is recorded, and that nobody else notices."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures.daemon import Queue, Start
+from tests.fixtures.waiting import eventually
+
+DEADLY = """
+import ctypes, os, signal, time
+from orchestrator import App, RetryPolicy
+
+app = App()
+at_once = RetryPolicy(base=0.0, cap=0.0)
+
+def note(text: str) -> None:
+    with open("notes", "a") as notes:
+        notes.write(text + "\\n")
+
+@app.task("die", max_retries=1, retry=at_once)
+def die(how: str) -> None:
+    note(how)
+    if how == "segfault":
+        ctypes.string_at(0)
+    elif how == "abort":
+        os.abort()
+    elif how == "exit":
+        os._exit(3)
+    elif how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif how == "memory":
+        hoard = []
+        while True:
+            hoard.append(bytearray(16 << 20))
+            time.sleep(0.01)
+
+@app.task("quick", max_retries=0)
+def quick(n: int) -> int:
+    note(f"quick-{n}")
+    return n
+
+@app.task("hold", max_retries=1, retry=at_once)
+def hold(until: str) -> None:
+    while not os.path.exists(until):
+        time.sleep(0.01)
+"""
+
+
+def notes(folder: Path) -> list[str]:
+    return (folder / "notes").read_text().split()
+
+
+def test_a_task_that_kills_its_child_pays_each_time_and_nobody_else_does(
+    queue: Queue, daemon: Start, tmp_path: Path
+) -> None:
+    worker = daemon(DEADLY, "--pool-size", "3", "--task-memory-limit", "400MB", DATABASE_URL=queue.url)
+    deaths = {
+        "segfault": "the child was killed by SIGSEGV",
+        "abort": "the child was killed by SIGABRT",
+        "exit": "the child exited with code 3",
+        "kill": "the child was killed by SIGKILL",
+        "memory": "over TASK_MEMORY_LIMIT of 400 MiB",
+    }
+    dying = {how: queue.enqueue("die", {"how": how}) for how in deaths}
+    quick = [queue.enqueue("quick", {"n": n}) for n in range(30)]
+
+    queue.wait_empty()
+
+    for how, task_id in dying.items():
+        task = queue.task(task_id)
+        assert (task["status"], task["attempts"]) == ("dead_letter", 2), how
+        assert deaths[how] in task["last_error"].partition("\n")[0]
+        assert notes(tmp_path).count(how) == 2
+    assert "Segmentation fault" in queue.task(dying["segfault"])["last_error"]
+    assert "in die" in queue.task(dying["segfault"])["last_error"], "the Python stack of a crash in C is told"
+    for n, task_id in enumerate(quick):
+        task = queue.task(task_id)
+        assert (task["status"], task["attempts"], task["result"]) == ("completed", 1, n)
+        assert notes(tmp_path).count(f"quick-{n}") == 1
+
+    def is_counted() -> bool:
+        metrics = worker.metrics()
+        failed = metrics["tasks_completed_total", frozenset({("type", "die"), ("status", "failed")})]
+        retried = metrics["task_retries_total", frozenset({("type", "die"), ("attempt", "1")})]
+        crashed = metrics["worker_child_restarts_total", frozenset({("reason", "crash")})]
+        fat = metrics["worker_child_restarts_total", frozenset({("reason", "memory")})]
+        return (failed, retried, crashed, fat) == (5, 5, 8, 2)
+
+    eventually(is_counted, within=5)
+    assert worker.metric("tasks_completed_total", type="quick", status="success") == 30
+    assert worker.health()[0] == 200
+
+
+def test_a_slot_whose_child_is_killed_has_another_within_a_second(queue: Queue, daemon: Start, tmp_path: Path) -> None:
+    worker = daemon(DEADLY, "--pool-size", "2", DATABASE_URL=queue.url)
+    victim, neighbour = (queue.enqueue("hold", {"until": "go"}) for _ in range(2))
+    slots = {each: queue.wait_status(each, "running")["slot"] for each in (victim, neighbour)}
+    before = worker.children()
+
+    os.kill(before[slots[victim]], signal.SIGKILL)
+
+    slot = slots[victim]
+    eventually(lambda: worker.children().get(slot, before[slot]) != before[slot], within=1.0, why="a new child")
+    (tmp_path / "go").touch()
+    killed = queue.wait_status(victim, "completed")
+    assert killed["attempts"] == 2
+    assert killed["last_error"].startswith("the child was killed by SIGKILL")
+    assert queue.wait_status(neighbour, "completed")["attempts"] == 1
+    assert worker.children()[slots[neighbour]] == before[slots[neighbour]]
+
+
+def test_of_a_batch_with_a_deadly_task_in_it_only_that_one_pays(queue: Queue, daemon: Start, tmp_path: Path) -> None:
+    # the size of a batch is learnt from the ones before: 300 quick tasks, of which the 250th is deadly
+    queue.rows(
+        """
+        INSERT INTO tasks (type, payload, max_retries)
+        SELECT CASE n WHEN 250 THEN 'die' ELSE 'quick' END,
+            CASE n WHEN 250 THEN '{"how": "segfault"}' ELSE jsonb_build_object('n', n) END, 0
+        FROM generate_series(1, 300) AS n ORDER BY n
+        """
+    )
+    worker = daemon(DEADLY, "--pool-size", "5", DATABASE_URL=queue.url)
+
+    queue.wait_empty()
+
+    deadly = queue.rows("SELECT status, attempts, claimed_at FROM tasks WHERE type = 'die'")
+    assert [row[:2] for row in deadly] == [("dead_letter", 1)]
+    of_its_batch = "SELECT count(*) FROM tasks WHERE type = 'quick' AND claimed_at = %s"
+    assert queue.one(of_its_batch, deadly[0][2]) > 0, "it died amid a batch"
+    assert "reason=child_gone" in worker.log(), "others of its batch had not begun"
+    assert queue.rows("SELECT DISTINCT status, attempts FROM tasks WHERE type = 'quick'") == [("completed", 1)]
+    ran = [note for note in notes(tmp_path) if note.startswith("quick-")]
+    assert len(ran) == len(set(ran)) == 299, "each ran exactly once"
+
+
+RAISING = """
+import asyncio
+from orchestrator import App
+
+app = App()
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise SystemExit("not even this")
+
+class Fundamental(BaseException):
+    pass
+
+def deeper(n: int) -> int:
+    return deeper(n + 1)
+
+def group() -> None:
+    try:
+        raise KeyError("first")
+    except KeyError as first:
+        raise BaseExceptionGroup("several", [first, Unspeakable(), SystemExit(9)])
+
+KINDS = {
+    "base": lambda: throw(Fundamental("deep")),
+    "exit": lambda: throw(SystemExit(7)),
+    "interrupt": lambda: throw(KeyboardInterrupt()),
+    "generator": lambda: throw(GeneratorExit()),
+    "iteration": lambda: throw(StopIteration(1)),
+    "recursion": lambda: deeper(0),
+    "memory": lambda: throw(MemoryError()),
+    "unspeakable": lambda: throw(Unspeakable()),
+    "long": lambda: throw(ValueError("x" * (10 << 20))),
+    "nul": lambda: throw(ValueError("a\\0b")),
+    "surrogate": lambda: throw(ValueError("lone \\udcff here")),
+    "group": group,
+    "cancelled": lambda: throw(asyncio.CancelledError()),
+}
+
+def throw(error: BaseException) -> None:
+    raise error
+
+@app.task("raise", max_retries=0)
+def raising(kind: str) -> None:
+    KINDS[kind]()
+
+@app.task("raise:async", max_retries=0)
+async def raising_async(kind: str) -> None:
+    await asyncio.sleep(0)
+    KINDS[kind]()
+
+@app.task("fine")
+def fine() -> str:
+    return "fine"
+"""
+
+SAID = {
+    "base": "Fundamental: deep",
+    "exit": "SystemExit: 7",
+    "interrupt": "KeyboardInterrupt",
+    "generator": "GeneratorExit",
+    "recursion": "RecursionError: maximum recursion depth exceeded",
+    "memory": "MemoryError",
+    "unspeakable": "Unspeakable: <str() of it raised SystemExit>",
+    "long": "ValueError: xxxxx",
+    "nul": "ValueError: a\\x00b",
+    "surrogate": "ValueError: lone \\udcff here",
+    "group": "BaseExceptionGroup: several (3 sub-exceptions)",
+    "cancelled": "CancelledError",
+}
+
+
+@pytest.mark.parametrize("type_name", ["raise", "raise:async"])
+def test_whatever_a_handler_raises_is_recorded_and_the_child_lives(queue: Queue, daemon: Start, type_name: str) -> None:
+    worker = daemon(RAISING, "--pool-size", "1", DATABASE_URL=queue.url)
+    before = worker.children()
+    raising = {kind: queue.enqueue(type_name, {"kind": kind}) for kind in [*SAID, "iteration"]}
+    fine = queue.enqueue("fine")
+
+    queue.wait_empty()
+
+    for kind, task_id in raising.items():
+        task = queue.task(task_id)
+        assert (task["status"], task["attempts"]) == ("dead_letter", 1), kind
+        assert SAID.get(kind, "StopIteration") in task["last_error"].partition("\n")[0]
+        assert len(task["last_error"].encode()) <= 16 << 10
+    assert queue.task(fine)["status"] == "completed"
+    assert worker.children() == before
