@@ -36,13 +36,16 @@ def listen(connection: Connection, *, within: float) -> None:
 
 
 def capacity(connection: Connection, *, within: float) -> Capacity:
-    """The server's limits on connections and their use."""
+    """The server's limits on connections and their use.
+
+    pg_stat_activity would not do: it shows an ordinary role no more than its own sessions' kind.
+    """
     rows = connection.execute(
         """
         SELECT current_setting('max_connections')::integer,
             current_setting('superuser_reserved_connections')::integer
                 + coalesce(current_setting('reserved_connections', true)::integer, 0),
-            (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),
+            (SELECT sum(numbackends)::integer FROM pg_stat_database),
             (SELECT nullif(rolconnlimit, -1) FROM pg_roles WHERE rolname = current_user),
             (SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database())
         """,
