@@ -172,23 +172,9 @@ def _make_coordinator(
     abort: Bell,
     examples: tuple[NewTask, ...],
 ) -> Coordinator:
-    tick, lease = settings.heartbeat_interval, settings.leader_term
     if not settings.distributed:
         standing.workers_counted(1)
-    recovery = Recovery(standing, counting, lease_seconds=lease, every_seconds=min(tick, settings.cleanup_interval))
-    example_duty = Examples(standing, examples, patience_seconds=lease + 2 * tick)
-    schedule = Schedule(
-        (
-            Promotion(standing, reports, claim_interval=settings.claim_interval),
-            recovery,
-            Audit(standing, reports, every_seconds=min(AUDIT_SECONDS, tick)),
-            Census(standing, every_seconds=min(COUNT_SECONDS, tick)),
-            Enqueued(standing, counting, lease_seconds=lease, every_seconds=min(COUNT_SECONDS, tick)),
-            RollCall(standing, is_distributed=settings.distributed, every_seconds=tick),
-            example_duty,
-        ),
-        counting,
-    )
+    recovery, example_duty, schedule = _make_duties(settings, standing, reports, counting, examples)
     activity = TellActivity(book, standing, lambda: schedule.hasten(Promotion.name))
     beginning = BeginServing(
         book, standing, reports, recovery=recovery, examples=example_duty, is_distributed=settings.distributed
@@ -212,3 +198,28 @@ def _make_coordinator(
         counting=counting,
         abort=abort,
     )
+
+
+def _make_duties(
+    settings: Settings,
+    standing: Standing,
+    reports: Mailbox[Report],
+    counting: Counting,
+    examples: tuple[NewTask, ...],
+) -> tuple[Recovery, Examples, Schedule]:
+    tick, lease = settings.heartbeat_interval, settings.leader_term
+    recovery = Recovery(standing, counting, lease_seconds=lease, every_seconds=min(tick, settings.cleanup_interval))
+    example_duty = Examples(standing, examples, patience_seconds=lease + 2 * tick)
+    schedule = Schedule(
+        (
+            Promotion(standing, reports, claim_interval=settings.claim_interval),
+            recovery,
+            Audit(standing, reports, every_seconds=min(AUDIT_SECONDS, tick)),
+            Census(standing, every_seconds=min(COUNT_SECONDS, tick)),
+            Enqueued(standing, counting, lease_seconds=lease, every_seconds=min(COUNT_SECONDS, tick)),
+            RollCall(standing, is_distributed=settings.distributed, every_seconds=tick),
+            example_duty,
+        ),
+        counting,
+    )
+    return recovery, example_duty, schedule

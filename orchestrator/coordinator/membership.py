@@ -48,7 +48,7 @@ class Membership:
     def enter_anew(self, connection: Connection) -> str:
         """Registers under a new id, which it returns and `worker_id` is from now on. May be repeated."""
         previous, self.worker_id = self.worker_id, self._register_anew(connection)
-        self._log.error("worker_declared_dead", previous=previous, worker_id=self.worker_id)
+        self._log.warning("worker_declared_dead", previous=previous, worker_id=self.worker_id)
         return self.worker_id
 
     def leave(self, connection: Connection, *, within: float) -> None:

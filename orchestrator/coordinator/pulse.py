@@ -168,7 +168,6 @@ class Pulse:
         self._fail(exit_code, f"the database {address} could not be used within {waited}: {error}")
 
     def _fail(self, exit_code: ExitCode, message: str) -> None:
-        self._log.error("start_failed", exit_code=int(exit_code), reason=message)
         self._has_failed = True
         self._session.close()
         self._reports.post(StartFailed(int(exit_code), message))
@@ -186,7 +185,6 @@ class Pulse:
         if self._election.displaced_by is not None:
             if not self._is_displaced:
                 self._is_displaced = True
-                self._log.error("instance_displaced", holder=self._election.displaced_by)
                 self._reports.post(LeaseLost(self._election.displaced_by))
             return math.inf  # it has declared us dead, and we are about to end
         due_at = self._membership.beat(connection)
