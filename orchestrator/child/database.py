@@ -21,6 +21,7 @@ class Database:
         self._backoff = 0.0
         self._next_try = 0.0
         self._connection: Connection | None = None
+        self._abandoned: Connection | None = None
         self._log = logs.get("child")
 
     @property
@@ -59,6 +60,12 @@ class Database:
             self._connection.close()
         self._connection = None
         self._next_try = time.monotonic() + random.uniform(0.0, FIRST_BACKOFF_SECONDS)
+
+    def abandon(self) -> None:
+        """Open another one when it is wanted. This one's descriptor may be a file of the user's by now: it is never
+        used again, nor closed, which would send a farewell.
+        """
+        self._abandoned, self._connection = self._connection, None
 
     def close(self) -> None:
         if self._connection is not None:

@@ -1,7 +1,11 @@
 """Run one handler once, and say how it ended. Runs in a child; it never raises, whatever the handler does."""
 
 import asyncio
+import contextlib
+import os
+import sys
 import time
+import traceback
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +41,7 @@ class Executor:
         self._default_timeout = default_timeout
         self._max_result_size = max_result_size
         self._runner: asyncio.Runner | None = None
+        self._pid = os.getpid()
         self._policies = {
             each.name: RetryPolicy(base=each.retry_base_seconds, cap=each.retry_cap_seconds) for each in app.types()
         }
@@ -110,13 +115,14 @@ class Executor:
             finally:
                 self._time_limit.disarm()
         finally:
+            _end_if_forked(self._pid)
             running_task.reset(token)
 
     def _call_async(self, coroutine: Coroutine[Any, Any, Any], timeout_seconds: float | None) -> Any:
         if self._runner is None:
             self._runner = asyncio.Runner()
         try:
-            return self._runner.run(_limited(coroutine, timeout_seconds))
+            return self._runner.run(_limited(coroutine, timeout_seconds, self._pid))
         except BaseException:
             self._drop_loop()  # whatever state it is in, the next task gets a new one
             raise
@@ -134,12 +140,15 @@ class Executor:
         return f"no handler is registered for the type {type_name!r} in this worker's app; it has: {known}"
 
 
-async def _limited(coroutine: Coroutine[Any, Any, Any], timeout_seconds: float | None) -> Any:
+async def _limited(coroutine: Coroutine[Any, Any, Any], timeout_seconds: float | None, pid: int) -> Any:
     """Await the handler; its time limit cancels it, and what it left on the loop is cancelled after it."""
     limit = asyncio.timeout(timeout_seconds)
     try:
         async with limit:
-            return await coroutine
+            try:
+                return await coroutine
+            finally:
+                _end_if_forked(pid)  # here, while it is known how the handler ended: this loop is its parent's
     except TimeoutError:
         if limit.expired():
             raise TaskTimeout(f"the task's time limit of {timeout_seconds:g} s is up") from None
@@ -150,6 +159,27 @@ async def _limited(coroutine: Coroutine[Any, Any, Any], timeout_seconds: float |
             task.cancel()
         if left:
             await asyncio.gather(*left, return_exceptions=True)
+
+
+def _end_if_forked(pid: int) -> None:
+    """End a process that the handler forked and let run out of the handler, with the exit code that Python gives one.
+
+    Else it would go on as a second child of this slot: on the same connection and board, taking the same claims, while
+    the handler perhaps waits for its end. Called where a handler's exception, if any, is being handled.
+    """
+    if os.getpid() == pid:
+        return
+    raised = sys.exc_info()[1]
+    code = 0
+    if isinstance(raised, SystemExit):
+        code = raised.code if isinstance(raised.code, int) else int(raised.code is not None)
+    elif raised is not None:
+        traceback.print_exception(raised)
+        code = 1
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(code & 0xFF)
 
 
 def _after_failure(raised: BaseException, attempt: int, limits: Limits) -> tuple[TaskStatus, float]:

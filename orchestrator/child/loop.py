@@ -197,16 +197,18 @@ class Loop:
         with logs.task_context(claim.task_id, claim.type, claim.attempt):
             started_ns = self._board.start(hard)
             outcome = self._executor.run(claim, limits, started_ns)
-            if outcome.result is not None and len(outcome.result.encode()) > MAX_INLINE_BYTES:
-                self._board.handler_ended()
-                self._write_large(outcome)
-            else:
-                self._board.end(outcome)
-                self._ledger.add(index, outcome)
             wrong = self._sanity.restore(self._database.descriptor())
             if wrong:
                 self._log.warning("child_not_reusable", found="; ".join(wrong))
                 self._leave = LeaveReason.INSANE
+            if outcome.result is not None and len(outcome.result.encode()) > MAX_INLINE_BYTES:
+                self._board.handler_ended()
+                if wrong:
+                    self._database.abandon()
+                self._write_large(outcome)
+            else:
+                self._board.end(outcome)
+                self._ledger.add(index, outcome)
 
     def _write_large(self, outcome: Outcome) -> None:
         """A result that the board has no room for goes to the database before anything else happens."""

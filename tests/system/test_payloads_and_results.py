@@ -1,4 +1,4 @@
-"""What may go into a task and come out of it: refused where it is enqueued, judged where it runs, replaced where it ends."""
+"""What goes into a task and comes out of it: refused at enqueue, judged when it runs, replaced when it ends."""
 
 import json
 import math

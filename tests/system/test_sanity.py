@@ -1,0 +1,205 @@
+"""What a handler does to its process: undone before the next task, or that one runs in a new child."""
+
+import json
+import os
+from pathlib import Path
+
+from tests.fixtures.daemon import Daemon, Queue, Start
+from tests.fixtures.waiting import eventually
+
+MISBEHAVING = """
+import multiprocessing, os, signal, stat, subprocess, sys, threading, time
+from concurrent.futures import ProcessPoolExecutor
+from orchestrator import App
+
+app = App()
+DIRECTORY = os.getcwd()
+
+def leave_alarm():
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+
+def change_signals():
+    for each in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGALRM):
+        signal.signal(each, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(1))
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+
+def leave_zombie():
+    forked = os.fork()
+    if forked == 0:
+        os._exit(0)
+    os.waitid(os.P_PID, forked, os.WEXITED | os.WNOWAIT)
+
+def leave_subprocess(**options):
+    process = subprocess.Popen(["sleep", "600"], **options)
+    with open("left", "a") as left:
+        left.write(f"{process.pid}\\n")
+
+def lose_directory():
+    os.mkdir("lost")
+    os.chdir("lost")
+    os.rmdir(".." + "/lost")
+
+def replace_connection():
+    # every socket: the connection to the database is one of them
+    with open("replaced", "wb", buffering=0) as mine:
+        for descriptor in range(3, 100):
+            if os.path.exists(f"/proc/self/fd/{descriptor}") and stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                os.dup2(mine.fileno(), descriptor)
+
+def close_standard():
+    for descriptor in (0, 1, 2):
+        os.close(descriptor)
+
+MISDEEDS = {
+    "directory": lambda: os.chdir("/"),
+    "umask": lambda: os.umask(0o777),
+    "signals": change_signals,
+    "alarm": leave_alarm,
+    "mask": lambda: signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals()),
+    "zombie": leave_zombie,
+    "thread": lambda: threading.Thread(target=time.sleep, args=(600,)).start(),
+    "daemon thread": lambda: threading.Thread(target=time.sleep, args=(600,), daemon=True).start(),
+    "subprocess": leave_subprocess,
+    "own session": lambda: leave_subprocess(start_new_session=True),
+    "closed all": lambda: os.closerange(0, 1000),
+    "closed standard": close_standard,
+    "replaced": replace_connection,
+    "lost directory": lose_directory,
+}
+
+def state() -> dict:
+    return {
+        "directory": os.getcwd() == DIRECTORY,
+        "umask": os.umask(0o022),
+        "signals": {each.name: str(signal.getsignal(each)).partition(" at ")[0] for each in signal.Signals},
+        "timer": signal.getitimer(signal.ITIMER_REAL),
+        "mask": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
+        "threads": threading.active_count(),
+        "subprocesses": open(f"/proc/self/task/{os.getpid()}/children").read(),
+        "standard": [os.fstat(descriptor).st_ino > 0 for descriptor in (0, 1, 2)],
+    }
+
+@app.task("misbehave", max_retries=0)
+def misbehave(how: str, result: str | None = None) -> str | None:
+    with open("ran", "a") as ran:
+        ran.write(how.replace(" ", "-") + "\\n")
+    MISDEEDS[how]()
+    return result
+
+@app.task("probe")
+def probe() -> dict:
+    return {"pid": os.getpid(), "state": state()}
+
+def sort_out(n: int) -> int:
+    return n * n
+
+@app.task("pool")
+def pool() -> list[int]:
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as executor:
+        return list(executor.map(sort_out, range(4)))
+
+@app.task("fork", max_retries=0)
+def fork(end: str) -> int:
+    with open("ran", "a") as ran:
+        ran.write("fork-" + end + "\\n")
+    forked = os.fork()
+    if forked == 0:
+        if end == "exit":
+            sys.exit(3)
+        if end == "raise":
+            raise ValueError("in the fork")
+        return -1
+    return os.waitstatus_to_exitcode(os.waitpid(forked, 0)[1])
+
+@app.task("fork:async", max_retries=0)
+async def fork_async(end: str) -> int:
+    return fork(end)
+"""
+
+UNDONE = ("directory", "umask", "signals", "alarm", "mask", "zombie")
+NOT_UNDONE = (
+    "thread", "daemon thread", "subprocess", "own session", "closed all", "closed standard", "replaced",
+    "lost directory",
+)  # fmt: skip
+
+
+def probe(queue: Queue) -> dict[str, object]:
+    result = queue.wait_status(queue.enqueue("probe"), "completed", within=10)["result"]
+    assert isinstance(result, dict)
+    return result
+
+
+def start(queue: Queue, daemon: Start) -> Daemon:
+    return daemon(MISBEHAVING, "--pool-size", "1", DATABASE_URL=queue.url)
+
+
+def test_what_a_handler_changed_is_undone_before_the_next_task(queue: Queue, daemon: Start, tmp_path: Path) -> None:
+    start(queue, daemon)
+    healthy = probe(queue)
+
+    for how in UNDONE:
+        task = queue.wait_status(queue.enqueue("misbehave", {"how": how}), "completed", "dead_letter")
+        assert (task["status"], task["attempts"]) == ("completed", 1), how
+        assert probe(queue) == healthy, how
+
+
+def test_after_what_cannot_be_undone_the_next_task_runs_in_a_new_child(
+    queue: Queue, daemon: Start, tmp_path: Path
+) -> None:
+    worker = start(queue, daemon)
+    healthy = probe(queue)
+    seen = {healthy["pid"]}
+
+    for how in NOT_UNDONE:
+        task = queue.wait_status(queue.enqueue("misbehave", {"how": how, "result": how}), "completed", "dead_letter")
+        assert (task["status"], task["attempts"], task["result"]) == ("completed", 1, how)
+        after = probe(queue)
+        assert after["state"] == healthy["state"], how
+        assert after["pid"] not in seen, how
+        seen.add(after["pid"])
+
+    ran = (tmp_path / "ran").read_text().split()
+    assert ran == [how.replace(" ", "-") for how in NOT_UNDONE], "each ran once"
+    assert (tmp_path / "replaced").read_bytes() == b"", "nothing of ours went into the handler's file"
+    left = [int(pid) for pid in (tmp_path / "left").read_text().split()]
+    eventually(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in left), within=1)
+    eventually(lambda: worker.metric("worker_child_restarts_total", reason="insane") == len(NOT_UNDONE), within=5)
+    assert worker.health()[0] == 200, "no crash loop"
+
+
+def test_a_large_result_gets_home_from_a_child_that_lost_its_connection(
+    queue: Queue, daemon: Start, tmp_path: Path
+) -> None:
+    start(queue, daemon)
+    large = "y" * (100 << 10)
+
+    for how in ("closed all", "replaced"):
+        task_id = queue.enqueue("misbehave", {"how": how, "result": large})
+        task = queue.wait_status(task_id, "completed", "dead_letter")
+        assert (task["status"], task["attempts"]) == ("completed", 1), how
+        assert task["result"] == large
+    assert (tmp_path / "replaced").read_bytes() == b""
+    assert (tmp_path / "ran").read_text().split() == ["closed-all", "replaced"]
+
+
+def test_a_process_that_a_handler_forked_ends_with_its_handler(queue: Queue, daemon: Start, tmp_path: Path) -> None:
+    worker = start(queue, daemon)
+    codes = {"return": 0, "exit": 3, "raise": 1}
+    tasks = {(name, end): queue.enqueue(name, {"end": end}) for name in ("fork", "fork:async") for end in codes}
+    pool = queue.enqueue("pool")
+    after = [queue.enqueue("misbehave", {"how": "zombie"}) for _ in range(20)]
+
+    queue.wait_empty(within=10)
+
+    for (name, end), task_id in tasks.items():
+        task = queue.task(task_id)
+        assert (task["status"], task["attempts"], task["result"]) == ("completed", 1, codes[end]), (name, end)
+    assert queue.task(pool)["result"] == [0, 1, 4, 9]
+    assert [queue.task(each)["attempts"] for each in after] == [1] * 20
+    ran = (tmp_path / "ran").read_text().split()
+    assert sorted(ran) == sorted([*(f"fork-{end}" for _, end in tasks), *["zombie"] * 20])
+    in_pool = [pid for pid, title in worker.descendants().items() if "child" in title]
+    assert len(in_pool) == 1, json.dumps(worker.descendants())
