@@ -4,9 +4,10 @@ Nothing here decides anything; what each part does stands in its own folder.
 """
 
 import os
-import select
 import socket
 import time
+
+from setproctitle import setproctitle
 
 from orchestrator._version import __version__
 from orchestrator.board.birth import ChildSettings, ForkserverOrders
@@ -54,6 +55,7 @@ class Daemon:
         signals = SignalInbox()
         signals.open()
         adopt_orphans()
+        setproctitle("orchestratord: supervisor")
         settings = self._settings
         logs.configure(debug=settings.debug, format=settings.log_format, process="supervisor")
         logs.hide_password_of(settings.database_url)
@@ -107,9 +109,9 @@ class Daemon:
             loop_age=lambda: time.monotonic() - self._supervisor.status.turned_at,
         )
         try:
-            server.bind(is_cancelled=lambda: _is_readable(signals.fileno()))
+            server.bind(is_cancelled=signals.is_told_to_end)
         except ConfigurationError:
-            if _is_readable(signals.fileno()):
+            if signals.is_told_to_end():
                 return ExitCode.CLEAN  # told to leave while it waited for the port
             raise
         self._say_what_runs(server.address)
@@ -204,7 +206,3 @@ class Daemon:
             counts_age_seconds=time.monotonic() - counts.counted_at if counts is not None else None,
             types=pool.types,
         )
-
-
-def _is_readable(descriptor: int) -> bool:
-    return bool(select.select([descriptor], [], [], 0)[0])

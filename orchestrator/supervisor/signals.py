@@ -5,7 +5,7 @@ import socket
 from collections.abc import Iterable
 
 from orchestrator.board.reactions import do_nothing
-from orchestrator.supervisor.states import SIGNALS
+from orchestrator.supervisor.states import ENDING, SIGNALS
 
 
 class SignalInbox:
@@ -35,6 +35,13 @@ class SignalInbox:
         except BlockingIOError:
             pass
         return [signal.Signals(number) for number in received]
+
+    def is_told_to_end(self) -> bool:
+        """Whether TERM, INT or QUIT is among what `take` will tell; for those who wait before there is a loop."""
+        try:
+            return any(number in ENDING for number in self._reader.recv(4096, socket.MSG_PEEK))
+        except BlockingIOError:
+            return False
 
     def close(self) -> None:
         signal.set_wakeup_fd(-1)

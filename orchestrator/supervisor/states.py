@@ -35,6 +35,7 @@ HUP, TTIN, TTOU = signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU
 USR1, USR2 = signal.SIGUSR1, signal.SIGUSR2
 
 SIGNALS = (TERM, INT, QUIT, HUP, TTIN, TTOU, USR1, USR2)
+ENDING = (TERM, INT, QUIT)
 
 _A = Action
 REACTIONS: dict[State, dict[signal.Signals, Action]] = {
