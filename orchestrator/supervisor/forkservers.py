@@ -119,10 +119,10 @@ class Forkservers:
         self.current = None
         self._first_tries += 1
         if not self._has_served and (reason or self._first_tries >= FIRST_IMPORT_TRIES):
-            why = reason or f"the process that imported it ended: {describe_status(status).replace('the child', 'it')}"
+            why = reason or f"the process that imported it ended: {_cause(status)}"
             return dead.generation, AppNews(News.REFUSED, reason=why)
         wait = self._backoff.failed(now)
-        self._log.warning("forkserver_died", pid=pid, cause=describe_status(status), restart_in=wait)
+        self._log.warning("forkserver_died", pid=pid, cause=_cause(status), restart_in=wait)
         return dead.generation, None
 
     def keep(self, now: float) -> None:
@@ -163,3 +163,8 @@ class Forkservers:
     @property
     def all_gone(self) -> bool:
         return not self._gone and self.current is None and self._next is None
+
+
+def _cause(status: int) -> str:
+    """A wait status in words; children of the pool are what `describe_status` is made for."""
+    return describe_status(status).replace("the child", "it")
