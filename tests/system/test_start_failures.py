@@ -1,0 +1,273 @@
+"""A start that cannot succeed says why in words, never a password, ends with the promised code and leaves nothing."""
+
+import re
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg2
+import pytest
+
+from orchestrator.dev.postgres import PrivatePostgres
+from tests.fixtures.command import Command
+from tests.fixtures.daemon import Queue, Start
+from tests.fixtures.proc import children
+from tests.fixtures.waiting import eventually
+
+APP = """
+from orchestrator import App
+app = App()
+
+@app.task("greet")
+def greet() -> str:
+    return "hello"
+"""
+
+NOT_OURS = re.compile(r"orchestrator/|Traceback")
+
+
+@pytest.fixture
+def deaf_port() -> Iterator[int]:
+    """A port of 127.0.0.1 that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        yield server.getsockname()[1]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+# The database
+
+
+def test_a_database_that_is_down_is_waited_for_as_long_as_was_said_and_no_password_is_shown(daemon: Start) -> None:
+    began = time.monotonic()
+    worker = daemon(
+        APP,
+        is_awaited=False,
+        DATABASE_URL=f"postgres://ann:s3cr%40t@127.0.0.1:{free_port()}/shop?connect_timeout=3",
+        DATABASE_WAIT="1s",
+    )
+
+    assert worker.wait_exit(within=10) == 4
+    assert 1 <= time.monotonic() - began < 5
+    log = worker.log()
+    assert "database_unreachable" in log, "the wait is told while it lasts"
+    assert "Connection refused" in log
+    assert "within 1 s (DATABASE_WAIT)" in worker.wait_log("start_failed")
+    assert "ann:***@127.0.0.1" in log
+    assert "s3cr" not in log
+    assert not NOT_OURS.search(log)
+
+
+def test_a_database_that_takes_the_connection_and_never_answers_is_waited_for_no_longer(
+    daemon: Start, deaf_port: int
+) -> None:
+    began = time.monotonic()
+    worker = daemon(
+        APP, is_awaited=False, DATABASE_URL=f"postgres://ann:s3cret@127.0.0.1:{deaf_port}/shop", DATABASE_WAIT="1s"
+    )
+
+    assert worker.wait_exit(within=10) == 4
+    assert time.monotonic() - began < 5
+    assert "s3cret" not in worker.log()
+
+
+def test_a_database_that_comes_up_in_that_time_is_used(daemon: Start, private_postgres: PrivatePostgres) -> None:
+    url = private_postgres.url()
+    private_postgres.stop()
+    worker = daemon(APP, "--pool-size", "1", is_awaited=False, DATABASE_URL=url, DATABASE_WAIT="30s")
+    worker.wait_log("database_unreachable")
+    assert worker.health()[0] == 503
+
+    private_postgres.start()
+
+    worker.wait_ready()
+    assert "schema_applied" in worker.log()
+    assert worker.stop() == 0
+
+
+def test_a_wrong_password_is_told_and_not_shown(daemon: Start, private_postgres_tcp: PrivatePostgres) -> None:
+    url = private_postgres_tcp.url()
+    assert private_postgres_tcp.password is not None
+    wrong = url.replace(private_postgres_tcp.password, "wr0ng-w0rd")
+    worker = daemon(APP, is_awaited=False, DATABASE_URL=wrong, DATABASE_WAIT="500ms")
+
+    assert worker.wait_exit(within=10) == 4
+    assert "password authentication failed" in worker.wait_log("start_failed")
+    assert "wr0ng-w0rd" not in worker.log()
+
+
+def test_a_schema_newer_than_this_version_is_not_touched(daemon: Start, queue: Queue) -> None:
+    queue.rows("UPDATE orchestrator_schema SET version = 999")
+    worker = daemon(APP, is_awaited=False, DATABASE_URL=queue.url)
+
+    assert worker.wait_exit(within=10) == 6
+    assert "999" in worker.wait_log("start_failed")
+    assert not NOT_OURS.search(worker.log())
+
+
+def test_too_few_connections_are_told_with_the_numbers_and_the_children_that_have_one_work(
+    daemon: Start, queue: Queue, request: pytest.FixtureRequest
+) -> None:
+    role = f"few_{queue.one('SELECT current_database()')}"
+    queue.rows(f"CREATE ROLE {role} LOGIN PASSWORD 'x' CONNECTION LIMIT 5")
+    request.addfinalizer(lambda: _drop_role(queue.url, role))
+    queue.rows(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
+    queue.rows(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}")
+    url = re.sub(r"//[^@]*@", f"//{role}:x@", queue.url)
+    worker = daemon(APP, "--pool-size", "8", DATABASE_URL=url, CLAIM_INTERVAL="100ms")
+
+    said = worker.wait_log("too_few_connections")
+    for told in ("needed=10", "pool_size=8", "role_limit=5"):
+        assert told in said
+    for _ in range(20):
+        queue.enqueue("greet")
+    queue.wait_empty(within=20)
+    assert queue.rows("SELECT status::text, count(*) FROM tasks GROUP BY status") == [("completed", 20)]
+    assert worker.health()[0] == 200
+
+    queue.rows(f"ALTER ROLE {role} CONNECTION LIMIT 20")
+    of_role = f"SELECT count(*) FROM pg_stat_activity WHERE usename = '{role}'"
+    eventually(lambda: queue.one(of_role) == 10, within=20, why="the others connect once they may")
+    worker.signal(signal.SIGTERM)
+    assert worker.wait_exit(within=10) == 0
+
+
+def _drop_role(url: str, role: str) -> None:
+    connection = psycopg2.connect(url)
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{role}'")
+        cursor.execute(f"DROP OWNED BY {role}")
+        cursor.execute(f"DROP ROLE {role}")
+    connection.close()
+
+
+# The app
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("import no_such_module_here\n", ["app.py", "import no_such_module_here", "ModuleNotFoundError"]),
+        (
+            "def deeper():\n    raise ValueError('the shop is closed')\ndeeper()\napp = 1\n",
+            ["line 3", "line 2", "in deeper", "ValueError: the shop is closed"],
+        ),
+        ("app = 'a text'\n", ["'app' is no orchestrator.App but str"]),
+        ("from orchestrator import App\nother = App()\n", ["app has no 'app'", "its apps: other"]),
+        ("import sys\nsys.exit('I had enough')\n", ["SystemExit", "I had enough"]),
+        ("import os\nos._exit(0)\n", ["the process that imported it ended", "exited with code 0"]),
+        ("import os\nos.kill(os.getpid(), 11)\n", ["the process that imported it ended", "SIGSEGV"]),
+        ("def app(:\n", ["SyntaxError", "app.py"]),
+        ("from orchestrator import App\napp = App()\n", ["has no tasks"]),
+    ],
+    ids=["import_error", "raising", "no_app", "other_name", "sys_exit", "exits", "segfaults", "syntax", "no_tasks"],
+)
+def test_an_app_that_cannot_be_imported_ends_the_start_with_the_users_frames_and_no_child(
+    daemon: Start, queue: Queue, text: str, told: list[str]
+) -> None:
+    worker = daemon(text, "--pool-size", "2", is_awaited=False, DATABASE_URL=queue.url, DEBUG="true")
+
+    assert worker.wait_exit(within=10) == 3
+    log = worker.log()
+    for each in told:
+        assert each in log
+    assert not NOT_OURS.search(log), "frames of ours are noise to the user"
+    assert "child" not in log.replace("children", ""), "no child was forked"
+    assert queue.one("SELECT count(*) FROM workers") == 0
+
+
+def test_an_app_module_that_is_not_there_is_named_with_the_place_where_it_was_sought(
+    daemon: Start, queue: Queue, tmp_path: Path
+) -> None:
+    worker = daemon(None, "--app", "nowhere.tasks:app", is_awaited=False, DATABASE_URL=queue.url)
+
+    assert worker.wait_exit(within=10) == 3
+    assert f"there is no module 'nowhere' in {tmp_path}" in worker.wait_log("start_failed")
+
+
+# The settings
+
+
+def test_all_wrong_settings_are_told_at_once_each_with_its_value_and_what_is_accepted(orchestratord: Command) -> None:
+    done = orchestratord(
+        "start",
+        "--claim-interval",
+        "1",
+        "--task-memory-limit",
+        "much",
+        WORKER_POOL_SIZE="0",
+        SHUTDOWN_TIMEOUT="soon",
+        METRICS_PORT="70000",
+        DEBUG="perhaps",
+        HEARTBEAT_INTERVAL="20s",
+    )
+
+    assert done.returncode == 2
+    first, *problems = done.stderr.splitlines()
+    assert first == "orchestratord: 8 settings cannot be used:"
+    for name, value in {
+        "DATABASE_URL": "",
+        "WORKER_POOL_SIZE": "0",
+        "CLAIM_INTERVAL (--claim-interval)": "1",
+        "SHUTDOWN_TIMEOUT": "soon",
+        "METRICS_PORT": "70000",
+        "DEBUG": "perhaps",
+        "TASK_MEMORY_LIMIT (--task-memory-limit)": "much",
+        "WORKER_TIMEOUT": "30s",
+    }.items():
+        (line,) = [each for each in problems if each.strip().startswith(name)]
+        assert value in line
+        assert "write" in line or "ccepted" in line or "from" in line, line
+    assert "write 1s" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# The port
+
+
+def test_a_port_that_stays_taken_is_named(daemon: Start, queue: Queue) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        began = time.monotonic()
+        worker = daemon(APP, is_awaited=False, DATABASE_URL=queue.url, METRICS_PORT=port)
+
+        assert worker.wait_exit(within=10) == 2
+    assert 5 <= time.monotonic() - began < 7
+    (line,) = worker.log().splitlines()
+    assert line.startswith("orchestratord: ")
+    assert "METRICS_PORT" in line
+    assert f"port {port} of 127.0.0.1 is taken" in line
+    assert queue.one("SELECT count(*) FROM workers") == 0
+
+
+def test_a_port_that_is_let_go_in_time_is_used_and_a_signal_meanwhile_does_what_it_says(
+    daemon: Start, queue: Queue
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        variables = {"DATABASE_URL": queue.url, "METRICS_PORT": port, "DEBUG": "true"}
+        waits, leaves = (daemon(APP, "--pool-size", "1", is_awaited=False, **variables) for _ in range(2))
+        for each in (waits, leaves):
+            eventually(lambda each=each: _has_handlers(each.pid), within=10, why="it hears signals")  # type: ignore[misc]
+        waits.signal(signal.SIGHUP)
+        leaves.signal(signal.SIGTERM)
+        assert leaves.wait_exit(within=2) == 0
+        assert waits.process.poll() is None
+        assert not children(waits.pid)
+
+    waits.wait_ready()
+    assert waits.address.endswith(f":{port}")
+    waits.wait_log("app_reloaded")
+
+
+def _has_handlers(pid: int) -> bool:
+    """Whether SIGHUP is caught: the daemon's own code runs."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+    return bool(caught >> (signal.SIGHUP - 1) & 1)
