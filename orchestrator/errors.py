@@ -121,12 +121,21 @@ class DeadlineExceeded(DatabaseUnavailable):
     """The database did not answer within the caller's deadline; the connection was given up."""
 
 
+_PASSING_CLASSES = ("25", "40", "42", "53", "55", "57", "58", "XX")
+"""Of sqlstates; PostgreSQL's manual, appendix A."""
+
+
 class StatementRefused(StoreError):
     """The server refused a statement (`sqlstate`); the connection can be used again."""
 
     def __init__(self, message: str, *, sqlstate: str | None) -> None:
         self.sqlstate = sqlstate
         super().__init__(message)
+
+    @property
+    def blames_data(self) -> bool:
+        """Whether what was sent is at fault; else the server's state, its locks or its schema, which may pass."""
+        return self.sqlstate is None or not self.sqlstate.startswith(_PASSING_CLASSES)
 
 
 class SchemaError(StoreError):

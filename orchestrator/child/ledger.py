@@ -30,6 +30,7 @@ class Ledger:
         self._worker_id = worker_id
         self._slot = slot
         self._unwritten: list[tuple[int, Outcome]] = []
+        self._unsure: set[int] = set()  # sent before, but the reply was lost: they may stand already
         self._log = logs.get("child")
 
     def __len__(self) -> int:
@@ -57,9 +58,12 @@ class Ledger:
         try:
             batch = self._send(connection, outcomes, limit)
         except DatabaseUnavailable as error:
+            if error.sent:
+                self._unsure.update(each.token for each in outcomes)
             self._database.lost(error)
             raise
         self._unwritten.clear()
+        self._unsure.clear()
         self._board.outcomes_written()
         return batch
 
@@ -68,7 +72,7 @@ class Ledger:
         try:
             batch = self._statement(connection, outcomes, limit)
         except StatementRefused as refusal:
-            if not outcomes:
+            if not outcomes or not refusal.blames_data:
                 raise
             self._log.warning("write_refused", outcomes=len(outcomes), sqlstate=refusal.sqlstate, error=str(refusal))
             for outcome in outcomes:
@@ -89,6 +93,8 @@ class Ledger:
         try:
             batch = self._statement(connection, [outcome], 0)
         except StatementRefused as refusal:
+            if not refusal.blames_data:
+                raise
             self._log.error("outcome_refused", task_id=outcome.task_id, type=outcome.type, error=str(refusal))
             outcome = replace(
                 outcome,
@@ -110,7 +116,7 @@ class Ledger:
         verdicts = claims.verdicts(connection, batch.unaccepted, within=EXCHANGE_SECONDS)
         for outcome in outcomes:
             verdict = verdicts.get(outcome.token, Verdict.ACCEPTED)
-            if verdict is Verdict.ACCEPTED:
+            if verdict is Verdict.ACCEPTED or (verdict is Verdict.REPEATED and outcome.token in self._unsure):
                 self._metrics.ended(outcome)
             elif verdict is Verdict.STALE:
                 self._metrics.stale(outcome.type)

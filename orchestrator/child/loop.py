@@ -216,7 +216,11 @@ class Loop:
             if self._database.connection is not None:
                 try:
                     self._ledger.exchange(0, extra=(outcome,))
-                except (DatabaseUnavailable, StatementRefused):
+                except DatabaseUnavailable:
+                    continue
+                except StatementRefused as refusal:
+                    self._log.error("write_refused", sqlstate=refusal.sqlstate, error=str(refusal))
+                    time.sleep(random.uniform(0.5, 1.0) * REFUSED_WAIT_SECONDS)
                     continue
                 self._board.end_elsewhere()
                 return

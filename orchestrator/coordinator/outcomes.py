@@ -22,9 +22,6 @@ BYTES_AT_ONCE = 4 << 20
 STALE_SHOWN = 10
 """Stale outcomes of one statement whose tasks are looked up for the log."""
 
-PASSING_CLASSES = ("25", "40", "42", "53", "55", "57", "58", "XX")
-"""sqlstate classes that blame the server's state, its locks or the schema; all others blame the data that was sent."""
-
 
 class WriteOutcomes:
     """Finish → Written, counted once each, by whoever learns that it was accepted."""
@@ -55,7 +52,7 @@ class WriteOutcomes:
                 self._unsure.update(outcome.token for outcome in outcomes)
             raise
         except StatementRefused as refusal:
-            if not _blames_data(refusal):
+            if not refusal.blames_data:
                 raise
             self._isolate(outcomes, refusal)
             return True
@@ -133,7 +130,3 @@ def _fitting(outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
         if size > BYTES_AT_ONCE and index > 0:
             return outcomes[:index]
     return outcomes
-
-
-def _blames_data(refusal: StatementRefused) -> bool:
-    return refusal.sqlstate is None or not refusal.sqlstate.startswith(PASSING_CLASSES)
