@@ -7,6 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Coroutine, Mapping
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,26 +104,27 @@ class Executor:
             id=claim.task_id, type=claim.type, attempt=claim.attempt, max_retries=limits.max_retries,
             timeout_seconds=limits.timeout_seconds,
         )  # fmt: skip
-        token = running_task.set(current)
+        context = copy_context()  # what a handler sets in it (tracing, decimal …) is no business of the next task's
+        context.run(running_task.set, current)
         try:
             if handler.is_async:
-                return self._call_async(handler.function(**payload), limits.timeout_seconds)
+                return self._call_async(context.run(handler.function, **payload), limits.timeout_seconds, context)
             if limits.timeout_seconds is None:
-                return handler.function(**payload)
+                return context.run(handler.function, **payload)
             try:
                 self._time_limit.arm(limits.timeout_seconds)
-                return handler.function(**payload)
+                return context.run(handler.function, **payload)
             finally:
                 self._time_limit.disarm()
         finally:
             _end_if_forked(self._pid)
-            running_task.reset(token)
 
-    def _call_async(self, coroutine: Coroutine[Any, Any, Any], timeout_seconds: float | None) -> Any:
+    def _call_async(self, coroutine: Coroutine[Any, Any, Any], timeout_seconds: float | None, context: Context) -> Any:
         if self._runner is None:
             self._runner = asyncio.Runner()
         try:
-            return self._runner.run(_limited(coroutine, timeout_seconds, self._pid))
+            # without a context of ours the runner goes on with that of its first coroutine
+            return self._runner.run(_limited(coroutine, timeout_seconds, self._pid), context=context)
         except BaseException:
             self._drop_loop()  # whatever state it is in, the next task gets a new one
             raise

@@ -1,0 +1,342 @@
+"""What a task may ask for (order, time, retries, limits …) and what its handler may answer, through the real daemon."""
+
+import os
+import time
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import psycopg
+import psycopg2
+import pytest
+
+from orchestrator import Client
+from tests.fixtures.daemon import Queue, Start
+from tests.fixtures.waiting import eventually
+
+ANSWERING = """
+import asyncio, decimal, os, time
+from contextvars import ContextVar
+from dataclasses import asdict
+from orchestrator import App, Discard, Retry, RetryPolicy, current_task
+
+app = App()
+at_once = RetryPolicy(base=0.0, cap=0.0)
+
+def note(*words: object) -> None:
+    with open("notes", "a") as notes:
+        notes.write(" ".join(map(str, words)) + "\\n")
+
+@app.task("discard")
+def discard() -> None:
+    raise Discard("the order was cancelled")
+
+@app.task("again", max_retries=2)
+def again() -> str:
+    note("again", time.time())
+    if current_task().attempt < 3:
+        raise Retry("not yet", in_=0.3)
+    return "the third time"
+
+@app.task("again:for ever", max_retries=1)
+def again_for_ever() -> None:
+    raise Retry(in_=0.05)
+
+@app.task("now", max_retries=4, retry=at_once)
+def fail_now() -> None:
+    raise ValueError("now")
+
+@app.task("later", max_retries=4, retry=RetryPolicy(base=1000.0, cap=5000.0))
+def fail_later() -> None:
+    raise ValueError("later")
+
+@app.task("never", max_retries=0)
+def fail_once() -> None:
+    raise ValueError("never again")
+
+@app.task("usual", retry=at_once)
+def fail_as_usual() -> None:
+    raise ValueError("as usual")
+
+@app.task("describe", max_retries=2, timeout=5.0, retry=at_once)
+def describe() -> dict:
+    task = current_task()
+    if not task.is_last_attempt:
+        raise ValueError("the last one tells")
+    return asdict(task)
+
+@app.task("async")
+async def asynchronous(n: int) -> list:
+    await asyncio.sleep(0.01)
+    return [n, current_task().id, await asyncio.gather(*(double(i) for i in range(3)))]
+
+async def double(n: int) -> int:
+    await asyncio.sleep(0)
+    return 2 * n
+
+tenant = ContextVar("tenant", default="nobody")
+
+@app.task("tenant")
+def of_tenant(name: str) -> list:
+    before = tenant.get(), decimal.getcontext().prec
+    tenant.set(name)
+    decimal.getcontext().prec = 5
+    return before
+
+@app.task("tenant:async")
+async def of_tenant_async(name: str) -> list:
+    return of_tenant(name)
+
+@app.task("async:careless")
+async def careless() -> None:
+    asyncio.ensure_future(asyncio.sleep(600))
+
+@app.task("note")
+def note_it(what: str) -> None:
+    note(what, time.time())
+
+@app.task("pid")
+def pid(leak: int = 0) -> int:
+    hoard.append(bytearray(leak))
+    return os.getpid()
+
+hoard = []
+
+@app.task("wait")
+def wait(until: str) -> None:
+    while not os.path.exists(until):
+        time.sleep(0.01)
+"""
+
+
+def notes(folder: Path) -> list[list[str]]:
+    path = folder / "notes"
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_a_handler_gives_up_asks_again_or_fails_by_its_types_policy(
+    queue: Queue, daemon: Start, tmp_path: Path
+) -> None:
+    daemon(ANSWERING, "--pool-size", "2", "--claim-interval", "200ms", DATABASE_URL=queue.url)
+    discard, again, for_ever, now, later, never, usual = (
+        queue.enqueue(name) for name in ("discard", "again", "again:for ever", "now", "later", "never", "usual")
+    )
+    overruled = {n: queue.enqueue(name, max_retries=n) for name, n in (("now", 1), ("never", 2))}
+
+    task = queue.wait_status(discard, "failed")
+    assert (task["attempts"], task["last_error"].partition("\n")[0]) == (
+        1, "orchestrator.errors.Discard: the order was cancelled",
+    )  # fmt: skip
+    task = queue.wait_status(again, "completed")
+    assert (task["attempts"], task["result"]) == (3, "the third time")
+    moments = [float(moment) for what, moment in notes(tmp_path) if what == "again"]
+    waits = [after - before for before, after in pairwise(moments)]
+    assert all(0.3 <= wait < 0.8 for wait in waits), waits
+    assert queue.wait_status(for_ever, "dead_letter")["attempts"] == 2
+    assert queue.wait_status(now, "dead_letter")["attempts"] == 5
+    assert queue.wait_status(never, "dead_letter")["attempts"] == 1
+    assert queue.wait_status(usual, "dead_letter")["attempts"] == 4
+    for n, task_id in overruled.items():
+        assert queue.wait_status(task_id, "dead_letter")["attempts"] == n + 1, "enqueue wins over the handler"
+
+    task = queue.wait_status(later, "pending")
+    assert task["attempts"] == 1
+    assert task["worker_id"] is None and task["claimed_at"] is None and task["started_at"] is None
+    assert timedelta(0) < task["next_retry_at"] - task["updated_at"] <= timedelta(seconds=1000)
+
+
+def test_current_task_knows_the_execution_and_coroutines_run(queue: Queue, daemon: Start) -> None:
+    daemon(ANSWERING, "--pool-size", "1", DATABASE_URL=queue.url)
+    described = queue.enqueue("describe", max_retries=1, timeout="2.5 seconds")
+    coroutines = {n: queue.enqueue("async", {"n": n}) for n in range(20)}
+    careless = queue.enqueue("async:careless")
+    tenants = [queue.enqueue(name, {"name": "Ann"}) for name in ("tenant", "tenant:async") * 2]
+
+    assert queue.wait_status(described, "completed")["result"] == {
+        "id": described, "type": "describe", "attempt": 2, "max_retries": 1, "timeout_seconds": 2.5,
+    }  # fmt: skip
+    for n, task_id in coroutines.items():
+        assert queue.wait_status(task_id, "completed")["result"] == [n, task_id, [0, 2, 4]]
+    assert queue.wait_status(careless, "completed")["attempts"] == 1
+    for task_id in tenants:
+        assert queue.wait_status(task_id, "completed")["result"] == ["nobody", 28], "each has a context of its own"
+
+
+def test_the_higher_priority_runs_first_then_the_older(queue: Queue, daemon: Start, tmp_path: Path) -> None:
+    with Client(queue.url) as client:
+        priorities = [0, 5, -3, 5, 0, 100, -3, 7] * 5
+        client.enqueue_many(
+            [
+                {"type": "note", "payload": {"what": f"{n}"}, "priority": priority}
+                for n, priority in enumerate(priorities)
+            ]
+        )
+    daemon(ANSWERING, "--pool-size", "1", DATABASE_URL=queue.url)
+
+    queue.wait_empty()
+
+    ran = [int(what) for what, _ in notes(tmp_path)]
+    assert ran == sorted(range(len(priorities)), key=lambda n: (-priorities[n], n))
+
+
+def test_no_task_runs_before_its_time_and_none_much_later(queue: Queue, daemon: Start, tmp_path: Path) -> None:
+    interval = 0.3
+    daemon(ANSWERING, "--pool-size", "2", "--claim-interval", "300ms", DATABASE_URL=queue.url)
+    due: dict[str, float] = {}
+    with Client(queue.url) as client:
+        for n in range(5):
+            due[f"delay-{n}"] = time.time() + 0.1 + 0.2 * n
+            client.enqueue("note", {"what": f"delay-{n}"}, delay=0.1 + 0.2 * n)
+            moment = datetime.now(UTC) + timedelta(seconds=0.15 + 0.2 * n)
+            client.enqueue("note", {"what": f"run_at-{n}"}, run_at=moment)
+            due[f"run_at-{n}"] = moment.timestamp()
+        due["sql"] = time.time() + 0.3
+        queue.enqueue("note", {"what": "sql"}, delay="300 milliseconds")
+        far = client.enqueue("note", {"what": "far"}, delay=86400.0)
+        due["past"] = time.time()
+        client.enqueue("note", {"what": "past"}, run_at=datetime(2001, 1, 1, tzinfo=UTC))
+
+    eventually(lambda: len(notes(tmp_path)) == len(due), within=10, why="all ran")
+
+    ran = {what: float(moment) for what, moment in notes(tmp_path)}
+    late = {what: ran[what] - moment for what, moment in due.items()}
+    assert min(late.values()) >= 0.0, late
+    assert max(late.values()) < interval + 0.3, "that there is a sooner one is seen an interval later"
+    assert max(late["delay-4"], late["run_at-4"]) < 0.3, "what was known before is run on time"
+    assert queue.task(far)["status"] == "pending"
+
+
+def test_a_task_with_a_key_is_stored_and_run_once(queue: Queue, daemon: Start, tmp_path: Path) -> None:
+    daemon(ANSWERING, "--pool-size", "2", DATABASE_URL=queue.url)
+    with Client(queue.url) as client:
+        ids = [client.enqueue("note", {"what": f"{n}"}, idempotency_key="welcome") for n in range(3)]
+        ids += client.enqueue_many([{"type": "note", "payload": {"what": "m"}, "idempotency_key": "welcome"}] * 2)
+        ids.append(queue.enqueue("note", {"what": "sql"}, idempotency_key="welcome"))
+        queue.wait_status(ids[0], "completed")
+        ids.append(client.enqueue("note", {"what": "afterwards"}, idempotency_key="welcome"))
+        other = client.enqueue("pid", idempotency_key="welcome")
+    assert set(ids) == {ids[0]} and other != ids[0]
+    queue.wait_empty()
+    assert [what for what, _ in notes(tmp_path)] == ["0"]
+
+
+@pytest.mark.parametrize("driver", [psycopg2, psycopg], ids=["psycopg2", "psycopg3"])
+def test_what_a_transaction_enqueues_runs_once_it_is_committed(
+    queue: Queue, daemon: Start, tmp_path: Path, driver: object
+) -> None:
+    daemon(ANSWERING, "--pool-size", "2", DATABASE_URL=queue.url)
+    queue.rows("CREATE TABLE orders (id text)")
+    connection = driver.connect(queue.url)  # type: ignore[attr-defined]
+    try:
+        with Client("postgresql://nobody@nowhere.invalid/none") as client:
+            for what, is_kept in (("undone", False), ("done", True)):
+                cursor = connection.cursor()
+                cursor.execute("INSERT INTO orders VALUES (%s)", (what,))
+                client.enqueue("note", {"what": what}, connection=connection)
+                client.enqueue_many([("note", {"what": f"{what}-{n}"}) for n in range(3)], connection=connection)
+                outside = queue.enqueue("note", {"what": f"outside-of-{what}"})
+                queue.wait_status(outside, "completed")
+                assert what not in [note[0] for note in notes(tmp_path)], "nothing runs before the commit"
+                if is_kept:
+                    connection.commit()
+                else:
+                    connection.rollback()
+    finally:
+        connection.close()
+    eventually(lambda: len(notes(tmp_path)) == 6, within=5, why="two outside and four inside")
+    queue.wait_empty()
+    ran = sorted(note[0] for note in notes(tmp_path))
+    assert ran == ["done", "done-0", "done-1", "done-2", "outside-of-done", "outside-of-undone"]
+    assert queue.rows("SELECT id FROM orders") == [("done",)]
+
+
+def test_nothing_waits_behind_a_slow_task_and_the_table_tells_what_runs(
+    queue: Queue, daemon: Start, tmp_path: Path
+) -> None:
+    # the 150th of 300 is slow: by then a child takes many at once
+    queue.rows(
+        """
+        INSERT INTO tasks (type, payload)
+        SELECT CASE n WHEN 150 THEN 'wait' ELSE 'note' END,
+            CASE n WHEN 150 THEN '{"until": "go"}' ELSE jsonb_build_object('what', n::text) END
+        FROM generate_series(1, 300) AS n ORDER BY n
+        """
+    )
+    worker = daemon(ANSWERING, "--pool-size", "3", DATABASE_URL=queue.url)
+    quick = "SELECT count(*) FROM tasks WHERE type = 'note' AND status <> 'completed'"
+    slow = "SELECT * FROM tasks WHERE type = 'wait'"
+
+    eventually(lambda: queue.one(quick) == 0, within=5, why="the quick ones are done while the slow one runs")
+
+    slow_id = queue.one("SELECT id FROM tasks WHERE type = 'wait'")
+    task = queue.wait_status(slow_id, "running")
+    assert task["attempts"] == 1 and task["worker_id"] is not None and task["started_at"] is not None, slow
+    last = queue.one("SELECT max(completed_at) FROM tasks WHERE type = 'note'")
+    assert (last - task["started_at"]).total_seconds() < 1.2, "a second or so after it had begun"
+    assert "reason=slow_task" in worker.log(), "some of them had waited behind it"
+    assert worker.metric("worker_pool_active") == 1
+    (tmp_path / "go").touch()
+    queue.wait_empty()
+    assert queue.rows("SELECT DISTINCT status::text, attempts FROM tasks") == [("completed", 1)]
+    assert set(Counter(what for what, _ in notes(tmp_path)).values()) == {1}, "each ran once"
+
+
+def test_what_has_run_for_a_quarter_of_a_second_is_running_in_the_table(
+    queue: Queue, daemon: Start, tmp_path: Path
+) -> None:
+    app = """
+    import os, time
+    import psycopg2
+    from orchestrator import App, current_task
+
+    app = App()
+
+    @app.task("look")
+    def look() -> dict:
+        began, began_at = time.monotonic(), time.time()
+        connection = psycopg2.connect(os.environ["DATABASE_URL"])
+        connection.autocommit = True
+        cursor = connection.cursor()
+        status = "claimed"
+        while status == "claimed" and time.monotonic() < began + 5.0:
+            time.sleep(0.005)
+            cursor.execute(
+                "SELECT status, extract(epoch FROM started_at)::float, attempts FROM tasks WHERE id = %s",
+                (current_task().id,),
+            )
+            status, started_at, attempts = cursor.fetchone()
+        after = time.monotonic() - began
+        return {"status": status, "after": after, "began_at": began_at, "started_at": started_at, "attempts": attempts}
+    """
+    daemon(app, "--pool-size", "2", DATABASE_URL=queue.url)
+
+    looks = [queue.wait_status(queue.enqueue("look"), "completed")["result"] for _ in range(5)]
+
+    for look in looks:
+        assert (look["status"], look["attempts"]) == ("running", 1)
+        assert look["started_at"] == pytest.approx(look["began_at"], abs=0.05)
+    assert sorted(look["after"] for look in looks)[2] < 0.25, looks
+    assert max(look["after"] for look in looks) < 0.5, "a busy machine may take its time, but not so much"
+
+
+def test_a_child_is_replaced_after_so_many_tasks_or_so_much_memory(queue: Queue, daemon: Start) -> None:
+    worker = daemon(
+        ANSWERING, "--pool-size", "1", "--max-tasks-per-child", "7", "--max-child-memory", "300MB",
+        DATABASE_URL=queue.url,
+    )  # fmt: skip
+    thin = [queue.enqueue("pid") for _ in range(30)]
+    queue.wait_empty()
+
+    tasks_by_pid = Counter(queue.task(each)["result"] for each in thin)
+    assert sum(tasks_by_pid.values()) == 30 and len(tasks_by_pid) == 5
+    assert max(tasks_by_pid.values()) == 7
+    fat = [queue.wait_status(queue.enqueue("pid", {"leak": 200 << 20}), "completed") for _ in range(4)]
+    pids = [task["result"] for task in fat]
+    assert pids[0] == pids[1] != pids[2] == pids[3], "each took two that leaked 200 MB"
+    assert [task["attempts"] for task in fat] == [1] * 4, "what made it fat pays nothing"
+    eventually(lambda: worker.metric("worker_child_restarts_total", reason="max_memory") == 2, within=5)
+    assert worker.metric("worker_child_restarts_total", reason="max_tasks") == 4
+    assert worker.metric("worker_child_restarts_total", reason="crash") == 0
+    assert worker.health()[0] == 200
+    assert os.path.exists(f"/proc/{worker.pid}")
