@@ -12,6 +12,7 @@ from typing import Any
 
 from orchestrator.model import MAX_PAYLOAD_BYTES, Claim, ClaimRef, Outcome, OwnedClaim, Start, Verdict
 from orchestrator.store.connection import Connection
+from orchestrator.store.prepared import execute_prepared, prepared
 
 _MAX_BATCH_BYTES = 8 << 20
 """Payloads of one claim together, as they are stored (perhaps compressed); the first is taken whatever its size."""
@@ -32,11 +33,12 @@ class Batch:
     is_registered: bool
 
 
-# One statement, so that finishing a batch and claiming the next cost one round trip and one commit.
+# One statement, so that finishing a batch and claiming the next cost one round trip and one commit. The session keeps
+# its plan, and `id = ANY (ARRAY[...])` is there for that (prepared.py).
 #
 # `finished`: the arrays are joined to the rows by primary key, then fenced. unnest() fills the shorter of its arrays
-# with NULL, so `errors` and `results` stay empty when there are none. BETWEEN (in the enum's order) says the same as IN
-# ('claimed', 'running') without offering idx_tasks_owned: told by statistics of a quiet hour that hardly any task is
+# with NULL, so `errors` and `results` stay empty when there are none. BETWEEN (in the enum's order) says the same as
+# IN ('claimed', 'running') without offering idx_tasks_owned: told by statistics of a quiet hour that hardly any task is
 # claimed, the planner would read all of that index instead. now(), not clock_timestamp(): nearest to the moment when
 # the ages were taken. A retry leaves the row wholly pending but for `ended_token`.
 # `ready`: idx_tasks_claimable in its order. The uncorrelated EXISTS is asked once, before any row is locked.
@@ -44,7 +46,9 @@ class Batch:
 # kills its host doesn't take neighbours with it, and its attempt is on record before its handler starts. And a batch of
 # large payloads ends early: the child has to hold it.
 # The first row of the answer (position 0) tells of the outcomes; naming the accepted is only worth it if some are not.
-_FINISH_AND_CLAIM = """
+_FINISH_AND_CLAIM = prepared(
+    "orchestrator_claim",
+    """
 WITH finished AS (
     UPDATE tasks AS t
     SET status = o.status,
@@ -64,7 +68,7 @@ WITH finished AS (
                 %(started_ago)s::double precision[], %(ended_ago)s::double precision[],
                 %(delays)s::double precision[], %(errors)s::text[], %(results)s::text[])
         AS o (id, token, status, attempt, started_ago, ended_ago, delay, error, result)
-    WHERE t.id = o.id AND t.claim_token = o.token AND t.status BETWEEN 'claimed' AND 'running'
+    WHERE t.id = ANY (ARRAY[o.id]) AND t.claim_token = o.token AND t.status BETWEEN 'claimed' AND 'running'
     RETURNING o.token
 ), me AS MATERIALIZED (
     SELECT FROM workers WHERE id = %(worker_id)s AND declared_dead_at IS NULL
@@ -90,7 +94,7 @@ WITH finished AS (
         started_at = CASE WHEN b.is_alone THEN now() END,
         updated_at = now()
     FROM batch AS b
-    WHERE t.id = b.id
+    WHERE t.id = ANY (ARRAY[b.id])
       AND (b.position = 1 OR NOT (b.is_alone OR b.first_is_alone) AND b.size <= %(max_batch)s)
     RETURNING b.position, t.id::text, t.type, t.claim_token, t.payload::text AS payload,
         t.attempts + 1 - b.is_alone::integer AS attempt, t.max_retries, t.timeout_seconds, b.is_alone
@@ -103,7 +107,25 @@ SELECT position, id, type, claim_token, CASE WHEN octet_length(payload) <= %(max
     max_retries, timeout_seconds, is_alone
 FROM claimed
 ORDER BY 1
-"""
+""",
+    {
+        "ids": "uuid[]",
+        "tokens": "bigint[]",
+        "statuses": "task_status[]",
+        "attempts": "integer[]",
+        "started_ago": "double precision[]",
+        "ended_ago": "double precision[]",
+        "delays": "double precision[]",
+        "errors": "text[]",
+        "results": "text[]",
+        "count": "bigint",
+        "worker_id": "text",
+        "slot": "integer",
+        "limit": "bigint",
+        "max_payload": "integer",
+        "max_batch": "bigint",
+    },
+)
 
 
 def finish_and_claim(
@@ -115,7 +137,8 @@ def finish_and_claim(
     another claim. When the reply is lost, outcomes may be sent again, and `owned` tells what was claimed.
     """
     now = time.monotonic()
-    rows = connection.execute(
+    rows = execute_prepared(
+        connection,
         _FINISH_AND_CLAIM,
         {
             "ids": _array(o.task_id for o in outcomes),

@@ -49,12 +49,13 @@ def limits(statement_timeout: float, lock_timeout: float) -> str:
 class Connection:
     """One session with the database. After DatabaseUnavailable or DeadlineExceeded it is closed: open another."""
 
-    __slots__ = ("_cursor", "_interrupt", "_raw")
+    __slots__ = ("_cursor", "_interrupt", "_raw", "prepared")
 
     def __init__(self, raw: Any, interrupt: int | None) -> None:
         self._raw = raw
         self._cursor = raw.cursor()
         self._interrupt = interrupt
+        self.prepared: set[str] = set()  # names of statements that this session should have (prepared.py)
 
     @classmethod
     def open(cls, url: str, *, within: float, application_name: str, interrupt: int | None = None) -> Self:

@@ -41,7 +41,12 @@ class Recorder(Connection):
     def plan(self) -> dict[str, Any]:
         """The plan of the statement that was sent last, and what running it touches."""
         sql, params = self.sent
-        ((found,),) = self.execute("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + sql, params, within=60.0)
+        settings, execute, call = sql.rpartition("EXECUTE ")
+        if execute:  # a kept plan: settings, perhaps PREPARE, EXECUTE
+            sql, before = execute + call, settings.partition("PREPARE ")[0]
+        else:
+            before = ""
+        ((found,),) = self.execute(f"{before}EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}", params, within=60.0)
         parsed: dict[str, Any] = (json.loads(found) if isinstance(found, str) else found)[0]
         return parsed
 
@@ -104,6 +109,31 @@ def test_statistics_of_a_quiet_hour_do_not_mislead_a_claim(connection: Connectio
     scan = next(node for node in used if node.get("Index Name") == "idx_tasks_claimable")
     assert scan["Actual Rows"] == 100
     assert buffers(found) < 200 * 30 + 200
+
+
+def test_a_plan_that_was_made_on_an_empty_table_serves_a_full_one(connection: Connection, recorder: Recorder) -> None:
+    """The daemon starts on an empty queue, its sessions keep the plan of that, and nothing makes them plan again."""
+    connection.execute("ALTER TABLE tasks SET (autovacuum_enabled = off)", within=5.0)
+    add_worker(connection)
+    for limit in (0, 1, 100):
+        claims.finish_and_claim(recorder, [], worker_id="w", slot=0, limit=limit, within=60.0)
+    add_waiting(connection)
+    add_tasks(connection, 50_000)
+    taken = claim(connection, 1000)
+    found = claim_plan(recorder, 100, [ending(one) for one in taken[:100]])
+    used = {(node["Node Type"], node.get("Index Name")) for node in nodes(found["Plan"]) if "Relation Name" in node}
+    assert {index for _, index in used if index} == {"tasks_pkey", "idx_tasks_claimable", "workers_pkey"}
+    assert {kind for kind, _ in used} <= {"Index Scan", "Index Only Scan", "ModifyTable"}
+    assert buffers(found) < 200 * 30 + 200
+
+
+def test_a_large_batch_is_not_joined_pair_by_pair(connection: Connection, recorder: Recorder) -> None:
+    add_worker(connection)
+    add_tasks(connection, 10_000)
+    taken = claim(connection, 5000)
+    found = claim_plan(recorder, 5000, [ending(one) for one in taken])
+    compared = sum(node.get("Rows Removed by Join Filter", 0) for node in nodes(found["Plan"]))
+    assert compared < 5000
 
 
 def test_finishing_looks_each_task_up_by_its_key(connection: Connection, recorder: Recorder) -> None:

@@ -1,0 +1,78 @@
+"""Statements that are parsed and planned once per session instead of at every call: for the hot path, the claim.
+
+Planning the claim takes the server eight times as long as running it for one task (tried: 0.8 ms against 0.1 ms).
+PREPARE and EXECUTE are plain SQL, so this works behind a transaction-pooling PgBouncer too: a session that has not got
+the statement yet says so, changes nothing, and is given it.
+
+A plan that is kept must be right for ever, not for the table as it was when the session began (empty, perhaps). So it
+is made for unknown parameters and from index scans alone, and such a statement joins by `id = ANY (ARRAY[...])`: for
+that the planner has nothing but a look-up by key, where `id = ...` could have it read a whole index in order.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from orchestrator.errors import StatementRefused
+from orchestrator.store.connection import Connection
+
+# SET LOCAL, as everything here: it ends with the statement and leaks into no pooler's session. JIT compiles at every
+# call, which takes longer than the call.
+_PLANNING = (
+    "SET LOCAL plan_cache_mode=force_generic_plan;SET LOCAL enable_seqscan=off;SET LOCAL enable_bitmapscan=off;"
+    "SET LOCAL jit=off;"
+)
+_UNKNOWN_STATEMENT = "26000"
+_KNOWN_ALREADY = "42P05"
+_TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A statement as PREPARE and EXECUTE. The name holds a hash of its text: no two versions ever share one."""
+
+    name: str
+    definition: str
+    call: str
+    plain: str
+
+
+def prepared(name: str, sql: str, types: Mapping[str, str]) -> Prepared:
+    """Makes `sql`, with its `%(name)s` parameters of these types, ready for `execute_prepared`."""
+    order = list(types)
+    numbered = re.sub(r"%\((\w+)\)s", lambda found: f"${order.index(found[1]) + 1}", sql)
+    full_name = f"{name}_{sha256(numbered.encode()).hexdigest()[:12]}"
+    return Prepared(
+        name=full_name,
+        definition=f"PREPARE {full_name} ({', '.join(types.values())}) AS {numbered};",
+        call=f"EXECUTE {full_name} ({', '.join(f'%({parameter})s' for parameter in order)})",
+        plain=sql,
+    )
+
+
+def execute_prepared(
+    connection: Connection, statement: Prepared, params: Mapping[str, Any], *, within: float, lock_within: float
+) -> list[tuple[Any, ...]]:
+    """As `Connection.execute`, on the plan that the session keeps.
+
+    Behind a pooler any call may meet a session that has not got the statement, or has it from another client. After
+    some of these in a row it is sent as it is.
+    """
+    for _ in range(_TRIES):
+        is_known = statement.name in connection.prepared
+        sql = _PLANNING + ("" if is_known else statement.definition) + statement.call
+        try:
+            rows = connection.execute(sql, params, within=within, lock_within=lock_within)
+        except StatementRefused as refusal:
+            if refusal.sqlstate == _UNKNOWN_STATEMENT:
+                connection.prepared.discard(statement.name)
+            elif refusal.sqlstate == _KNOWN_ALREADY:
+                connection.prepared.add(statement.name)
+            else:
+                raise
+        else:
+            connection.prepared.add(statement.name)
+            return rows
+    return connection.execute(statement.plain, params, within=within, lock_within=lock_within)
