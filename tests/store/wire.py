@@ -10,6 +10,7 @@ class Wire:
     """Forwards 127.0.0.1:`port` to a server. The flags are read for each piece of data.
 
     `is_silent`: nothing passes in either direction, the connections stay. `loses_replies`: requests still arrive.
+    `loses_reply_to`: so it is from the first request on that contains these bytes.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -19,6 +20,7 @@ class Wire:
         self._is_over = threading.Event()
         self.is_silent = False
         self.loses_replies = False
+        self.loses_reply_to: bytes | None = None
         self.requests = 0
         self._thread = threading.Thread(target=self._accept)
         self._thread.start()
@@ -63,6 +65,8 @@ class Wire:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
                 self.requests += is_request
+                if is_request and self.loses_reply_to is not None and self.loses_reply_to in data:
+                    self.loses_replies = True
                 if self.is_silent or (self.loses_replies and not is_request):
                     continue
                 target.sendall(data)
