@@ -27,7 +27,7 @@ run: $(RUN)  ## a worker with a private PostgreSQL and example tasks; Ctrl-C end
 	@exec bin/orchestratord dev $(ARGS)
 
 test: $(TEST)  ## the test suite; TEST_DATABASE_URL names a server to use instead of a private one
-	@$(PYTEST) $(ARGS)
+	@$(PYTEST) -n 3 $(ARGS)
 
 test-unit: $(TEST)  ## the tests that need no database and no processes
 	@$(PYTEST) tests/unit $(ARGS)
