@@ -1,0 +1,1 @@
+"""Applications made with Task Orchestrator, to read and to copy."""

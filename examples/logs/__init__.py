@@ -1,0 +1,1 @@
+"""Access logs of web servers, counted in parallel. README.md says how to run it."""
