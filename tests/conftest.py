@@ -5,4 +5,5 @@ pytest_plugins = [
     "tests.fixtures.coordination",
     "tests.fixtures.daemon",
     "tests.fixtures.database",
+    "tests.fixtures.toys",
 ]

@@ -1,0 +1,269 @@
+"""A folder with a toy app, and a supervisor at work in it: what the tests see and do from outside."""
+
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.fixtures.proc import is_alive, parent, pids, state, title
+from tests.fixtures.waiting import eventually
+from tests.toys.store import ToyStore
+
+PROJECT = Path(__file__).resolve().parents[2]
+TOY_APP = Path(__file__).with_name("app.py")
+DEFAULTS: Mapping[str, Any] = {
+    "app": "toyapp:app",
+    "may_have_threads": False,
+    "pool_size": 2,
+    "claim_limit": 8,
+    "shutdown_timeout": 20.0,
+    "task_kill_grace": 0.1,
+    "task_memory_limit": 0,
+    "boot_seconds": 20.0,
+    "serves": True,
+}
+
+
+class Workshop:
+    """One supervisor with its toys. Call `start` once; everything else is a look or a nudge from outside."""
+
+    def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.options = {**DEFAULTS, "metrics_path": str(folder / "metrics"), **options}
+        (folder / "metrics").mkdir()
+        shutil.copy(TOY_APP, folder / "toyapp.py")
+        self.store = ToyStore.create(folder / "store")
+        self.log_path = folder / "log"
+        self._answers = b""
+        self._process: subprocess.Popen[bytes] | None = None
+
+    # The supervisor
+
+    def start(self, *, environment: Mapping[str, str] | None = None) -> "Workshop":
+        """Start the supervisor; it may be started again once it has ended."""
+        more = {"PYTHONPATH": str(PROJECT), "TOY_STORE": str(self.folder / "store"), "PYTHONDONTWRITEBYTECODE": "1"}
+        if self._process is not None:
+            self._close_pipes()
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.toys.supervisor", json.dumps(self.options)],
+                cwd=self.folder,
+                env={**os.environ, **more, **(environment or {})},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+            )
+        return self
+
+    def ready(self, *, within: float = 15.0) -> "Workshop":
+        """Wait until every child is there."""
+        self.wait_for(lambda: self.status()["ready"] == self.status()["capacity"], within=within)
+        return self
+
+    @property
+    def process(self) -> "subprocess.Popen[bytes]":
+        assert self._process is not None, "not started"
+        return self._process
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def wait_for(self, fact: Callable[[], Any], *, within: float = 10.0) -> Any:
+        """As eventually(), but a supervisor that has ended is said at once."""
+        return eventually(lambda: self._is_running() and fact(), within=within)
+
+    def _is_running(self) -> bool:
+        if self.process.poll() is not None:
+            raise RuntimeError(f"the supervisor has ended with {self.process.returncode}")
+        return True
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def exit_code(self, *, within: float = 10.0) -> int:
+        return self.process.wait(within)
+
+    def ask(self, do: str, **facts: Any) -> Any:
+        """A request to the supervisor's other threads, and the answer; it does not wait for the loop."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps({"do": do, **facts}).encode() + b"\n")
+        self.process.stdin.flush()
+        output = self.process.stdout.fileno()
+        while b"\n" not in self._answers:
+            assert select.select([output], [], [], 10.0)[0], "the supervisor does not answer"
+            chunk = os.read(output, 65536)
+            assert chunk, "the supervisor has ended"
+            self._answers += chunk
+        line, _, self._answers = self._answers.partition(b"\n")
+        return json.loads(line)
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.ask("status")
+        return found
+
+    def report(self, kind: str, **facts: Any) -> None:
+        self.ask("report", kind=kind, **facts)
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """What was logged under that name, by any process."""
+        found = []
+        for line in self.log_path.read_text(errors="replace").splitlines():
+            if line.startswith('{"time"'):
+                event = json.loads(line)
+                if event["event"] == name:
+                    found.append(event)
+        return found
+
+    # Tasks
+
+    def add(self, type: str, *, max_retries: int | None = None, timeout: float | None = None, **payload: Any) -> int:
+        """Enqueue a task, and have a child woken."""
+        number = self.store.add(type, max_retries=max_retries, timeout=timeout, payload=payload)
+        self.report("WorkIsDue")
+        return number
+
+    def begin(self, file: str = "go-on") -> int:
+        """Enqueue a task that runs until `let_go(file)`, wait until it does, and return its child's pid."""
+        self.add("until", file=file)
+        pid: int = self.wait_for(lambda: dict(self.store.notes("started")).get(file))
+        return pid
+
+    def let_go(self, file: str = "go-on") -> None:
+        self.write(file, "")
+
+    def started(self, name: str) -> int:
+        """The child that runs the task that noted this name."""
+        pid: int = self.wait_for(lambda: dict(self.store.notes("started")).get(name))
+        return pid
+
+    def task(self, number: int) -> dict[str, Any]:
+        names = ("status", "attempts", "error", "result", "writer", "slot")
+        return dict(
+            zip(
+                names, self.store.rows(f"SELECT {', '.join(names)} FROM tasks WHERE number = ?", number)[0], strict=True
+            )
+        )
+
+    def ended(self, number: int, status: str, *, within: float = 10.0) -> dict[str, Any]:
+        """The task, once it has this status."""
+        self.wait_for(lambda: self.store.status(number) == status, within=within)
+        return self.task(number)
+
+    def orders(self, kind: str) -> list[dict[str, Any]]:
+        return [json.loads(facts) for (facts,) in self.store.rows("SELECT facts FROM orders WHERE kind = ?", kind)]
+
+    # Processes
+
+    def children(self) -> dict[int, int]:
+        """Slot → pid of the children that live."""
+        rows = self.store.rows("SELECT slot, pid FROM births ORDER BY at")
+        return {slot: pid for slot, pid in rows if is_alive(pid)}
+
+    def births(self, slot: int | None = None) -> list[dict[str, Any]]:
+        names = ("slot", "incarnation", "pid", "parent", "at", "code")
+        rows = self.store.rows(
+            f"SELECT {', '.join(names)} FROM births WHERE slot = coalesce(?, slot) ORDER BY at", slot
+        )
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    def forkservers(self) -> list[int]:
+        """Pids of the forkservers that live, once they have said who they are."""
+        return [pid for pid in self.offspring() if title(pid) == "orchestratord: forkserver"]
+
+    def offspring(self) -> list[int]:
+        """Living processes whose parent is the supervisor."""
+        return [pid for pid in pids() if parent(pid) == self.pid and is_alive(pid)]
+
+    def zombies(self) -> list[int]:
+        return [pid for pid in pids() if parent(pid) == self.pid and state(pid) == "Z"]
+
+    def processes(self) -> list[int]:
+        """All that live in this folder: supervisor, forkservers, children and what their tasks started."""
+        return [pid for pid in pids() if _is_in(pid, self.folder) and is_alive(pid)]
+
+    def write(self, name: str, text: str) -> None:
+        """A file in the working directory of all the processes; whole at once."""
+        temporary = self.folder / f".{name}.new"
+        temporary.write_text(text)
+        temporary.rename(self.folder / name)
+
+    def rewrite_app(self, old: str, new: str) -> None:
+        source = (self.folder / "toyapp.py").read_text()
+        assert old in source
+        self.write("toyapp.py", source.replace(old, new))
+
+    def use_app(self, source: str) -> None:
+        self.write("toyapp.py", source)
+
+    # The end
+
+    def close(self) -> list[int]:
+        """End everything. Returns the processes that had outlived a supervisor which ended or was told to."""
+        left: list[int] = []
+        if self._process is not None:
+            if self._process.poll() is None:
+                self._process.send_signal(signal.SIGQUIT)
+            try:
+                self._process.wait(8.0)
+            except subprocess.TimeoutExpired:
+                left.append(self.pid)
+            left += self._gone_or_left()
+            for pid in left:
+                _kill(pid)
+            self._process.wait(5.0)
+            self._close_pipes()
+        self.store.close()
+        return left
+
+    def _gone_or_left(self) -> list[int]:
+        """What is left two seconds later: children of a killed supervisor have that long."""
+        try:
+            eventually(lambda: not self.processes(), within=2.0)
+        except AssertionError:
+            return self.processes()
+        return []
+
+    def _close_pipes(self) -> None:
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+        self._answers = b""
+
+
+def _is_in(pid: int, folder: Path) -> bool:
+    try:
+        return os.readlink(f"/proc/{pid}/cwd") == str(folder)
+    except OSError:
+        return False
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+@contextmanager
+def opened(**options: Any) -> Iterator[Workshop]:
+    """A workshop whose supervisor is not started yet. Afterwards nothing of it may be left; its log is printed."""
+    folder = Path(tempfile.mkdtemp(prefix="toys-")).resolve()
+    workshop = Workshop(folder, options)
+    left: list[int] = []
+    try:
+        yield workshop
+    finally:
+        left = workshop.close()
+        if workshop.log_path.exists():
+            sys.stdout.write(workshop.log_path.read_text(errors="replace"))
+        shutil.rmtree(folder)
+    assert not left, f"processes were left behind: {left}"
