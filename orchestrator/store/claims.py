@@ -39,8 +39,9 @@ class Batch:
 # `finished`: the arrays are joined to the rows by primary key, then fenced. unnest() fills the shorter of its arrays
 # with NULL, so `errors` and `results` stay empty when there are none. BETWEEN (in the enum's order) says the same as
 # IN ('claimed', 'running') without offering idx_tasks_owned: told by statistics of a quiet hour that hardly any task is
-# claimed, the planner would read all of that index instead. now(), not clock_timestamp(): nearest to the moment when
-# the ages were taken. A retry leaves the row wholly pending but for `ended_token`.
+# claimed, the planner would read all of that index instead (IS NOT DISTINCT FROM in mark_running is for the same).
+# now(), not clock_timestamp(): nearest to the moment when the ages were taken. A retry leaves the row wholly pending
+# but for `ended_token`.
 # `ready`: idx_tasks_claimable in its order. The uncorrelated EXISTS is asked once, before any row is locked.
 # `batch`: a task that was recovered from a dead worker (recoveries > 0) is taken alone or not at all, so that one that
 # kills its host doesn't take neighbours with it, and its attempt is on record before its handler starts. And a batch of
@@ -196,7 +197,7 @@ def mark_running(connection: Connection, starts: Sequence[Start], *, within: flo
                 updated_at = now()
             FROM unnest(%(ids)s::uuid[], %(tokens)s::bigint[], %(attempts)s::integer[],
                         %(started_ago)s::double precision[]) AS s (id, token, attempt, started_ago)
-            WHERE t.id = s.id AND t.claim_token = s.token AND t.status = 'claimed'
+            WHERE t.id = s.id AND t.claim_token = s.token AND t.status IS NOT DISTINCT FROM 'claimed'
             RETURNING 1
         )
         SELECT count(*) FROM marked

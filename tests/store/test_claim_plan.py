@@ -111,10 +111,16 @@ def test_statistics_of_a_quiet_hour_do_not_mislead_a_claim(connection: Connectio
     assert buffers(found) < 200 * 30 + 200
 
 
-def test_a_plan_that_was_made_on_an_empty_table_serves_a_full_one(connection: Connection, recorder: Recorder) -> None:
+@pytest.mark.parametrize("rows", [None, 0, 5])
+def test_a_plan_that_was_made_on_an_empty_table_serves_a_full_one(
+    connection: Connection, recorder: Recorder, rows: int | None
+) -> None:
     """The daemon starts on an empty queue, its sessions keep the plan of that, and nothing makes them plan again."""
     connection.execute("ALTER TABLE tasks SET (autovacuum_enabled = off)", within=5.0)
     add_worker(connection)
+    if rows is not None:  # ... and statistics of that are there
+        add_tasks(connection, rows)
+        connection.execute("VACUUM ANALYZE tasks", within=60.0)
     for limit in (0, 1, 100):
         claims.finish_and_claim(recorder, [], worker_id="w", slot=0, limit=limit, within=60.0)
     add_waiting(connection)
@@ -123,6 +129,9 @@ def test_a_plan_that_was_made_on_an_empty_table_serves_a_full_one(connection: Co
     found = claim_plan(recorder, 100, [ending(one) for one in taken[:100]])
     used = {(node["Node Type"], node.get("Index Name")) for node in nodes(found["Plan"]) if "Relation Name" in node}
     assert {index for _, index in used if index} == {"tasks_pkey", "idx_tasks_claimable", "workers_pkey"}
+    by_key = [node for node in nodes(found["Plan"]) if node.get("Index Name") == "tasks_pkey"]
+    assert len(by_key) == 2
+    assert all("Index Cond" in node for node in by_key)  # without, it reads the whole index
     assert {kind for kind, _ in used} <= {"Index Scan", "Index Only Scan", "ModifyTable"}
     assert buffers(found) < 200 * 30 + 200
 
@@ -147,12 +156,15 @@ def test_finishing_looks_each_task_up_by_its_key(connection: Connection, recorde
     assert buffers(found) < 100 * 30
 
 
-def test_the_statement_is_never_compiled(connection: Connection, recorder: Recorder) -> None:
-    """JIT takes longer than any of our statements; it starts where the planner expects a high cost."""
+def test_the_claim_is_never_compiled(connection: Connection, database_url: str) -> None:
+    """JIT starts where the planner expects a high cost, as it does of a long queue; it takes longer than any claim."""
     add_worker(connection)
     add_tasks(connection, 1000)
-    recorder.execute("SELECT set_config('jit', 'on', false)", within=5.0)
+    name = connection.execute("SELECT current_database()", within=5.0)[0][0]
+    connection.execute(f"ALTER DATABASE {name} SET jit = on; ALTER DATABASE {name} SET jit_above_cost = 0", within=5.0)
+    recorder = Recorder.open(database_url, within=10.0, application_name="test")
     assert "JIT" not in claim_plan(recorder, 1000)
+    recorder.close()
 
 
 def test_a_poll_with_nothing_due_reads_next_to_nothing(connection: Connection, recorder: Recorder) -> None:
