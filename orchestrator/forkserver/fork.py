@@ -110,5 +110,16 @@ def _is_born(context: ChildContext) -> bool:
     unblock_all()
     os.environ[MARKER_VARIABLE] = context.request.marker
     channel = Channel(context.channel)
-    hello = HELLO + b" %d" % os.getpid()
-    return channel.send(hello) and channel.wait(GO_SECONDS) and GO in (channel.receive() or ())
+    return channel.send(HELLO + b" %d" % os.getpid()) and _is_told_to_go(channel)
+
+
+def _is_told_to_go(channel: Channel) -> bool:
+    """Whether the supervisor's go came in time. A LOOK may come before it: an order to all, given meanwhile."""
+    deadline = time.monotonic() + GO_SECONDS
+    while channel.wait(deadline - time.monotonic()):
+        messages = channel.receive()
+        if messages is None:
+            return False
+        if GO in messages:
+            return True
+    return False
