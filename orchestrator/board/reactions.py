@@ -28,9 +28,9 @@ def do_nothing(signum: int, frame: FrameType | None) -> None:
 
 
 def turn_deaf() -> None:
-    """Let nothing of DEAF_TO end this process; SIGCHLD is back at its default, no wake-up descriptor."""
+    """Let nothing of DEAF_TO, nor STACK_SIGNAL, end this process; no wake-up descriptor, SIGCHLD at its default."""
     signal.set_wakeup_fd(-1)
-    for each in DEAF_TO:
+    for each in (*DEAF_TO, STACK_SIGNAL):  # which may come before faulthandler is there to answer it
         signal.signal(each, do_nothing)
         signal.siginterrupt(each, False)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
