@@ -1,5 +1,6 @@
 """The supervisor's handle of one forkserver: exec it, hear what the app is, ask it for children."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -38,7 +39,10 @@ class NotForked:
 
 
 class Forkserver:
-    """One forkserver process. Started with exec by the main thread: its PDEATHSIG fires when that thread ends."""
+    """One forkserver process. Started with exec by the main thread: its PDEATHSIG fires when that thread ends.
+
+    OSError if it cannot be started: no memory, no pids, or the interpreter is gone (an upgrade goes on).
+    """
 
     def __init__(self, generation: int, orders: ForkserverOrders, environment: Mapping[str, str]) -> None:
         self.generation = generation
@@ -48,17 +52,22 @@ class Forkserver:
         self.since = time.monotonic()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, str(_ENTRY), str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                env={name: value for name, value in environment.items() if name not in SERVICE_VARIABLES},
-                start_new_session=True,
-            )
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, str(_ENTRY), str(theirs.fileno())],
+                    pass_fds=(theirs.fileno(),),
+                    stdin=subprocess.DEVNULL,
+                    env={name: value for name, value in environment.items() if name not in SERVICE_VARIABLES},
+                    start_new_session=True,
+                )
+            except OSError:
+                ours.close()
+                raise
         self.pid = self._process.pid
         self._socket = ours
         ours.setblocking(False)
-        ours.send(encode("orders", orders))
+        with contextlib.suppress(OSError):  # it has died already: its end will be heard
+            ours.send(encode("orders", orders))
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -106,7 +115,7 @@ class Forkserver:
     def kill(self) -> None:
         """End it now; children it has forked are not its own and go on."""
         if not self.is_reaped:
-            self._process.send_signal(signal.SIGKILL)
+            os.kill(self.pid, signal.SIGKILL)  # Popen.send_signal would reap it, and its end would never be heard of
 
     def close(self) -> None:
         """Let go of it: it leaves when it reads the end of its socket."""

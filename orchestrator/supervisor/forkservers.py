@@ -43,17 +43,17 @@ class Forkservers:
         self._backoff = Backoff()
         self.current: Forkserver | None = None
         self._next: Forkserver | None = None
+        self._not_started = ""  # why the next one could not even be started
         self._gone: list[Forkserver] = []
         self._log = logs.get("supervisor")
 
-    def begin(self) -> None:
-        """Start the first."""
-        self.current = self._start(self._generation)
-
     def reload(self) -> None:
-        """Start a second one, with the code as it is now."""
+        """Start a second one, with the code as it is now; `hear` tells what becomes of it."""
         self._drop_next()
-        self._next = self._start(self._generation + 1)
+        try:
+            self._next = self._start(self._generation + 1)
+        except OSError as error:
+            self._not_started = f"no forkserver could be started: {error}"
 
     def open(self) -> list[Forkserver]:
         """Those to listen to."""
@@ -75,6 +75,9 @@ class Forkservers:
         if self._next is not None:
             self._next.receive()
             news += self._judge_next()
+        if self._not_started:
+            news.append(AppNews(News.RELOAD_REFUSED, reason=self._not_started))
+            self._not_started = ""
         return news, failed
 
     def _current_refused(self, now: float) -> list[AppNews]:
@@ -126,9 +129,12 @@ class Forkservers:
         return dead.generation, None
 
     def keep(self, now: float) -> None:
-        """Start one again if there is none and its backoff is over."""
+        """Start one if there is none: the first, and again one whose backoff is over."""
         if self.current is None and self._next is None and self._backoff.is_due(now):
-            self.current = self._start(self._generation)
+            try:
+                self.current = self._start(self._generation)
+            except OSError as error:
+                self._log.error("forkserver_not_started", error=str(error), restart_in=self._backoff.failed(now))
 
     def next_due(self) -> float | None:
         return self._backoff.not_before if self.current is None else None

@@ -74,7 +74,7 @@ class Supervisor:
         """Live: start, serve, drain, end."""
         try:
             leftovers.kill_of_dead_workers(self._settings.pool.worker_id)
-            self._forkservers.begin()
+            self._forkservers.keep(time.monotonic())
             self._database.start()
             while self._machine.state is not State.STOPPING:
                 self._turn()
