@@ -1,0 +1,263 @@
+"""The forkserver: who its children belong to, what they start with, and what befalls when it is hurt."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures.proc import is_alive, parent, state
+from tests.fixtures.toys import MakeWorkshop
+from tests.fixtures.waiting import eventually
+from tests.toys.workshop import Workshop
+
+
+def status_line(pid: int, name: str) -> str:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(line.partition(":")[2].strip() for line in lines if line.startswith(name + ":"))
+
+
+def descriptors(pid: int, kind: str) -> set[str]:
+    """What of that kind a process has open; a duplicate counts once."""
+    found = {os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")}
+    return {each for each in found if kind in each}
+
+
+def phases(workshop: Workshop) -> dict[int, str]:
+    """The phase of each slot, as SIGUSR1 tells it."""
+    told = len(workshop.events("slot_state"))
+    workshop.signal(signal.SIGUSR1)
+    seats = workshop.status()["capacity"]
+    lines = workshop.wait_for(lambda: found if len(found := workshop.events("slot_state")[told:]) >= seats else None)
+    return {line["slot"]: line["phase"] for line in lines}
+
+
+def test_children_belong_to_the_supervisor_lead_their_own_session_and_are_born_clean(
+    make_workshop: MakeWorkshop,
+) -> None:
+    workshop = make_workshop(pool_size=4).start(environment={"NOTIFY_SOCKET": "/run/x", "WATCHDOG_USEC": "1"}).ready()
+    (forkserver,) = workshop.forkservers()
+    born = workshop.births()
+    assert [birth["parent"] for birth in born] == [workshop.pid] * 4  # from their first line on
+    for slot, pid in workshop.children().items():
+        assert parent(pid) == workshop.pid
+        assert os.getsid(pid) == os.getpgid(pid) == pid
+        assert int(status_line(pid, "SigBlk"), 16) == 0
+        ignored = int(status_line(pid, "SigIgn"), 16)
+        assert ignored & ~(1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1) == 0  # Python's own two
+        (board,) = descriptors(pid, "memfd:orchestrator")  # and no other slot's
+        assert f"/{slot}/" in board
+        assert len(descriptors(pid, "socket:")) == 1  # its channel, and no other's lifeline
+        assert len(descriptors(pid, "eventfd")) == 1
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+        assert b"NOTIFY_SOCKET" not in environment and b"WATCHDOG_USEC" not in environment
+    assert status_line(forkserver, "Threads") == "1"
+    assert len(descriptors(forkserver, "socket:")) == 1
+    assert descriptors(forkserver, "memfd:") == set()
+
+
+def test_all_are_gone_within_two_seconds_of_a_killed_supervisor_even_those_that_are_stopped_or_deaf(
+    make_workshop: MakeWorkshop,
+) -> None:
+    workshop = make_workshop(pool_size=4).start().ready()
+    workshop.add("deaf")
+    workshop.started("deaf")
+    busy = workshop.begin()
+    idle = next(pid for pid in workshop.children().values() if pid != busy)
+    (forkserver,) = workshop.forkservers()
+    for pid in (idle, forkserver):
+        os.kill(pid, signal.SIGSTOP)
+    everybody = [*workshop.children().values(), forkserver]
+    workshop.signal(signal.SIGKILL)
+    workshop.exit_code()
+    eventually(lambda: not any(map(is_alive, everybody)), within=2.0)
+
+
+def test_a_killed_forkserver_is_back_within_a_second_and_running_children_do_not_notice(workshop: Workshop) -> None:
+    busy = workshop.begin()
+    before = workshop.children()
+    (old,) = workshop.forkservers()
+    os.kill(old, signal.SIGKILL)
+    began = time.monotonic()
+    (new,) = workshop.wait_for(lambda: [pid for pid in workshop.forkservers() if pid != old])
+    assert time.monotonic() - began < 1.0
+    assert workshop.children() == before
+    idle = next(pid for pid in before.values() if pid != busy)
+    os.kill(idle, signal.SIGKILL)
+    workshop.wait_for(lambda: len(workshop.births()) == 3)  # the new one forks
+    workshop.let_go()
+    workshop.ended(1, "completed")
+    assert is_alive(busy) and is_alive(new)
+
+
+def test_a_forkserver_that_died_and_cannot_import_the_app_again_is_tried_until_it_can(workshop: Workshop) -> None:
+    before = workshop.children()
+    good = (workshop.folder / "toyapp.py").read_text()
+    workshop.use_app("raise RuntimeError('half an edit')")
+    os.kill(workshop.forkservers()[0], signal.SIGKILL)
+    workshop.wait_for(lambda: "half an edit" in str(workshop.events("app_not_loaded")))
+    assert workshop.children() == before
+    assert workshop.ended(workshop.add("ok"), "completed")
+    workshop.use_app(good)
+    workshop.wait_for(lambda: workshop.forkservers())
+    os.kill(before[0], signal.SIGKILL)
+    workshop.wait_for(lambda: workshop.status()["ready"] == 2 and 0 in workshop.children())
+
+
+def test_a_stopped_forkserver_holds_up_births_and_nothing_else(workshop: Workshop) -> None:
+    (forkserver,) = workshop.forkservers()
+    os.kill(forkserver, signal.SIGSTOP)
+    os.kill(workshop.children()[0], signal.SIGKILL)
+    workshop.wait_for(lambda: workshop.status()["ready"] == 1)
+    assert workshop.ended(workshop.add("ok"), "completed")
+    workshop.wait_for(lambda: phases(workshop)[0] == "forking")
+    # orders that reach a child before the supervisor's go must not be taken for it, nor make it miss it
+    for is_paused in (True, False):
+        workshop.signal(signal.SIGUSR2)
+        workshop.wait_for(lambda: workshop.status()["is_paused"] is is_paused)  # noqa: B023 asked at once
+    os.kill(forkserver, signal.SIGCONT)
+    workshop.wait_for(lambda: workshop.status()["ready"] == 2)
+    assert len(workshop.births(0)) == 2
+    assert len(workshop.events("child_died")) == 1
+    os.kill(forkserver, signal.SIGSTOP)
+    os.kill(workshop.children()[1], signal.SIGKILL)
+    workshop.wait_for(lambda: workshop.status()["ready"] == 1)
+    workshop.signal(signal.SIGTERM)
+    assert workshop.exit_code(within=3.0) == 0
+    assert not is_alive(forkserver)
+
+
+def test_a_fork_that_cannot_be_made_is_tried_again(workshop: Workshop) -> None:
+    """The interpreter is gone for a while, as during an upgrade: no forkserver can be started."""
+    before = workshop.children()
+    workshop.ask("executable", path="/nonexistent/python")
+    (old,) = workshop.forkservers()
+    os.kill(old, signal.SIGKILL)
+    workshop.wait_for(lambda: workshop.events("forkserver_not_started"))
+    assert workshop.ended(workshop.add("ok"), "completed")
+    workshop.signal(signal.SIGHUP)
+    workshop.wait_for(lambda: workshop.events("app_reload_failed"))
+    assert workshop.children() == before
+    workshop.ask("executable", path=sys.executable)
+    workshop.wait_for(lambda: workshop.forkservers())
+
+
+def test_a_forkserver_that_died_just_before_it_was_killed_does_not_hold_up_the_end(workshop: Workshop) -> None:
+    workshop.signal(signal.SIGSTOP)
+    os.kill(workshop.forkservers()[0], signal.SIGKILL)
+    workshop.signal(signal.SIGQUIT)
+    workshop.signal(signal.SIGCONT)
+    assert workshop.exit_code() == 0
+    (settled,), (signed_off,) = workshop.store.rows(
+        "SELECT max(at) FROM orders WHERE kind = 'Audit' UNION ALL SELECT at FROM orders WHERE kind = 'stop'"
+    )
+    assert signed_off - settled < 0.3  # it waits no longer for what was reaped
+
+
+def test_term_while_the_app_is_being_imported_ends_at_once(make_workshop: MakeWorkshop) -> None:
+    workshop = make_workshop()
+    workshop.use_app("import time\nopen('importing', 'w')\ntime.sleep(600)")
+    workshop.start()
+    workshop.wait_for((workshop.folder / "importing").exists)
+    workshop.signal(signal.SIGTERM)
+    assert workshop.exit_code(within=2.0) == 0
+    assert workshop.processes() == []
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("import sys; sys.exit(5)", "SystemExit"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("app = 3", "no orchestrator.App but int"),
+        ("from orchestrator import App\napp = App()", "has no tasks"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
+        ("import os; os._exit(7)", "code 7"),
+        ("import os; os.closerange(3, 100); 1 / 0", "code 70"),
+        (
+            "import threading, time\nfrom toys import app\n"
+            "threading.Thread(target=time.sleep, args=(600,), name='mine').start()",
+            "the thread 'mine' is running",
+        ),
+    ],
+    ids=["exits", "raises", "is_no_app", "has_no_tasks", "crashes", "leaves", "closes_all", "has_threads"],
+)
+def test_an_app_that_cannot_serve_ends_the_start_with_the_reason_and_no_child(
+    make_workshop: MakeWorkshop, source: str, reason: str
+) -> None:
+    workshop = make_workshop()
+    os.rename(workshop.folder / "toyapp.py", workshop.folder / "toys.py")
+    workshop.use_app(source)
+    workshop.start()
+    assert workshop.exit_code() == 3
+    (failed,) = workshop.events("start_failed")
+    assert reason in failed["reason"]
+    assert workshop.births() == []
+    assert workshop.processes() == []
+
+
+def test_a_module_that_is_not_there_is_named(make_workshop: MakeWorkshop) -> None:
+    workshop = make_workshop(app="nothing.here:app").start()
+    assert workshop.exit_code() == 3
+    assert "no module 'nothing'" in workshop.events("start_failed")[0]["reason"]
+
+
+CONNECTED = """
+import socket, threading
+from toys import app
+listener = socket.create_server(("127.0.0.1", 0))
+connected = socket.create_connection(listener.getsockname())
+accepted = listener.accept()[0]
+pair = socket.socketpair()
+"""
+
+
+def test_a_connected_socket_is_refused_by_name_and_a_setting_makes_it_a_warning(make_workshop: MakeWorkshop) -> None:
+    for may_have_threads in (False, True):
+        workshop = make_workshop(may_have_threads=may_have_threads)
+        os.rename(workshop.folder / "toyapp.py", workshop.folder / "toys.py")
+        workshop.use_app(CONNECTED)
+        workshop.start()
+        if not may_have_threads:
+            assert workshop.exit_code() == 3
+            reason = workshop.events("start_failed")[0]["reason"]
+            assert "is connected to 127.0.0.1:" in reason
+            assert "on_child_start" in reason
+            assert reason.count("is connected to") == 2  # the one that listens is none
+        else:
+            workshop.ready()
+            found = [event["found"] for event in workshop.events("fork_safety")]
+            assert sum("is connected to" in each for each in found) == 2
+            assert any("2 unix sockets" in each for each in found)
+
+
+def test_an_app_that_imports_numpy_just_runs(make_workshop: MakeWorkshop) -> None:
+    pytest.importorskip("numpy", reason="numpy is not installed: pip install task-orchestrator[test]")
+    workshop = make_workshop()
+    os.rename(workshop.folder / "toyapp.py", workshop.folder / "toys.py")
+    workshop.use_app(
+        "import numpy\nfrom toys import app\n"
+        "big = numpy.ones((300, 300)) @ numpy.ones((300, 300))\n"  # its threads have worked before the fork
+        "@app.task('multiply')\ndef multiply():\n"
+        "    return float((numpy.ones((300, 300)) @ numpy.ones((300, 300))).sum())\n"
+    )
+    workshop.start().ready()
+    assert workshop.ended(workshop.add("multiply"), "completed")["result"] == "27000000.0"
+    warned = [event["found"] for event in workshop.events("fork_safety")]
+    assert len(warned) <= 1 and all("native threads" in each for each in warned)
+
+
+def test_a_child_that_is_being_born_survives_the_question_for_its_stack(make_workshop: MakeWorkshop) -> None:
+    workshop = make_workshop(pool_size=1)
+    workshop.write("hold-birth", "")
+    workshop.start()
+    (birth,) = workshop.wait_for(lambda: workshop.births())
+    workshop.signal(signal.SIGUSR1)
+    (told,) = workshop.wait_for(lambda: workshop.events("slot_state"))
+    assert "did not answer" in told["stack"]
+    (workshop.folder / "hold-birth").unlink()
+    workshop.ready()
+    assert workshop.children() == {0: birth["pid"]}
+    assert state(birth["pid"]) != ""
