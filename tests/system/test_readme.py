@@ -1,0 +1,99 @@
+"""The README's own app, through the real daemon: what it says one will see is what one sees."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.fixtures.command import Command, clean_environment
+from tests.fixtures.daemon import Daemon, Queue, Start
+from tests.fixtures.waiting import eventually
+
+ROOT = Path(__file__).parents[2]
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+SHOP = next(block for block in BLOCKS if "app = App()" in block)
+ENQUEUE = next(block for block in BLOCKS if "from shop import" in block)
+CLIENT = next(block for block in BLOCKS if "client = Client()" in block)
+
+
+def shop(daemon: Start, queue: Queue, folder: Path) -> Daemon:
+    (folder / "shop.py").write_text(SHOP)
+    return daemon(None, "--app", "shop:app", "--pool-size", "2", DATABASE_URL=queue.url)
+
+
+def run_python(code: str, folder: Path, url: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=clean_environment(DATABASE_URL=url, PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_first_task_runs_however_it_is_enqueued(
+    daemon: Start, queue: Queue, orchestratord: Command, tmp_path: Path
+) -> None:
+    shop(daemon, queue, tmp_path)
+    enqueued = orchestratord("enqueue", "email:send", '{"to": "ann@example.org"}', DATABASE_URL=queue.url)
+    run_python(ENQUEUE, tmp_path, queue.url)
+    by_sql = queue.one("""SELECT enqueue_task('email:send', '{"to": "ann@example.org"}', delay => '1 hour')""")
+
+    task = queue.wait_status(enqueued.stdout.strip(), "completed")
+    assert task["result"] == "sent 'Hello' to ann@example.org, attempt 1"
+    assert queue.task(by_sql)["next_retry_at"] is not None
+    assert queue.one("SELECT priority FROM tasks WHERE idempotency_key = 'welcome-42'") == 10
+    listed = orchestratord("tasks", "list", DATABASE_URL=queue.url)
+    assert "email:send" in listed.stdout
+
+
+def test_the_client_enqueues_thousands_and_in_the_callers_transaction(queue: Queue, tmp_path: Path) -> None:
+    own = "import os, psycopg2\nconnection = psycopg2.connect(os.environ['DATABASE_URL'])\n"
+    run_python(own + CLIENT + "connection.close()\nclient.close()\n", tmp_path, queue.url)
+    assert queue.one("SELECT count(*) FROM tasks WHERE type = 'email:send'") == 10_002
+
+
+def test_a_task_that_segfaults_is_tried_again_and_its_error_names_signal_and_line(
+    daemon: Start, queue: Queue, tmp_path: Path
+) -> None:
+    worker = shop(daemon, queue, tmp_path)
+    task_id = queue.enqueue("crash")
+
+    task = queue.wait_status(task_id, "dead_letter")
+
+    assert task["attempts"] == 2
+    assert "SIGSEGV" in task["last_error"]
+    assert re.search(r'shop\.py", line \d+ in crash', task["last_error"])
+    assert task_id in worker.wait_log("child_died.*SIGSEGV")
+    eventually(lambda: len(worker.children()) == 2, within=5, why="a new child is there")
+
+
+def test_a_task_that_hangs_is_killed_and_its_error_holds_the_stack(daemon: Start, queue: Queue, tmp_path: Path) -> None:
+    shop(daemon, queue, tmp_path)
+    task = queue.wait_status(queue.enqueue("hang"), "dead_letter")
+    assert task["attempts"] == 1
+    assert 6.5 < (task["completed_at"] - task["started_at"]).total_seconds() < 12
+    assert "time limit" in task["last_error"]
+    assert re.search(r'shop\.py", line \d+ in hang', task["last_error"])
+
+
+def test_after_kill_9_the_next_start_takes_over_at_once(daemon: Start, queue: Queue, tmp_path: Path) -> None:
+    first = shop(daemon, queue, tmp_path)
+    for _ in range(6):
+        queue.enqueue("email:send", {"to": "ann"})
+    running = "SELECT count(*) FROM tasks WHERE status = 'running'"
+    eventually(lambda: queue.one(running) == 2, within=10, why="two tasks run, and have been for a moment")
+    children = first.children().values()
+    first.kill()
+    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), within=2, why="no child is left")
+
+    second = shop(daemon, queue, tmp_path)
+    queue.wait_empty()
+
+    assert queue.rows("SELECT DISTINCT status::text FROM tasks") == [("completed",)]
+    errors = [error for (error,) in queue.rows("SELECT last_error FROM tasks WHERE attempts = 2")]
+    assert 1 <= len(errors) <= 2
+    assert all(re.search("worker .* died while it ran this task", error) for error in errors)
+    assert second.stop() == 0
