@@ -2,20 +2,12 @@
 
 import os
 import signal
-from pathlib import Path
-
-import pytest
 
 from tests.fixtures.daemon import Queue, Start
 from tests.fixtures.gates import APP, Gates
 from tests.fixtures.waiting import eventually
 
 LEASE = {"LEADER_TERM": "2s", "HEARTBEAT_INTERVAL": "300ms", "WORKER_TIMEOUT": "1s"}
-
-
-@pytest.fixture
-def gates(tmp_path: Path) -> Gates:
-    return Gates(tmp_path)
 
 
 def test_a_second_instance_refuses_and_names_the_first_which_is_undisturbed(
