@@ -5,5 +5,6 @@ pytest_plugins = [
     "tests.fixtures.coordination",
     "tests.fixtures.daemon",
     "tests.fixtures.database",
+    "tests.fixtures.gates",
     "tests.fixtures.toys",
 ]
