@@ -134,9 +134,13 @@ class WorkIsDue:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """These claims' outcomes stand in the database (or are no longer ours to write)."""
+    """These claims' outcomes stand in the database (or are no longer ours to write).
+
+    `by_child`: those of them that stood there already, so that their children are the ones to count them.
+    """
 
     tokens: tuple[int, ...]
+    by_child: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

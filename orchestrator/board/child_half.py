@@ -123,8 +123,12 @@ class ChildBoard(Board):
         self._words[Word.FINISHED] += 1
 
     def supervisor_wrote(self, index: int, token: int) -> bool:
-        """Whether the supervisor has written this claim's outcome for us."""
-        return self._words[(HEADER_BYTES + index * RECORD_BYTES) // WORD + Field.SUPERVISOR_WROTE] == token
+        """Whether the supervisor has written this claim's outcome for us, or found it written."""
+        return abs(self._words[(HEADER_BYTES + index * RECORD_BYTES) // WORD + Field.SUPERVISOR_WROTE]) == token
+
+    def supervisor_found(self, index: int, token: int) -> bool:
+        """Whether the supervisor found this claim's outcome written: by us, though the reply may be lost."""
+        return self._words[(HEADER_BYTES + index * RECORD_BYTES) // WORD + Field.SUPERVISOR_WROTE] == -token
 
     def outcomes_written(self) -> None:
         """All outcomes so far stand in the database; their texts may be overwritten."""

@@ -96,7 +96,7 @@ class Field(IntEnum):
     TEXT_OFFSET = 10  # into the arena: the error, then the result
     ERROR_LENGTH = 11  # -1: none
     RESULT_LENGTH = 12  # -1: none
-    SUPERVISOR_WROTE = 13  # the token whose outcome the supervisor has written to the database
+    SUPERVISOR_WROTE = 13  # the token whose outcome the supervisor has written; negative: found written by the child
 
 
 FLAG_IS_RUNNING = 1

@@ -99,8 +99,8 @@ class SupervisorBoard(Board):
         self._words[Word.HANDED_BACK] = handed_back + taken
         return claims
 
-    def mark_written(self, tokens: frozenset[int]) -> None:
-        """Tell the child that these claims' outcomes stand in the database.
+    def mark_written(self, tokens: frozenset[int], by_child: frozenset[int] = frozenset()) -> None:
+        """Tell the child that these claims' outcomes stand in the database; those `by_child` by its own doing.
 
         A batch replaced meanwhile does no harm: the child compares tokens, and tokens are never used twice.
         """
@@ -108,7 +108,7 @@ class SupervisorBoard(Board):
             record = (HEADER_BYTES + index * RECORD_BYTES) // WORD
             token = self._words[record + Field.TOKEN]
             if token in tokens:
-                self._words[record + Field.SUPERVISOR_WROTE] = token
+                self._words[record + Field.SUPERVISOR_WROTE] = -token if token in by_child else token
 
     def tokens(self) -> frozenset[int] | None:
         """Tokens of the batch's claims that are still the child's business; None: being replaced."""
@@ -122,7 +122,7 @@ class SupervisorBoard(Board):
 
     def _is_written(self, index: int) -> bool:
         record = (HEADER_BYTES + index * RECORD_BYTES) // WORD
-        return self._words[record + Field.SUPERVISOR_WROTE] == self._words[record + Field.TOKEN]
+        return abs(self._words[record + Field.SUPERVISOR_WROTE]) == self._words[record + Field.TOKEN]
 
     def _claim(self, index: int, *, has_started: bool) -> BoardClaim:
         fields = RECORD.unpack_from(self._bytes, HEADER_BYTES + index * RECORD_BYTES)

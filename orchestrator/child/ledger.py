@@ -40,6 +40,14 @@ class Ledger:
         """An outcome that stands on the board at `index`."""
         self._unwritten.append((index, outcome))
 
+    @property
+    def is_unsure(self) -> bool:
+        """Whether the fate of outcomes that were sent is unknown, and the supervisor has not found it out yet."""
+        return any(
+            outcome.token in self._unsure and not self._board.supervisor_wrote(index, outcome.token)
+            for index, outcome in self._unwritten
+        )
+
     def oldest_end(self) -> float:
         """When the first of them ended, in CLOCK_MONOTONIC seconds."""
         return self._unwritten[0][1].ended_monotonic
@@ -53,8 +61,7 @@ class Ledger:
         connection = self._database.connection
         if connection is None:
             raise DatabaseUnavailable("not connected")
-        outcomes = [each for index, each in self._unwritten if not self._board.supervisor_wrote(index, each.token)]
-        outcomes.extend(extra)
+        outcomes = [*self._left_to_write(), *extra]
         try:
             batch = self._send(connection, outcomes, limit)
         except DatabaseUnavailable as error:
@@ -66,6 +73,17 @@ class Ledger:
         self._unsure.clear()
         self._board.outcomes_written()
         return batch
+
+    def _left_to_write(self) -> list[Outcome]:
+        """What the supervisor has not written for us. What it found written we wrote, and may not have counted yet."""
+        left = []
+        for index, outcome in self._unwritten:
+            if not self._board.supervisor_wrote(index, outcome.token):
+                left.append(outcome)
+            elif outcome.token in self._unsure and self._board.supervisor_found(index, outcome.token):
+                self._unsure.discard(outcome.token)
+                self._metrics.ended(outcome)
+        return left
 
     def _send(self, connection: Connection, outcomes: Sequence[Outcome], limit: int) -> Batch:
         began = time.monotonic()

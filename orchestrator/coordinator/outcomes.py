@@ -72,13 +72,16 @@ class WriteOutcomes:
         verdicts = claims.verdicts(connection, outcomes, within=WRITE_SECONDS)
         stale = [outcome for outcome in outcomes if verdicts[outcome.token] is Verdict.STALE]
         now = {each.task_id: tasks.show(connection, each.task_id, within=WRITE_SECONDS) for each in stale[:STALE_SHOWN]}
+        by_child = []
         for outcome in outcomes:
             if verdicts[outcome.token] is Verdict.STALE:
                 self._counting.stale(outcome.type)
                 self._tell_stale(outcome, now.get(outcome.task_id))
             elif outcome.token in self._unsure:
                 self._counting.ended(outcome)
-        self._settle(outcomes)
+            else:
+                by_child.append(outcome.token)
+        self._settle(outcomes, by_child)
 
     def _tell_stale(self, outcome: Outcome, now: Task | None) -> None:
         """Both claims: the one that came too late, and who has the task now, or had it last."""
@@ -95,13 +98,13 @@ class WriteOutcomes:
             attempts_now=now and now.attempts,
         )
 
-    def _settle(self, outcomes: Sequence[Outcome]) -> None:
+    def _settle(self, outcomes: Sequence[Outcome], by_child: Sequence[int] = ()) -> None:
         tokens = tuple(outcome.token for outcome in outcomes)
         self._unsure.difference_update(tokens)
         self._plain.difference_update(tokens)
         self._book.settle_outcomes(tokens)
         if tokens:
-            self._reports.post(Written(tokens))
+            self._reports.post(Written(tokens, tuple(by_child)))
 
     def _isolate(self, outcomes: Sequence[Outcome], refusal: StatementRefused) -> None:
         """Finds the outcome that PostgreSQL cannot store, by halves, and takes its texts from it."""

@@ -130,7 +130,7 @@ class Course:
             case WorkIsDue():
                 self._pool.wake_one()
             case Written():
-                self._pool.written(report.tokens)
+                self._pool.written(report.tokens, report.by_child)
             case Audited():
                 self._judge_claims(report)
             case LeaseLost():

@@ -197,12 +197,12 @@ class Pool:
     def is_finishing(self, token: int) -> bool:
         return token in self._finishing
 
-    def written(self, tokens: tuple[int, ...]) -> None:
-        """Outcomes stand in the database: their children need not write them."""
+    def written(self, tokens: tuple[int, ...], by_child: tuple[int, ...] = ()) -> None:
+        """Outcomes stand in the database: their children need not write them, but count those they wrote themselves."""
         done = frozenset(tokens)
         self._finishing -= done
         for link in self.links.values():
-            link.board.mark_written(done)
+            link.board.mark_written(done, frozenset(by_child))
 
     def knows(self, slot: int, token: int) -> bool:
         """Whether a claim that the database shows is accounted for: on a board, on its way, or not to be judged now."""
