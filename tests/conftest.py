@@ -6,5 +6,6 @@ pytest_plugins = [
     "tests.fixtures.daemon",
     "tests.fixtures.database",
     "tests.fixtures.gates",
+    "tests.fixtures.proxy",
     "tests.fixtures.toys",
 ]

@@ -1,0 +1,310 @@
+"""The database goes away, comes back, is full, is locked, or answers into the void: nothing is lost or run twice."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psycopg2
+import pytest
+
+from orchestrator.dev.postgres import PrivatePostgres
+from orchestrator.store.connection import Connection
+from orchestrator.store.schema import migrate
+from tests.fixtures.daemon import Daemon, Queue, Start
+from tests.fixtures.database import private_server
+from tests.fixtures.proxy import Proxy
+from tests.fixtures.waiting import eventually
+
+WORKING = """
+import os, random, signal, time
+from orchestrator import App, RetryPolicy
+
+app = App()
+at_once = RetryPolicy(base=0.0, cap=0.0)
+
+def note(*words: object) -> None:
+    with open("notes", "a") as notes:
+        notes.write(" ".join(map(str, words)) + "\\n")
+
+@app.task("wait", max_retries=0)
+def wait(n: int, until: str, size: int = 1) -> str:
+    note("began", n)
+    while not os.path.exists(until):
+        time.sleep(0.01)
+    note("ended", n)
+    return "y" * size
+
+@app.task("die", max_retries=0)
+def die(n: int, until: str) -> None:
+    wait(n, until)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+@app.task("quick", max_retries=0)
+def quick(n: int) -> int:
+    note("ran", n)
+    return n
+
+@app.task("brief", max_retries=0)
+def brief(n: int) -> int:
+    note("ran", n)
+    time.sleep(random.random() * 0.01)
+    return n
+"""
+
+SHORT = ("--heartbeat-interval", "500ms", "--worker-timeout", "3s", "--leader-term", "3s")
+
+
+def notes(folder: Path) -> Counter[str]:
+    path = folder / "notes"
+    return Counter(path.read_text().splitlines()) if path.exists() else Counter()
+
+
+def leader_status(worker: Daemon) -> float:
+    (status,) = (value for (name, _), value in worker.metrics().items() if name == "leader_status")
+    return status
+
+
+def wait_counted(worker: Daemon, count: int, name: str, **labels: str) -> None:
+    def is_counted() -> bool:
+        assert worker.metric(name, **labels) == count
+        return True
+
+    eventually(is_counted, within=5, why=f"{name} is {count}")
+
+
+def queue_at(url: str) -> Queue:
+    """The queue in a database that has no schema yet."""
+    connection = Connection.open(url, within=10.0, application_name="tests")
+    migrate(connection, within=30.0)
+    connection.close()
+    return Queue(url)
+
+
+@pytest.fixture
+def server(private_postgres: PrivatePostgres) -> Iterator[PrivatePostgres]:
+    with closing(queue_at(private_postgres.url()).connection):
+        yield private_postgres
+
+
+def enqueue_numbers(queue: Queue, type_name: str, count: int) -> None:
+    queue.rows(
+        "INSERT INTO tasks (type, payload) SELECT %s, jsonb_build_object('n', n) FROM generate_series(1, %s) AS n",
+        type_name,
+        count,
+    )
+
+
+def all_ran_once(queue: Queue, folder: Path, count: int) -> None:
+    """Every task is completed at its first attempt, and each ran exactly once."""
+    assert queue.rows("SELECT DISTINCT status::text, attempts, last_error FROM tasks") == [("completed", 1, None)]
+    assert queue.one("SELECT count(*) FROM tasks") == count
+    assert notes(folder) == Counter(f"ran {n}" for n in range(1, count + 1))
+
+
+def test_tasks_that_end_while_the_database_is_gone_keep_their_outcomes(
+    server: PrivatePostgres, daemon: Start, tmp_path: Path
+) -> None:
+    queue = Queue(server.url())
+    sizes = {1: 1, 2: 1000, 3: 100 << 10}
+    running = {n: queue.enqueue("wait", {"n": n, "until": "go", "size": size}) for n, size in sizes.items()}
+    dying = queue.enqueue("die", {"n": 4, "until": "go"})
+    worker = daemon(WORKING, "--pool-size", "4", *SHORT, DATABASE_URL=server.url())
+    for task_id in (*running.values(), dying):
+        queue.wait_status(task_id, "running")
+    pids = worker.children()
+    waiting = [queue.enqueue("quick", {"n": n}) for n in range(20)]
+
+    server.crash()
+    (tmp_path / "go").touch()
+
+    eventually(lambda: sum(notes(tmp_path)[f"ended {n}"] for n in (1, 2, 3, 4)) == 4, within=5)
+    eventually(lambda: worker.health()[0] == 503, within=10, why="the page says so")
+    eventually(lambda: len(worker.children()) == 4, within=2, why="the one that died is replaced")
+    assert set(worker.children().values()) - set(pids.values()) != set()
+    assert len(set(worker.children().values()) & set(pids.values())) == 3, "the others live"
+    server.start()
+
+    queue = Queue(server.url())
+    queue.wait_empty(within=20)
+    for n, task_id in running.items():
+        task = queue.task(task_id)
+        assert (task["status"], task["attempts"], task["last_error"]) == ("completed", 1, None)
+        assert task["result"] == "y" * sizes[n]
+    task = queue.task(dying)
+    assert (task["status"], task["attempts"]) == ("dead_letter", 1)
+    assert task["last_error"].startswith("the child was killed by SIGKILL")
+    assert [queue.task(each)["status"] for each in waiting] == ["completed"] * 20
+    assert max(notes(tmp_path).values()) == 1, "nothing ran twice"
+    assert "database_back" in worker.log()
+    eventually(lambda: worker.health()[0] == 200, within=5)
+    wait_counted(worker, 3, "tasks_completed_total", type="wait", status="success")
+    assert worker.metric("tasks_completed_total", type="die", status="failed") == 1
+    assert worker.stop() == 0
+
+
+def test_restarts_of_the_database_in_the_midst_of_work_run_nothing_twice(
+    server: PrivatePostgres, daemon: Start, tmp_path: Path
+) -> None:
+    queue = Queue(server.url())
+    enqueue_numbers(queue, "brief", 1500)
+    worker = daemon(WORKING, "--pool-size", "4", *SHORT, DATABASE_URL=server.url())
+
+    for done, end in ((200, server.stop), (500, server.crash)):
+        eventually(lambda done=done: notes(tmp_path).total() >= done, within=20)  # type: ignore[misc]
+        end()
+        server.start()
+
+    queue = Queue(server.url())
+    queue.wait_empty(within=30)
+    all_ran_once(queue, tmp_path, 1500)
+    assert worker.stop() == 0
+
+
+def test_connections_that_are_cut_in_the_midst_of_work_lose_nothing(
+    queue: Queue, daemon: Start, tmp_path: Path
+) -> None:
+    enqueue_numbers(queue, "brief", 1500)
+    worker = daemon(WORKING, "--pool-size", "4", *SHORT, DATABASE_URL=queue.url)
+    cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE %s"
+
+    for goal, whose in enumerate(
+        ("orchestratord child%", "orchestratord%", "orchestratord coordinator", "%child 1"), 1
+    ):
+        eventually(lambda goal=goal: notes(tmp_path).total() >= 200 * goal, within=20)  # type: ignore[misc]
+        assert queue.one(cut, whose) >= 1
+
+    queue.wait_empty(within=30)
+    all_ran_once(queue, tmp_path, 1500)
+    wait_counted(worker, 1500, "tasks_completed_total", type="brief", status="success")
+    assert worker.metric("tasks_stale_completions_total", type="brief") == 0
+    assert worker.stop() == 0
+
+
+def test_a_claim_whose_reply_is_lost_is_found_and_run(
+    private_postgres_tcp: PrivatePostgres, proxy: Proxy, daemon: Start, tmp_path: Path
+) -> None:
+    queue = queue_at(private_postgres_tcp.url())
+    worker = daemon(WORKING, "--pool-size", "2", *SHORT, DATABASE_URL=proxy.url)
+    queue.wait_status(queue.enqueue("quick", {"n": 0}), "completed")
+
+    proxy.lose_replies("child")
+    task_id = queue.enqueue("quick", {"n": 1})
+    queue.wait_status(task_id, "claimed")
+    assert notes(tmp_path)["ran 1"] == 0, "nobody knows of the claim"
+    proxy.heal()
+
+    task = queue.wait_status(task_id, "completed", within=5)
+    assert task["attempts"] == 1
+    assert notes(tmp_path) == Counter(["ran 0", "ran 1"])
+    assert "unknown_claims_released" in worker.log()
+    queue.connection.close()
+
+
+def test_an_outcome_whose_reply_is_lost_is_written_and_counted_once(
+    private_postgres_tcp: PrivatePostgres, proxy: Proxy, daemon: Start, tmp_path: Path
+) -> None:
+    queue = queue_at(private_postgres_tcp.url())
+    worker = daemon(WORKING, "--pool-size", "2", *SHORT, DATABASE_URL=proxy.url)
+    tasks = {n: queue.enqueue("wait", {"n": n, "until": "go", "size": size}) for n, size in ((1, 1), (2, 100 << 10))}
+    for task_id in tasks.values():
+        queue.wait_status(task_id, "running")
+
+    proxy.lose_replies("child")
+    (tmp_path / "go").touch()
+    for task_id in tasks.values():
+        queue.wait_status(task_id, "completed")
+    proxy.heal()
+    queue.wait_status(queue.enqueue("quick", {"n": 3}), "completed")
+
+    for task_id in tasks.values():
+        assert queue.task(task_id)["attempts"] == 1
+    wait_counted(worker, 2, "tasks_completed_total", type="wait", status="success")
+    assert worker.metric("tasks_stale_completions_total", type="wait") == 0
+    assert "stale_outcome" not in worker.log()
+    assert notes(tmp_path) == Counter(["began 1", "began 2", "ended 1", "ended 2", "ran 3"])
+    queue.connection.close()
+
+
+def test_a_network_that_falls_silent_is_said_and_survived(
+    private_postgres_tcp: PrivatePostgres, proxy: Proxy, daemon: Start, tmp_path: Path
+) -> None:
+    queue = queue_at(private_postgres_tcp.url())
+    tasks = [queue.enqueue("wait", {"n": n, "until": "go"}) for n in (1, 2)]
+    worker = daemon(WORKING, "--pool-size", "3", *SHORT, DATABASE_URL=proxy.url)
+    for task_id in tasks:
+        queue.wait_status(task_id, "running")
+
+    proxy.silence()
+    (tmp_path / "go").touch()
+    later = queue.enqueue("quick", {"n": 3})
+    eventually(lambda: worker.health()[0] == 503, within=10, why="the page says that the database does not answer")
+    eventually(lambda: leader_status(worker) == 0, within=5, why="a lease that cannot be renewed is not trusted")
+    proxy.heal()
+
+    for task_id in tasks:
+        task = queue.wait_status(task_id, "completed")
+        assert task["attempts"] == 1
+    queue.wait_status(later, "completed")
+    assert max(notes(tmp_path).values()) == 1
+    eventually(lambda: worker.health()[0] == 200, within=5)
+    assert worker.stop() == 0
+    queue.connection.close()
+
+
+def test_a_server_with_too_few_connections_is_told_with_numbers_and_used_as_it_is(
+    daemon: Start, tmp_path: Path
+) -> None:
+    settings = {"max_connections": "16", "superuser_reserved_connections": "1"}
+    with private_server(settings=settings) as server:
+        queue = queue_at(server.url())
+        queue.rows("CREATE ROLE small LOGIN")
+        queue.rows("GRANT ALL ON SCHEMA public TO small")
+        queue.rows("GRANT ALL ON ALL TABLES IN SCHEMA public TO small")
+        queue.rows("GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO small")
+        url = server.url().replace("postgres@", "small@", 1)
+        others = [psycopg2.connect(server.url()) for _ in range(7)]
+        worker = daemon(WORKING, "--pool-size", "10", DATABASE_URL=url)
+
+        line = worker.wait_log("too_few_connections")
+        for told in ("needed=12", "pool_size=10", "max_connections=16", "reserved=1", "used_by_others=8"):
+            assert told in line
+        enqueue_numbers(queue, "brief", 200)
+        queue.wait_empty(within=20)
+        all_ran_once(queue, tmp_path, 200)
+        assert "the server has no free connection" in worker.log()
+        connected = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'orchestratord child%'"
+        assert 0 < queue.one(connected) < 10
+        assert len(worker.children()) == 10
+        assert worker.health()[0] == 200
+
+        for each in others:
+            each.close()
+        eventually(lambda: queue.one(connected) == 10, within=10, why="those that waited have tried again")
+        assert worker.stop() == 0
+        queue.connection.close()
+
+
+def test_a_locked_table_is_waited_for(queue: Queue, daemon: Start, tmp_path: Path) -> None:
+    running = queue.enqueue("wait", {"n": 0, "until": "go"})
+    worker = daemon(WORKING, "--pool-size", "3", *SHORT, DATABASE_URL=queue.url)
+    queue.wait_status(running, "running")
+    operator = psycopg2.connect(queue.url)
+    blocked = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'tasks'::regclass"
+
+    with operator, operator.cursor() as cursor:
+        cursor.execute("LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE")
+        began = time.monotonic()
+        (tmp_path / "go").touch()
+        eventually(lambda: queue.one(blocked) >= 2, within=5, why="a child and the coordinator wait for it")
+        worker.wait_log("duty_refused", within=10)
+        assert worker.health()[0] == 200, "the database is there"
+        assert time.monotonic() - began > 2
+    operator.close()
+    enqueue_numbers(queue, "quick", 50)
+
+    queue.wait_empty(within=10)
+    assert queue.rows("SELECT DISTINCT status::text, attempts, last_error FROM tasks") == [("completed", 1, None)]
+    assert notes(tmp_path) == Counter(["began 0", "ended 0", *(f"ran {n}" for n in range(1, 51))])
+    assert leader_status(worker) == 1, "the lease was renewed meanwhile"
