@@ -29,6 +29,7 @@ from orchestrator.board.reactions import block_all, turn_deaf, unblock_all
 from orchestrator.exit_codes import ExitCode
 
 ADOPTION_SECONDS = 10.0
+ADOPTION_LOOK_SECONDS = 0.001
 GO_SECONDS = 60.0
 
 ChildMain = Callable[[ChildContext], None]
@@ -98,18 +99,18 @@ def _middle(prepare: Callable[[], ChildContext], child_main: ChildMain, not_for_
 def _is_born(context: ChildContext) -> bool:
     """Whether this process is the supervisor's child, known to it, and told to go."""
     os.setsid()
+    channel = Channel(context.channel)
     deadline = time.monotonic() + ADOPTION_SECONDS
     while os.getppid() != context.supervisor_pid:
-        if time.monotonic() > deadline:
+        # the middle process is leaving, on which nobody can wait; or the supervisor died, which the channel tells
+        if time.monotonic() > deadline or (channel.wait(ADOPTION_LOOK_SECONDS) and channel.receive() is None):
             return False
-        time.sleep(0.0005)  # the middle process is leaving; there is nothing to wait on
     die_with_parent()
     if os.getppid() != context.supervisor_pid:
         return False
     turn_deaf()
     unblock_all()
     os.environ[MARKER_VARIABLE] = context.request.marker
-    channel = Channel(context.channel)
     return channel.send(HELLO + b" %d" % os.getpid()) and _is_told_to_go(channel)
 
 
