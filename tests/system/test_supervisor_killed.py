@@ -1,74 +1,83 @@
-"""kill -9 of the supervisor: nothing of it survives, and the next start takes over at once and finishes all."""
+"""`kill -9` of the supervisor: nothing survives it, and the next start takes over at once and finishes everything."""
 
-import os
 import signal
 import time
-from pathlib import Path
-
-import pytest
 
 from tests.fixtures.daemon import Queue, Start
 from tests.fixtures.gates import APP, Gates
+from tests.fixtures.proc import is_alive
 from tests.fixtures.waiting import eventually
 
-
-@pytest.fixture
-def gates(tmp_path: Path) -> Gates:
-    return Gates(tmp_path)
-
-
-def _has_ended(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except OSError:
-        return True
+ONE_BURST = """
+INSERT INTO tasks (type, payload)
+SELECT CASE n WHEN 60 THEN 'hold' ELSE 'quick' END, CASE n WHEN 60 THEN '{"name": "c"}' ELSE '{}' END::jsonb
+FROM generate_series(1, 100) AS n
+"""
 
 
-def test_its_children_are_gone_and_the_next_start_recovers_and_finishes_all(
+def test_a_killed_supervisor_takes_its_children_along_and_the_next_finishes_what_it_left(
     daemon: Start, queue: Queue, gates: Gates
 ) -> None:
     first = daemon(APP, "--pool-size", "3", DATABASE_URL=queue.url)
     name = first.health()[1]["worker_id"]
-    held, spawned = queue.enqueue("hold"), queue.enqueue("spawn", max_retries=0)
-    gates.wait_running("hold")
-    gates.wait_running("spawn")
-    eventually(lambda: {queue.task(task)["status"] for task in (held, spawned)} == {"running"}, within=5)
-    pids = [*first.children().values(), first.forkserver()]
+    running, last_try = queue.enqueue("spawn"), queue.enqueue("hang", max_retries=0)
+    for each, task_id in (("spawn", running), ("hang", last_try)):
+        gates.wait_running(each)
+        queue.wait_status(task_id, "running")
+    queue.enqueue("hold", {"name": "b"})
+    gates.wait_running("b")
+    everybody = [*first.children().values(), first.forkserver()]
+    assert len(everybody) == 4
 
+    queue.rows(ONE_BURST)
+    first.signal(signal.SIGSTOP)  # so that what is claimed is not handed back while `c` blocks it
+    gates.open("b")
+    gates.wait_running("c")
+    claimed = "SELECT count(*) FROM tasks WHERE status = 'claimed'"
+    assert queue.one(claimed) > 1
+
+    killed_at = time.monotonic()
     first.kill()
-    eventually(lambda: all(_has_ended(pid) for pid in pids), within=2, why="its children are gone")
-    gates.open("hold")
-    began = time.monotonic()
+    eventually(lambda: not any(map(is_alive, everybody)), within=2, why="its children are gone")
+    left = queue.rows("SELECT id::text FROM tasks WHERE status = 'claimed'")
+    assert is_alive(gates.sleeper()), "a session of its own outlives the child"
+
     second = daemon(APP, "--pool-size", "3", DATABASE_URL=queue.url)
+    assert time.monotonic() - killed_at < 5
+    assert "instance_replaced" in second.log()
+    assert "waiting_for_instance" not in second.log()
+    assert not is_alive(gates.sleeper()), "what its tasks started does not go on beside their next attempt"
+    gates.open("c")
+    queue.wait_empty(within=20)
 
-    assert time.monotonic() - began < 5, "it does not wait for the lease of a dead process"
-    assert second.wait_log("recover_stale_tasks")
-    done = queue.wait_status(held, "completed")
-    assert done["attempts"] == 2
-    lost = queue.task(spawned)
-    assert lost["status"] == "dead_letter"
-    assert lost["attempts"] == 1
-    assert name in lost["last_error"]
-    eventually(lambda: _has_ended(gates.sleeper()), within=5, why="what its task left is killed too")
+    ended = "SELECT status::text, count(*) FROM tasks GROUP BY status ORDER BY status"
+    assert queue.rows(ended) == [("completed", 102), ("dead_letter", 1)]
+    for task_id, attempts in ((running, 2), (last_try, 1)):
+        task = queue.task(task_id)
+        assert task["attempts"] == attempts
+        assert task["last_error"] == f"worker {name} died while it ran this task, attempt 1"
+    assert queue.task(last_try)["status"] == "dead_letter"
+    recovered = "SELECT id::text FROM tasks WHERE recoveries = 1 AND attempts = 1"
+    assert sorted(queue.rows(recovered)) == sorted(left), "a merely claimed task pays nothing"
+    assert queue.one("SELECT count(*) FROM tasks WHERE recoveries = 0 AND attempts = 1") == 102 - len(left)
     assert queue.rows("SELECT id FROM workers") == [(second.health()[1]["worker_id"],)]
+    assert second.metric("tasks_recovered_total", type="spawn") == 1
+    assert second.metric("task_retries_total", type="spawn", attempt="1") == 1
+    assert second.metric("tasks_dead_letter_total", type="hang") == 1
+    assert second.stop() == 0
 
 
-def test_what_was_only_claimed_pays_nothing(daemon: Start, queue: Queue) -> None:
-    first = daemon(APP, "--pool-size", "1", DATABASE_URL=queue.url)
-    name = first.health()[1]["worker_id"]
-    first.signal(signal.SIGSTOP)
-    task = queue.enqueue("quick")
-    queue.rows(  # what a child does that dies before it starts the task
-        "UPDATE tasks SET status = 'claimed', worker_id = %s, slot = 0, claim_token = nextval('claim_tokens') "
-        "WHERE id = %s AND status = 'pending' RETURNING id",
-        name,
-        task,
-    )
-    os.kill(first.pid, signal.SIGKILL)
-    first.process.wait(5)
+def test_a_supervisor_killed_again_and_again_uses_no_attempt_of_what_was_only_claimed_and_ends_all(
+    daemon: Start, queue: Queue
+) -> None:
+    queue.rows("INSERT INTO tasks (type, payload) SELECT 'quick', '{}' FROM generate_series(1, 300)")
+    for _ in range(3):
+        worker = daemon(APP, "--pool-size", "2", is_awaited=False, DATABASE_URL=queue.url)
+        worker.wait_log("app_loaded")
+        worker.kill()
+    last = daemon(APP, "--pool-size", "2", DATABASE_URL=queue.url)
+    queue.wait_empty(within=20)
 
-    daemon(APP, "--pool-size", "1", DATABASE_URL=queue.url)
-
-    done = queue.wait_status(task, "completed")
-    assert done["attempts"] == 1
-    assert done["recoveries"] == 1
+    assert queue.rows("SELECT DISTINCT status::text, attempts FROM tasks") == [("completed", 1)]
+    assert last.stop() == 0
+    assert queue.one("SELECT count(*) FROM workers") == 0
