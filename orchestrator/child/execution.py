@@ -13,7 +13,7 @@ from typing import Any
 
 from orchestrator.app import App, CurrentTask, Handler, running_task
 from orchestrator.child.time_limit import TimeLimit
-from orchestrator.errors import Discard, PayloadError, Retry, SignatureMismatch, TaskTimeout
+from orchestrator.errors import Discard, PayloadError, Retry, TaskTimeout
 from orchestrator.failure import describe_exception
 from orchestrator.model import DEFAULT_MAX_RETRIES, Claim, Outcome, TaskStatus
 from orchestrator.payload import decode_payload, encode_result
@@ -65,16 +65,16 @@ class Executor:
         """Run the claim's handler to its end. `started_ns` is the moment the board tells."""
         status, error, result, delay = TaskStatus.COMPLETED, None, None, 0.0
         try:
-            handler = self._handlers.get(claim.type)
+            handler, payload, refusal = self._prepare(claim)
             if handler is None:
-                error, status = self._unknown_type(claim.type), TaskStatus.FAILED
+                error, status = refusal, TaskStatus.FAILED
             else:
-                value = self._call(handler, claim, limits)
+                value = self._call(handler, payload, claim, limits)
                 if value is not None:
                     result, note = encode_result(value, max_bytes=self._max_result_size)
                     if note is not None:
                         self._log.warning("result_replaced", task_id=claim.task_id, type=claim.type, reason=note)
-        except (Discard, PayloadError, SignatureMismatch) as given_up:
+        except Discard as given_up:
             error, status = describe_exception(given_up), TaskStatus.FAILED
         except BaseException as raised:  # noqa: BLE001 a border: whatever a handler raises is its outcome
             error = describe_exception(raised)
@@ -97,9 +97,22 @@ class Executor:
             delay_seconds=delay,
         )
 
-    def _call(self, handler: Handler, claim: Claim, limits: Limits) -> Any:
-        payload = decode_payload(claim.payload)
-        handler.bind(payload)
+    def _prepare(self, claim: Claim) -> tuple[Handler | None, dict[str, Any], str]:
+        """The handler and what it is called with, or None and why this task can never run.
+
+        A PayloadError of the handler's own, who enqueues something, is a failure like any other.
+        """
+        handler = self._handlers.get(claim.type)
+        if handler is None:
+            return None, {}, self._unknown_type(claim.type)
+        try:
+            payload = decode_payload(claim.payload)
+            handler.bind(payload)
+        except PayloadError as misfit:
+            return None, {}, describe_exception(misfit)
+        return handler, payload, ""
+
+    def _call(self, handler: Handler, payload: dict[str, Any], claim: Claim, limits: Limits) -> Any:
         current = CurrentTask(
             id=claim.task_id, type=claim.type, attempt=claim.attempt, max_retries=limits.max_retries,
             timeout_seconds=limits.timeout_seconds,

@@ -340,3 +340,22 @@ def test_a_child_is_replaced_after_so_many_tasks_or_so_much_memory(queue: Queue,
     assert worker.metric("worker_child_restarts_total", reason="crash") == 0
     assert worker.health()[0] == 200
     assert os.path.exists(f"/proc/{worker.pid}")
+
+
+def test_a_handler_that_enqueues_a_bad_payload_fails_like_any_other_and_is_tried_again(
+    queue: Queue, daemon: Start
+) -> None:
+    app = """
+    from orchestrator import App, RetryPolicy
+    app = App()
+
+    @app.task("order", max_retries=1, retry=RetryPolicy(base=0.0, cap=0.0))
+    def order():
+        order.enqueue(what=float("nan"))
+    """
+    daemon(app, "--pool-size", "1", DATABASE_URL=queue.url)
+
+    task = queue.wait_status(queue.enqueue("order"), "dead_letter", "failed")
+
+    assert task["status"] == "dead_letter"
+    assert task["attempts"] == 2
