@@ -20,7 +20,10 @@ DEAF_TO = (
 )
 
 STACK_SIGNAL = signal.SIGRTMIN + 5
-"""On this real-time signal a child writes its Python stacks to its memfd (faulthandler); the supervisor sends it."""
+"""On this real-time signal a child writes its Python stacks to its memfd; the supervisor sends it."""
+
+HUNG_STACK_SIGNAL = signal.SIGRTMIN + 6
+"""The same for a child that is in C and so did not answer STACK_SIGNAL (see child/answering.py)."""
 
 
 def do_nothing(signum: int, frame: FrameType | None) -> None:
@@ -28,9 +31,9 @@ def do_nothing(signum: int, frame: FrameType | None) -> None:
 
 
 def turn_deaf() -> None:
-    """Let nothing of DEAF_TO, nor STACK_SIGNAL, end this process; no wake-up descriptor, SIGCHLD at its default."""
+    """Let nothing of DEAF_TO, nor a question for stacks, end this process; no wake-up descriptor, SIGCHLD's default."""
     signal.set_wakeup_fd(-1)
-    for each in (*DEAF_TO, STACK_SIGNAL):  # which may come before faulthandler is there to answer it
+    for each in (*DEAF_TO, STACK_SIGNAL, HUNG_STACK_SIGNAL):  # one may ask before anything can answer
         signal.signal(each, do_nothing)
         signal.siginterrupt(each, False)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)

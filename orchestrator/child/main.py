@@ -1,6 +1,5 @@
 """A child's boot and end. Called in a newborn child once the supervisor has said go; returns when it shall exit."""
 
-import faulthandler
 import os
 import random
 
@@ -11,7 +10,7 @@ from orchestrator.board.birth import ChildContext
 from orchestrator.board.channel import READY, Channel, Permits
 from orchestrator.board.child_half import ChildBoard
 from orchestrator.board.layout import SlotState
-from orchestrator.board.reactions import STACK_SIGNAL
+from orchestrator.child.answering import answer_with_stacks
 from orchestrator.child.database import Database
 from orchestrator.child.execution import Executor
 from orchestrator.child.loop import Loop
@@ -29,8 +28,7 @@ def run(context: ChildContext) -> None:
     setproctitle(f"orchestratord: child {slot} booting")
     logs.configure(debug=context.settings.debug, format=context.settings.log_format, process=f"child-{slot}")
     random.seed()
-    faulthandler.enable(file=context.stacks, all_threads=True)
-    faulthandler.register(STACK_SIGNAL, file=context.stacks, all_threads=True, chain=False)
+    answer_with_stacks(context.stacks)
     board = ChildBoard(context.board)
     channel = Channel(context.channel)
     app = loaded_app()

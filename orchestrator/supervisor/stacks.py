@@ -6,7 +6,10 @@ import time
 from dataclasses import dataclass
 
 from orchestrator.board.kernel import wait_channel
-from orchestrator.board.reactions import STACK_SIGNAL
+from orchestrator.board.reactions import HUNG_STACK_SIGNAL, STACK_SIGNAL
+
+ASK_AGAIN_SECONDS = 0.25
+"""A child that has not answered after this is in C, and is asked in the way that reaches it there."""
 
 ANSWER_SECONDS = 0.6
 QUIET_SECONDS = 0.03
@@ -32,6 +35,7 @@ class Inquiry:
     asked_at: float
     size: int = 0
     grown_at: float = 0.0
+    was_asked_again: bool = False
 
     @staticmethod
     def ask(pid: int, stacks: int) -> "Inquiry":
@@ -46,6 +50,10 @@ class Inquiry:
         size = os.fstat(self.stacks).st_size
         if size != self.size:
             self.size, self.grown_at = size, now
+        if self.size == 0 and not self.was_asked_again and now - self.asked_at >= ASK_AGAIN_SECONDS:
+            self.was_asked_again = True
+            with contextlib.suppress(OSError):
+                os.kill(self.pid, HUNG_STACK_SIGNAL)
         is_complete = self.size > 0 and now - self.grown_at >= QUIET_SECONDS
         if not is_complete and now - self.asked_at < ANSWER_SECONDS:
             return None

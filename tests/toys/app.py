@@ -20,6 +20,14 @@ def store() -> ToyStore:
     return ToyStore(os.environ["TOY_STORE"])
 
 
+def hang() -> None:
+    while True:
+        try:
+            time.sleep(60)
+        except BaseException:  # noqa: BLE001 as badly as tasks can
+            continue
+
+
 @app.on_child_start
 def boot() -> None:
     """What the file `boot` in the working directory says: die, hang, or boot well."""
@@ -57,12 +65,7 @@ def leave(code: int = 3) -> None:
 def stubborn() -> None:
     """Swallows the exception of its time limit."""
     store().note("started", ["stubborn", os.getpid()])
-    while True:
-        try:
-            while True:
-                time.sleep(0.01)
-        except BaseException:  # noqa: BLE001 as badly as tasks can
-            continue
+    hang()
 
 
 @app.task("deaf", max_retries=0)
@@ -71,6 +74,14 @@ def deaf() -> None:
     store().note("started", ["deaf", os.getpid()])
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     ctypes.PyDLL(None).pause()
+
+
+@app.task("churn", max_retries=0)
+def churn(file: str) -> None:
+    """Keeps the interpreter at its busiest, with generators above all, until a file of that name appears."""
+    store().note("started", ["churn", os.getpid()])
+    while not Path(file).exists():
+        sum(x * y for x in range(30) for y in range(30))
 
 
 @app.task("fat", max_retries=0)
@@ -98,8 +109,7 @@ def parent(then: str) -> None:
     store().note("family", [program.pid, unmarked.pid, forked, orphan])
     if then == "crash":
         os.kill(os.getpid(), signal.SIGKILL)
-    while True:
-        time.sleep(60)
+    hang()
 
 
 @app.task("orphans", max_retries=0)

@@ -4,7 +4,6 @@
 everything but being born.
 """
 
-import faulthandler
 import os
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ from orchestrator.board.birth import ChildContext
 from orchestrator.board.channel import FULL, IDLE, READY, Channel, Permits
 from orchestrator.board.child_half import ChildBoard
 from orchestrator.board.layout import ChildOrder, LeaveReason, SlotState
-from orchestrator.board.reactions import STACK_SIGNAL
+from orchestrator.child.answering import answer_with_stacks
 from orchestrator.child.execution import Executor
 from orchestrator.child.time_limit import TimeLimit
 from orchestrator.model import Claim, Outcome
@@ -33,8 +32,7 @@ def run(context: ChildContext) -> None:
     store.record_birth(context.request.slot, context.request.incarnation, os.getpid(), os.getppid(), code)
     while Path("hold-birth").exists():
         time.sleep(0.005)
-    faulthandler.enable(file=context.stacks, all_threads=True)
-    faulthandler.register(STACK_SIGNAL, file=context.stacks, all_threads=True, chain=False)
+    answer_with_stacks(context.stacks)
     for hook in app.start_hooks:
         hook()
     child = ToyChild(context, store, app)
