@@ -40,7 +40,7 @@ class Link:
     def order(self, order: ChildOrder) -> None:
         """Say what we want; the child looks between tasks, and at once if it sleeps."""
         self.board.give(order)
-        self.channel.send(LOOK)
+        self.wake()
 
     def wake(self) -> bool:
         is_sent = self.channel.send(LOOK)

@@ -155,10 +155,13 @@ class Pool:
         return sum(1 for link in self.links.values() if link.board.word(Word.STARTED) > link.board.word(Word.ENDED))
 
     def is_quiet(self) -> bool:
-        """Whether every child is live and idle: nothing needs to be looked at until something arrives."""
+        """Whether every child is live and sleeps: nothing needs to be looked at until something arrives.
+
+        One that was woken and has not said that it sleeps again may run a task by now, whatever its board still tells.
+        """
         seats = list(self.children)
         return all(seat.phase is Phase.LIVE for seat in seats) and all(
-            link.board.state is SlotState.IDLE for link in self.links.values()
+            link.board.state is SlotState.IDLE and link.woken_at is None for link in self.links.values()
         )
 
     def _live_links(self) -> list[Link]:
