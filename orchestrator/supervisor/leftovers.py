@@ -7,37 +7,44 @@ board mapped. A pid alone is no identity: the mark is looked at again once the p
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from orchestrator.board.birth import MARKER_VARIABLE
+from orchestrator.board.kernel import parent_pid
 
 _MARK = MARKER_VARIABLE.encode() + b"="
 
 
 def kill_marked(marker: str) -> int:
-    """Kill all that the child named by `marker` left; returns how many. Its own process must have ended."""
-    return _kill(lambda found: found == marker)
+    """Kill all that the child named by `marker` left; returns how many. Its own process must have been reaped.
+
+    Only what stands below this process is looked at: as it adopts orphans, a leftover does, and a look at every
+    process of a busy machine takes a tenth of a second.
+    """
+    return _kill(_descendants, lambda found: found == marker)
 
 
 def kill_of_dead_workers(own_worker_id: str) -> int:
-    """Kill what workers left whose supervisor is gone (kill -9 leaves their tasks' subprocesses to init)."""
+    """Kill what workers left whose supervisor is gone (kill -9 leaves their tasks' subprocesses to init).
+
+    What runs in a PID namespace below ours is a container's: the pid in its marker means another process there.
+    """
 
     def is_orphaned(marker: str) -> bool:
         worker_id = marker.partition("/")[0]
         pid = worker_id.rsplit("-", 2)[-2:-1]
         return worker_id != own_worker_id and bool(pid) and pid[0].isdigit() and not os.path.exists(f"/proc/{pid[0]}")
 
-    return _kill(is_orphaned)
+    return _kill(_in_our_namespace, is_orphaned)
 
 
-def _kill(matches: Callable[[str], bool]) -> int:
-    killed = 0
-    for _ in range(20):  # what is being killed may still fork: look until nothing new is there
-        round_killed = sum(1 for pid in _own_processes() if _kill_if(pid, matches))
-        killed += round_killed
-        if not round_killed:
-            break
-    return killed
+def _kill(candidates: Callable[[], Iterable[int]], matches: Callable[[str], bool]) -> int:
+    killed: set[int] = set()
+    while True:  # what is being killed may have forked meanwhile: look until nothing new is there
+        new = [pid for pid in candidates() if pid not in killed and _kill_if(pid, matches)]
+        if not new:
+            return len(killed)
+        killed.update(new)
 
 
 def _kill_if(pid: int, matches: Callable[[str], bool]) -> bool:
@@ -59,14 +66,28 @@ def _kill_if(pid: int, matches: Callable[[str], bool]) -> bool:
         os.close(descriptor)
 
 
-def _own_processes() -> Iterator[int]:
-    uid = os.getuid()
+def _descendants() -> Iterator[int]:
+    offspring: dict[int | None, list[int]] = {}
+    for pid in _pids():
+        offspring.setdefault(parent_pid(pid), []).append(pid)
+    generation = [os.getpid()]
+    while generation:  # popped: what was read of pids that change meanwhile may be a circle
+        generation = [pid for parent in generation for pid in offspring.pop(parent, ())]
+        yield from generation
+
+
+def _in_our_namespace() -> Iterator[int]:
+    ours = os.readlink("/proc/self/ns/pid")
+    for pid in _pids():
+        with contextlib.suppress(OSError):  # gone, or another user's
+            if os.readlink(f"/proc/{pid}/ns/pid") == ours:
+                yield pid
+
+
+def _pids() -> list[int]:
+    """All processes but this one."""
     me = os.getpid()
-    for name in os.listdir("/proc"):
-        if name.isdigit() and int(name) != me:
-            with contextlib.suppress(OSError):
-                if os.stat(f"/proc/{name}").st_uid == uid or uid == 0:
-                    yield int(name)
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != me]
 
 
 def _marker(pid: int) -> str | None:

@@ -1,0 +1,135 @@
+"""What dead children and dead workers leave behind is killed, and nothing else ever is."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from orchestrator.board.birth import MARKER_VARIABLE
+from orchestrator.board.memory import create_memory
+from orchestrator.supervisor.leftovers import kill_marked
+from tests.fixtures.proc import is_alive
+from tests.fixtures.waiting import eventually
+from tests.toys.workshop import PROJECT, Workshop
+
+NAMESPACE = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc")
+MINE = f"test-{os.getpid()}-{os.urandom(4).hex()}/3/17"
+
+Processes = list["subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def started() -> Iterator[Processes]:
+    processes: Processes = []
+    yield processes
+    for each in processes:
+        each.kill()
+        each.wait()
+
+
+def sleep(started: Processes, *command: str, **variables: str) -> "subprocess.Popen[bytes]":
+    program = command or ("sleep", "60")
+    started.append(subprocess.Popen(program, env={"PATH": os.environ["PATH"], **variables}, start_new_session=True))
+    return started[-1]
+
+
+def test_only_what_carries_the_very_marker_is_killed(started: Processes) -> None:
+    marked = [sleep(started, **{MARKER_VARIABLE: MINE}) for _ in range(3)]
+    others = [
+        sleep(started),
+        sleep(started, **{MARKER_VARIABLE: MINE + "0"}),
+        sleep(started, **{MARKER_VARIABLE: MINE[:-1]}),
+        sleep(started, **{MARKER_VARIABLE: ""}),
+        sleep(started, OTHER=f"{MARKER_VARIABLE}={MINE}"),
+        sleep(started, **{"X" + MARKER_VARIABLE: MINE}),
+    ]
+    assert kill_marked(MINE) == 3
+    assert [each.wait(5.0) for each in marked] == [-signal.SIGKILL] * 3
+    assert kill_marked(MINE) == 0
+    assert [each.poll() for each in others] == [None] * len(others)
+
+
+def test_a_zombie_is_not_killed_again_and_again(started: Processes) -> None:
+    zombie = sleep(started, "true", **{MARKER_VARIABLE: MINE})
+    os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
+    began = time.monotonic()
+    assert kill_marked(MINE) == 0
+    assert time.monotonic() - began < 5.0
+
+
+def test_a_process_that_has_the_childs_board_mapped_is_its_leftover_though_it_has_no_such_environment(
+    started: Processes,
+) -> None:
+    memory = create_memory(f"orchestrator {MINE}", 1)
+    code = f"import mmap, sys, time; m = mmap.mmap({memory}, 0); print(flush=True); time.sleep(60)"
+    forked = subprocess.Popen(
+        [sys.executable, "-S", "-c", code], env={}, pass_fds=(memory,), stdout=subprocess.PIPE, start_new_session=True
+    )
+    started.append(forked)
+    os.close(memory)
+    assert forked.stdout is not None
+    forked.stdout.readline()
+    assert kill_marked(MINE) == 1
+    assert forked.wait(5.0) == -signal.SIGKILL
+    forked.stdout.close()
+
+
+def in_a_namespace(play: str) -> Any:
+    """What tests.toys.graveyard finds as the first process of a PID namespace, with which all others end."""
+    played = subprocess.run(
+        [*NAMESPACE, sys.executable, "-m", "tests.toys.graveyard", play],
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    if played.returncode != 0 and played.stderr.startswith("unshare:"):
+        pytest.skip(f"no PID namespace can be made here: {played.stderr.strip()}")
+    assert played.returncode == 0, played.stderr
+    return json.loads(played.stdout)
+
+
+def test_what_forks_while_it_is_being_killed_does_not_get_away() -> None:
+    found = in_a_namespace("forking")
+    assert found["killed"] > 4
+    assert (found["ended_otherwise"], found["killed_later"]) == (0, 0)
+
+
+def test_a_pid_that_is_used_again_is_not_taken_for_the_leftover_that_had_it() -> None:
+    found = in_a_namespace("reuse")
+    if found["same_pid"] == 0:
+        pytest.skip("the kernel does not let a pid be chosen here")
+    assert found["innocent_killed"] == 0
+    assert found["same_pid"] > 10
+
+
+def test_what_a_killed_workers_tasks_left_is_killed_and_nothing_of_the_living_or_of_a_container() -> None:
+    assert in_a_namespace("dead_workers") == {
+        "of a dead worker": False,
+        "of a dead worker on a host with dashes": False,
+        "of a living worker": True,
+        "of this worker": True,
+        "unmarked": True,
+        "marked by somebody else": True,
+        "marked with nonsense": True,
+        "of a worker in a container": True,
+    }
+
+
+def test_a_worker_that_starts_after_a_kill_ends_what_the_killed_ones_tasks_left(workshop: Workshop) -> None:
+    workshop.add("parent", then="hang")
+    ((program, unmarked, forked, orphan),) = workshop.wait_for(lambda: workshop.store.notes("family"))
+    before = workshop.children()
+    workshop.signal(signal.SIGKILL)
+    workshop.exit_code()
+    eventually(lambda: not any(map(is_alive, before.values())), within=2.0)
+    assert is_alive(program)
+    workshop.start().ready()
+    eventually(lambda: not any(map(is_alive, (program, forked, orphan))), within=2.0)
+    os.kill(unmarked, signal.SIGKILL)  # it was given an environment without the mark: nobody can tell whose it was
