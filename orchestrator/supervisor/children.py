@@ -137,13 +137,25 @@ class Children:
         if seat.is_surplus:
             del self._seats[seat.number]
 
+    def forget_failures(self) -> None:
+        """The code is new: how children of the old fared says nothing about it."""
+        for seat in self._seats.values():
+            seat.backoff.succeeded()
+
     def backing_off(self, now: float) -> int:
         """Seats whose children keep dying: two failures or more, and none alive for SETTLED_SECONDS since."""
-        return sum(
-            1
+        return sum(1 for seat in self._seats.values() if seat.backoff.failures > 1 and not self._has_settled(seat, now))
+
+    def is_failing(self, generation: int, now: float) -> bool:
+        """Whether a child of this generation failed, and none has lived in its seat for SETTLED_SECONDS since."""
+        return any(
+            seat.generation == generation and seat.backoff.failures > 0 and not self._has_settled(seat, now)
             for seat in self._seats.values()
-            if seat.backoff.failures > 1 and not (seat.phase is Phase.LIVE and now - seat.since > SETTLED_SECONDS)
         )
+
+    @staticmethod
+    def _has_settled(seat: Seat, now: float) -> bool:
+        return seat.phase is Phase.LIVE and now - seat.since > SETTLED_SECONDS
 
     def is_crash_loop(self, now: float) -> bool:
         return is_crash_loop(self.backing_off(now), self.capacity)

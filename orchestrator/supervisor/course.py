@@ -82,6 +82,7 @@ class Course:
             if news.news is News.RELOADED:
                 self._log.info("app_reloaded", types=len(news.types))
                 self._listeners.on_reload(True)
+                self._pool.children.forget_failures()
                 self.is_rolling = True
                 self.end_reload()
             self._begin_if_possible()

@@ -5,13 +5,13 @@ from orchestrator.supervisor.children import Phase
 from orchestrator.supervisor.pool import Pool
 
 
-def roll(pool: Pool, generation: int) -> bool:
+def roll(pool: Pool, generation: int, now: float) -> bool:
     """Replace children of older generations: busy ones as they finish, idle ones one after the other.
 
     Whether any is left to replace.
     """
     old = [seat for seat in pool.children if seat.generation < generation and seat.phase is not Phase.VACANT]
-    if any(seat.generation == generation and seat.backoff.failures for seat in pool.children):
+    if pool.children.is_failing(generation, now):
         return bool(old)  # the new code's children die: those that work are not given up for it
     idle = []
     for seat in old:

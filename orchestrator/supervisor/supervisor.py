@@ -200,7 +200,7 @@ class Supervisor:
         if current is not None:
             self._pool.fork_due(current, now)
             if self._course.is_rolling:
-                self._course.is_rolling = roll(self._pool, current.generation)
+                self._course.is_rolling = roll(self._pool, current.generation, now)
         if not self._is_ready and all(seat.phase is Phase.LIVE for seat in self._pool.children):
             self._is_ready = True
             self._listeners.on_ready()

@@ -127,6 +127,27 @@ def test_a_child_that_lives_long_enough_is_no_part_of_a_crash_loop() -> None:
     assert not children.is_crash_loop(now=50.1 + SETTLED_SECONDS)
 
 
+def test_new_code_forgets_what_failed_under_the_old() -> None:
+    children = full(2)
+    for _ in range(8):
+        die(children, children[0], now=100.0)
+        born(children, children[0], now=100.0)
+    die(children, children[0], now=100.0)
+    children.forget_failures()
+    assert not children.is_crash_loop(now=100.0)
+    assert children.due(now=100.0) == [children[0]]
+
+
+def test_a_generation_fails_until_a_child_of_it_has_lived_for_a_while() -> None:
+    children = full(2)
+    die(children, children[0], now=100.0)
+    assert children.is_failing(0, now=100.0)
+    born(children, children[0], now=100.1, generation=1)
+    assert not children.is_failing(0, now=100.1)
+    assert children.is_failing(1, now=100.1)
+    assert not children.is_failing(1, now=100.2 + SETTLED_SECONDS)
+
+
 def test_growing_takes_the_lowest_free_number() -> None:
     children = full(3)
     children.shrink()
