@@ -29,6 +29,8 @@ class SlotReport:
             seat, link = self._pool.children.get(number), self._pool.links.get(number)
             if seat is None or link is None or seat.pid != inquiry.pid:
                 del self._inquiries[number]
+                if seat is not None:
+                    self._log.info("slot_state", **describe_slot(seat, link, now), stack="its child has just ended")
                 continue
             stack = inquiry.poll(now)
             if stack is not None:
