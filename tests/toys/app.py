@@ -76,6 +76,14 @@ def deaf() -> None:
     ctypes.PyDLL(None).pause()
 
 
+@app.task("absent", max_retries=0)
+def absent() -> None:
+    """Hangs in C with the interpreter lock held; signals reach it, Python's handlers do not."""
+    store().note("started", ["absent", os.getpid()])
+    reader, _ = os.pipe()
+    ctypes.PyDLL(None).read(reader, ctypes.create_string_buffer(1), 1)  # goes on after a signal
+
+
 @app.task("churn", max_retries=0)
 def churn(file: str) -> None:
     """Keeps the interpreter at its busiest, with generators above all, until a file of that name appears."""
