@@ -4,15 +4,17 @@ Runs in a child after every task, so each look is a system call or two.
 """
 
 import os
+import resource
 import signal
 import threading
 from collections.abc import Iterable, Sequence
 
+from orchestrator.board.birth import MARKER_VARIABLE
 from orchestrator.board.reactions import DEAF_TO, do_nothing
 from orchestrator.child.time_limit import TimeLimit
 
-LEAK_CHECK_TASKS = 200
-"""So often the open descriptors are counted."""
+SHARE_OF_DESCRIPTORS = 0.75
+"""Of the descriptors that a process may have; beyond it the next task might find none left, and pay for it."""
 
 
 class Sanity:
@@ -27,7 +29,8 @@ class Sanity:
         self._has_children = _has_children()
         self._own = [(descriptor, _identity(descriptor)) for descriptor in (0, 1, 2, *own_descriptors)]
         self._handlers = {each: signal.getsignal(each) for each in (*DEAF_TO, signal.SIGCHLD, signal.SIGPIPE)}
-        self._tasks = 0
+        self._most_descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0] * SHARE_OF_DESCRIPTORS
+        self._marker = os.environ.get(MARKER_VARIABLE)
 
     def restore(self, connection: int | None) -> Sequence[str]:
         """Undo what can be undone. What cannot is returned in words: then no further task may run here.
@@ -36,6 +39,8 @@ class Sanity:
         """
         os.umask(self._umask)
         self._restore_signals()
+        if self._marker is not None and os.environ.get(MARKER_VARIABLE) != self._marker:
+            os.environ[MARKER_VARIABLE] = self._marker  # what later tasks start must be found by it
         wrong = self._broken_descriptors(connection)
         try:
             if os.getcwd() != self._directory:
@@ -47,9 +52,8 @@ class Sanity:
             wrong.append(f"threads were left running ({names}); start those that shall stay in @app.on_child_start")
         if not self._has_children and _has_children():
             wrong.append("subprocesses were left running")
-        self._tasks += 1
-        if self._tasks % LEAK_CHECK_TASKS == 0 and _descriptors_are_short():
-            wrong.append("file descriptors leak")
+        if not wrong and self._descriptors_run_out():
+            wrong.append("file descriptors leak: nearly all that the process may have are open")
         return wrong
 
     def _restore_signals(self) -> None:
@@ -69,6 +73,15 @@ class Sanity:
         if connection is not None and _identity(connection) != self._connection:
             broken.append("the database connection was closed or replaced")
         return broken
+
+    def _descriptors_run_out(self) -> bool:
+        """The kernel gives the lowest number that is free: one of the highest, and the rest are open."""
+        try:
+            lowest_free = os.dup(self._own[-1][0])
+        except OSError:
+            return True
+        os.close(lowest_free)
+        return lowest_free > self._most_descriptors
 
     def connected(self, connection: int | None) -> None:
         """Remember which socket the database connection has now."""
@@ -94,8 +107,3 @@ def _has_children() -> bool:
             return False
         if ended is None:
             return True
-
-
-def _descriptors_are_short() -> bool:
-    limit = os.sysconf("SC_OPEN_MAX")
-    return limit > 0 and len(os.listdir("/proc/self/fd")) > limit * 3 // 4

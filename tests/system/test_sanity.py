@@ -8,7 +8,7 @@ from tests.fixtures.daemon import Daemon, Queue, Start
 from tests.fixtures.waiting import eventually
 
 MISBEHAVING = """
-import multiprocessing, os, signal, stat, subprocess, sys, threading, time
+import multiprocessing, os, resource, signal, stat, subprocess, sys, threading, time
 from concurrent.futures import ProcessPoolExecutor
 from orchestrator import App
 
@@ -49,6 +49,13 @@ def replace_connection():
             if os.path.exists(f"/proc/self/fd/{descriptor}") and stat.S_ISSOCK(os.fstat(descriptor).st_mode):
                 os.dup2(mine.fileno(), descriptor)
 
+def leak_descriptors():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for _ in range(int(soft * 0.8)):
+        leaked.append(os.open("/dev/null", os.O_RDONLY))
+
+leaked = []
+
 def close_standard():
     for descriptor in (0, 1, 2):
         os.close(descriptor)
@@ -60,6 +67,8 @@ MISDEEDS = {
     "alarm": leave_alarm,
     "mask": lambda: signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals()),
     "zombie": leave_zombie,
+    "environment": os.environ.clear,
+    "descriptors": leak_descriptors,
     "thread": lambda: threading.Thread(target=time.sleep, args=(600,)).start(),
     "daemon thread": lambda: threading.Thread(target=time.sleep, args=(600,), daemon=True).start(),
     "subprocess": leave_subprocess,
@@ -79,6 +88,8 @@ def state() -> dict:
         "mask": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
         "threads": threading.active_count(),
         "subprocesses": open(f"/proc/self/task/{os.getpid()}/children").read(),
+        "descriptors": len(os.listdir("/proc/self/fd")) < 100,
+        "marked": "ORCHESTRATOR_CHILD" in os.environ,
         "standard": [os.fstat(descriptor).st_ino > 0 for descriptor in (0, 1, 2)],
     }
 
@@ -119,10 +130,10 @@ async def fork_async(end: str) -> int:
     return fork(end)
 """
 
-UNDONE = ("directory", "umask", "signals", "alarm", "mask", "zombie")
+UNDONE = ("directory", "umask", "signals", "alarm", "mask", "zombie", "environment")
 NOT_UNDONE = (
     "thread", "daemon thread", "subprocess", "own session", "closed all", "closed standard", "replaced",
-    "lost directory",
+    "lost directory", "descriptors",
 )  # fmt: skip
 
 
@@ -203,3 +214,25 @@ def test_a_process_that_a_handler_forked_ends_with_its_handler(queue: Queue, dae
     assert sorted(ran) == sorted([*(f"fork-{end}" for _, end in tasks), *["zombie"] * 20])
     in_pool = [pid for pid, title in worker.descendants().items() if "child" in title]
     assert len(in_pool) == 1, json.dumps(worker.descendants())
+
+
+def test_what_waits_in_a_batch_with_a_misbehaving_task_runs_elsewhere_and_pays_nothing(
+    queue: Queue, daemon: Start, tmp_path: Path
+) -> None:
+    # every 20th of 300 quick tasks makes its child unusable, among them some amid a batch
+    queue.rows(
+        """
+        INSERT INTO tasks (type, payload)
+        SELECT 'misbehave', jsonb_build_object('how', CASE n % 20 WHEN 0 THEN 'thread' ELSE 'zombie' END)
+        FROM generate_series(1, 300) AS n ORDER BY n
+        """
+    )
+    worker = daemon(MISBEHAVING, "--pool-size", "3", DATABASE_URL=queue.url)
+
+    queue.wait_empty(within=20)
+
+    assert queue.rows("SELECT DISTINCT status::text, attempts FROM tasks") == [("completed", 1)]
+    ran = (tmp_path / "ran").read_text().split()
+    assert (ran.count("thread"), ran.count("zombie")) == (15, 285), "each ran once"
+    assert worker.log().count("child_not_reusable") == 15
+    assert worker.health()[0] == 200
