@@ -30,6 +30,8 @@ def die(how: str) -> None:
         os.abort()
     elif how == "exit":
         os._exit(3)
+    elif how == "exec":
+        os.execlp("true", "true")
     elif how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif how == "memory":
@@ -62,6 +64,7 @@ def test_a_task_that_kills_its_child_pays_each_time_and_nobody_else_does(
         "segfault": "the child was killed by SIGSEGV",
         "abort": "the child was killed by SIGABRT",
         "exit": "the child exited with code 3",
+        "exec": "the child exited with code 0",
         "kill": "the child was killed by SIGKILL",
         "memory": "over TASK_MEMORY_LIMIT of 400 MiB",
     }
@@ -88,7 +91,7 @@ def test_a_task_that_kills_its_child_pays_each_time_and_nobody_else_does(
         retried = metrics["task_retries_total", frozenset({("type", "die"), ("attempt", "1")})]
         crashed = metrics["worker_child_restarts_total", frozenset({("reason", "crash")})]
         fat = metrics["worker_child_restarts_total", frozenset({("reason", "memory")})]
-        return (failed, retried, crashed, fat) == (5, 5, 8, 2)
+        return (failed, retried, crashed, fat) == (6, 6, 10, 2)
 
     eventually(is_counted, within=5)
     assert worker.metric("tasks_completed_total", type="quick", status="success") == 30

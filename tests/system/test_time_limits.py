@@ -58,6 +58,11 @@ def hang_in_c() -> None:
     block_every_signal()
     keeping_the_lock.sleep(600)
 
+@app.task("hang:stopped", max_retries=0, timeout=0.4)
+def hang_stopped() -> None:
+    start_subprocesses()
+    os.kill(os.getpid(), signal.SIGSTOP)
+
 @app.task("hang:readable", max_retries=1, timeout=0.4, retry=RetryPolicy(base=0.0, cap=0.0))
 def hang_where_a_stack_can_be_had() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
@@ -82,12 +87,12 @@ def test_what_never_returns_and_blocks_every_signal_is_killed_with_its_subproces
     queue: Queue, daemon: Start, tmp_path: Path
 ) -> None:
     worker = daemon(HANGING, "--pool-size", "4", "--task-kill-grace", "300ms", DATABASE_URL=queue.url)
-    hanging = [queue.enqueue("hang:python"), queue.enqueue("hang:c")]
+    hanging = [queue.enqueue("hang:python"), queue.enqueue("hang:c"), queue.enqueue("hang:stopped")]
     readable = queue.enqueue("hang:readable")
 
     def started() -> list[int]:
         pids = (tmp_path / "pids").read_text().split() if (tmp_path / "pids").exists() else []
-        assert len(pids) == 10
+        assert len(pids) == 15
         return [int(pid) for pid in pids]
 
     processes = eventually(started, within=5)
@@ -108,7 +113,7 @@ def test_what_never_returns_and_blocks_every_signal_is_killed_with_its_subproces
     assert task["attempts"] == 2
     assert re.search(r"File .*app\.py.*, line \d+ in hang_where_a_stack_can_be_had", task["last_error"])
     assert [queue.wait_status(each, "completed")["attempts"] for each in quick] == [1] * 20
-    eventually(lambda: worker.metric("worker_child_restarts_total", reason="timeout") == 4, within=5)
+    eventually(lambda: worker.metric("worker_child_restarts_total", reason="timeout") == 5, within=5)
     eventually(lambda: len(worker.children()) == 4, within=1, why="every slot is back")
 
 
