@@ -157,6 +157,7 @@ class AuditClaims:
             return False
         worker_id = self._standing.worker_id or ""
         owned = claims.owned(connection, worker_id, audit.slot, within=SMALL_WRITE_SECONDS)
-        self._book.settle_audit(audit)
+        # in this order: whoever sees that nothing is outstanding has the report already
         self._reports.post(Audited(audit.slot, tuple(owned)))
+        self._book.settle_audit(audit)
         return True

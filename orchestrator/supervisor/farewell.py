@@ -40,6 +40,7 @@ class Farewell:
         self._forkservers = forkservers
         self._deadline = 0.0
         self._empty_since: float | None = None
+        self._is_answered = False
         self.exit_code = ExitCode.CLEAN
         self._log = logs.get("supervisor")
 
@@ -63,6 +64,10 @@ class Farewell:
         if self._empty_since is None:
             self._empty_since = now
         if self._database.outstanding and now < max(self._deadline, self._empty_since + FLUSH_SECONDS):
+            self._is_answered = False
+            return False
+        if not self._is_answered:
+            self._is_answered = True  # the answer to the last order may ask for another: it is heard in the next turn
             return False
         self._conclude()
         return True
