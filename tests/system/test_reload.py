@@ -3,18 +3,11 @@
 import signal
 from pathlib import Path
 
-import pytest
-
 from tests.fixtures.daemon import Queue, Start
 from tests.fixtures.gates import APP, Gates
 from tests.fixtures.waiting import eventually
 
 NEW = APP.replace('VERSION = "old"', 'VERSION = "new"')
-
-
-@pytest.fixture
-def gates(tmp_path: Path) -> Gates:
-    return Gates(tmp_path)
 
 
 def test_new_code_serves_and_a_task_that_runs_ends_on_the_old(
@@ -72,3 +65,38 @@ def test_pause_holds_claiming_through_a_reload_and_is_loud(daemon: Start, queue:
 
     queue.wait_status(task, "completed")
     eventually(lambda: worker.metric("worker_paused") == 0.0, within=5)
+
+
+def test_reloads_in_the_midst_of_work_cost_no_task_an_attempt(daemon: Start, queue: Queue) -> None:
+    worker = daemon(APP, "--pool-size", "3", DATABASE_URL=queue.url)
+    queue.rows("INSERT INTO tasks (type) SELECT 'quick' FROM generate_series(1, 3000)")
+    first = set(worker.children().values())
+    for reloads in (1, 2, 3):
+        worker.signal(signal.SIGHUP)
+        eventually(lambda reloads=reloads: worker.log().count("app_reloaded") == reloads, within=10)  # type: ignore[misc]
+    queue.wait_empty()
+    eventually(lambda: len(worker.children()) == 3 and not first & set(worker.children().values()), within=10)
+
+    assert queue.rows("SELECT status::text, attempts, count(*) FROM tasks GROUP BY 1, 2") == [("completed", 1, 3000)]
+    assert worker.stop() == 0
+
+
+def test_new_code_whose_children_cannot_start_does_not_cost_the_pool_its_old_ones(
+    daemon: Start, queue: Queue, tmp_path: Path
+) -> None:
+    worker = daemon(APP, "--pool-size", "3", DATABASE_URL=queue.url)
+    old = set(worker.children().values())
+    hook = '@app.on_child_start\ndef boot():\n    raise RuntimeError("no pool")\n'
+    (tmp_path / "app.py").write_text(NEW + hook)
+    worker.signal(signal.SIGHUP)
+    worker.wait_log("RuntimeError: no pool")
+
+    for _ in range(5):
+        assert queue.wait_status(queue.enqueue("quick"), "completed")["result"] in old
+    assert len(old & set(worker.children().values())) == 2
+    assert worker.health()[0] == 200
+
+    (tmp_path / "app.py").write_text(NEW)
+    worker.signal(signal.SIGHUP)
+    eventually(lambda: len(worker.children()) == 3 and not old & set(worker.children().values()), within=15)
+    assert queue.wait_status(queue.enqueue("quick"), "completed")["result"] not in old
