@@ -134,9 +134,11 @@ def _fork_on_request(
     poll.register(supervisor, select.POLLIN)
     while True:
         poll.poll()
-        message, descriptors, _, _ = socket.recv_fds(supervisor, MESSAGE_BYTES, 8, socket.MSG_CMSG_CLOEXEC)
+        message, descriptors, _, _ = socket.recv_fds(supervisor, MESSAGE_BYTES, 8)
         if not message:
             return
+        for descriptor in descriptors:  # recv_fds ignores its flags (seen in 3.11): CLOEXEC has to be set here
+            os.set_inheritable(descriptor, False)
         _, facts = decode(message)
         request = ForkRequest(**facts)
         try:
