@@ -1,0 +1,73 @@
+"""The forkserver can be killed at any time: another is there within a second, and no task notices."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from tests.fixtures.daemon import Queue, Start
+from tests.fixtures.gates import APP, Gates
+from tests.fixtures.waiting import eventually
+
+
+def test_a_new_one_is_there_within_a_second_and_running_tasks_are_untouched(
+    daemon: Start, queue: Queue, gates: Gates
+) -> None:
+    worker = daemon(APP, "--pool-size", "2", DATABASE_URL=queue.url)
+    held = queue.enqueue("hold")
+    child = gates.wait_running("hold")
+    before = worker.children()
+    idle = next(pid for pid in before.values() if pid != child)
+
+    killed, killed_at = worker.forkserver(), time.monotonic()
+    os.kill(killed, signal.SIGKILL)
+    worker.wait_log("forkserver_died")
+    assert worker.forkserver() != killed
+    assert time.monotonic() - killed_at < 1
+    assert worker.children() == before
+    assert queue.wait_status(queue.enqueue("quick"), "completed")["result"] == idle
+    assert worker.health()[0] == 200
+
+    os.kill(idle, signal.SIGKILL)
+    eventually(lambda: len(set(worker.children().values()) - {child, idle}) == 1, within=5, why="the new one forks")
+    gates.open("hold")
+    done = queue.wait_status(held, "completed")
+    assert done["attempts"] == 1
+    assert done["result"]["pid"] == child
+
+
+def test_killed_together_with_the_children_it_would_replace_the_pool_is_back(
+    daemon: Start, queue: Queue, gates: Gates
+) -> None:
+    worker = daemon(APP, "--pool-size", "3", DATABASE_URL=queue.url)
+    crashed = queue.enqueue("hold", max_retries=1)
+    gates.wait_running("hold")
+    before = worker.children()
+    for pid in (worker.forkserver(), *before.values()):
+        os.kill(pid, signal.SIGKILL)
+
+    eventually(
+        lambda: len(worker.children()) == 3 and not set(before.values()) & set(worker.children().values()), within=10
+    )
+    gates.open("hold")
+    done = queue.wait_status(crashed, "completed")
+    assert done["attempts"] == 2
+    assert "killed by SIGKILL" in done["last_error"]
+    assert worker.stop() == 0
+
+
+def test_one_that_cannot_import_the_app_any_more_leaves_the_children_at_work_and_is_tried_again(
+    daemon: Start, queue: Queue, tmp_path: Path
+) -> None:
+    worker = daemon(APP, "--pool-size", "2", DATABASE_URL=queue.url)
+    children = worker.children()
+    (tmp_path / "app.py").write_text("raise RuntimeError('half a deployment')\n")
+    os.kill(worker.forkserver(), signal.SIGKILL)
+    assert "half a deployment" in worker.wait_log("app_not_loaded")
+
+    assert worker.children() == children
+    assert queue.wait_status(queue.enqueue("quick"), "completed")["result"] in children.values()
+    (tmp_path / "app.py").write_text(APP)
+    os.kill(children[0], signal.SIGKILL)
+    eventually(lambda: sorted(worker.children()) == [0, 1] and worker.children() != children, within=15)
+    assert queue.wait_status(queue.enqueue("quick"), "completed")["attempts"] == 1
