@@ -15,7 +15,7 @@ from tests.fixtures.waiting import eventually
 from tests.toys.scribe import PER_BATCH, claim_of, outcome_of, size_of
 from tests.toys.workshop import PROJECT
 
-READ_SECONDS = 1.5
+READ_SECONDS = 1.0
 
 Scribe = Callable[[str], tuple[SupervisorBoard, "subprocess.Popen[bytes]"]]
 

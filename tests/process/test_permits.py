@@ -7,7 +7,7 @@ import sys
 
 from tests.toys.workshop import PROJECT
 
-SECONDS = 4
+SECONDS = 3
 
 
 def test_each_claim_has_exactly_one_fate_whatever_is_taken_back_and_killed() -> None:

@@ -23,12 +23,11 @@ def assert_ended(workshop: Workshop, code: int, *, within: float = 3.0) -> None:
     assert workshop.store.owned(None) == ()  # no task is left claimed
 
 
-@pytest.mark.parametrize("number", [TERM, INT])
-def test_a_drain_hands_back_what_waits_and_lets_running_tasks_finish(workshop: Workshop, number: int) -> None:
+def test_a_drain_hands_back_what_waits_and_lets_running_tasks_finish(workshop: Workshop) -> None:
     running = workshop.begin()
     waiting = [workshop.add("until", file="never") for _ in range(2)]
     other = workshop.started("never")
-    workshop.signal(number)
+    workshop.signal(TERM)
     state_is(workshop, "draining")
     for ignored in (signal.SIGHUP, signal.SIGTTIN, signal.SIGUSR2):
         workshop.signal(ignored)
@@ -53,7 +52,7 @@ def test_an_idle_worker_drains_at_once_in_any_state(make_workshop: MakeWorkshop)
     assert_ended(workshop, 0)
 
 
-@pytest.mark.parametrize("number", [TERM, INT, QUIT])
+@pytest.mark.parametrize("number", [INT, QUIT])
 def test_a_worker_that_does_not_serve_yet_leaves_at_once(make_workshop: MakeWorkshop, number: int) -> None:
     workshop = make_workshop(serves=False).start()
     workshop.wait_for(lambda: workshop.orders("Begin"))
@@ -84,12 +83,10 @@ def test_a_second_term_ends_a_drain_now(workshop: Workshop) -> None:
     assert workshop.store.statuses() == {"pending": 1}
 
 
-@pytest.mark.parametrize("state", ["running", "paused", "reloading", "draining"])
+@pytest.mark.parametrize("state", ["running", "reloading", "draining"])
 def test_quit_kills_and_requeues_at_once(workshop: Workshop, state: str) -> None:
     workshop.begin()
-    if state == "paused":
-        workshop.signal(signal.SIGUSR2)
-    elif state == "reloading":
+    if state == "reloading":
         workshop.use_app("import time\ntime.sleep(600)")
         workshop.signal(signal.SIGHUP)
     elif state == "draining":

@@ -68,12 +68,12 @@ def test_a_hup_while_reloading_is_remembered_once_and_a_pause_survives_both(work
     workshop.use_app(source.replace('"first"', '"second"') + GATED)
     workshop.signal(signal.SIGHUP)
     workshop.wait_for(lambda: is_importing(workshop))
-    workshop.use_app(source.replace('"first"', '"third"') + GATED)
+    workshop.use_app(source.replace('"first"', '"the third"') + GATED)
     for heard in (1, 2, 3):
         workshop.signal(signal.SIGHUP)
         workshop.wait_for(lambda: len(workshop.events("signal_received")) == 2 + heard)  # noqa: B023 asked at once
     workshop.let_go("import-it")
-    workshop.wait_for(lambda: codes(workshop) == ["third", "third"])
+    workshop.wait_for(lambda: codes(workshop) == ["the third", "the third"])
     assert workshop.status()["state"] == "paused"
     assert len(workshop.events("reloaded")) == 2
     task = workshop.add("ok")

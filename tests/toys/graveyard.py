@@ -118,5 +118,5 @@ def _command(pid: int) -> str:
 
 
 if __name__ == "__main__":
-    plays = {"forking": forking, "reuse": lambda: reuse(1.0), "dead_workers": dead_workers}
+    plays = {"forking": forking, "reuse": lambda: reuse(0.7), "dead_workers": dead_workers}
     sys.stdout.write(json.dumps(plays[sys.argv[1]]()))

@@ -43,13 +43,14 @@ class Workshop:
         self.store = ToyStore.create(folder / "store")
         self.log_path = folder / "log"
         self._answers = b""
+        self._written: set[str] = set()
         self._process: subprocess.Popen[bytes] | None = None
 
     # The supervisor
 
     def start(self, *, environment: Mapping[str, str] | None = None) -> "Workshop":
         """Start the supervisor; it may be started again once it has ended."""
-        more = {"PYTHONPATH": str(PROJECT), "TOY_STORE": str(self.folder / "store"), "PYTHONDONTWRITEBYTECODE": "1"}
+        more = {"PYTHONPATH": str(PROJECT), "TOY_STORE": str(self.folder / "store")}
         if self._process is not None:
             self._close_pipes()
         with self.log_path.open("ab") as log:
@@ -113,10 +114,13 @@ class Workshop:
     def report(self, kind: str, **facts: Any) -> None:
         self.ask("report", kind=kind, **facts)
 
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+
     def events(self, name: str) -> list[dict[str, Any]]:
         """What was logged under that name, by any process."""
         found = []
-        for line in self.log_path.read_text(errors="replace").splitlines():
+        for line in self.log().splitlines():
             if line.startswith('{"time"'):
                 event = json.loads(line)
                 if event["event"] == name:
@@ -195,6 +199,7 @@ class Workshop:
         temporary = self.folder / f".{name}.new"
         temporary.write_text(text)
         temporary.rename(self.folder / name)
+        self._written.add(name)
 
     def rewrite_app(self, old: str, new: str) -> None:
         source = (self.folder / "toyapp.py").read_text()
@@ -205,6 +210,36 @@ class Workshop:
         self.write("toyapp.py", source)
 
     # The end
+
+    def is_as_new(self) -> bool:
+        """Whether nothing of what a test did can be seen any more, once `forget` was called."""
+        if self.process.poll() is not None:
+            return False
+        status = self.status()
+        is_whole = status["capacity"] == status["ready"] == len(self.children()) == self.options["pool_size"]
+        lasting = ("app_reloaded", "app_reload_failed", "app_not_loaded", "forkserver_died", "declared_dead")
+        return (
+            is_whole
+            and status["state"] == "running"
+            and len(self.processes()) == 2 + self.options["pool_size"]
+            and {event["reason"] for event in self.events("restarted")} <= {"crash", "timeout"}
+            and not any(self.events(name) for name in lasting)
+            and set(self.store.statuses()) <= {"completed", "failed", "dead_letter"}
+        )
+
+    def forget(self) -> None:
+        """Tasks, orders, notes, events and files of a test that is over."""
+        living = set(self.children().values())
+        for table in ("tasks", "orders", "notes"):
+            self.store.rows(f"DELETE FROM {table}")
+        for birth in self.births():
+            if birth["pid"] not in living:
+                self.store.rows("DELETE FROM births WHERE pid = ?", birth["pid"])
+        os.truncate(self.log_path, 0)
+        for path in self.folder.iterdir():
+            if path.name in self._written:
+                path.unlink()
+        self._written.clear()
 
     def close(self) -> list[int]:
         """End everything. Returns the processes that had outlived a supervisor which ended or was told to."""
@@ -263,7 +298,6 @@ def opened(**options: Any) -> Iterator[Workshop]:
         yield workshop
     finally:
         left = workshop.close()
-        if workshop.log_path.exists():
-            sys.stdout.write(workshop.log_path.read_text(errors="replace"))
+        sys.stdout.write(workshop.log())
         shutil.rmtree(folder)
     assert not left, f"processes were left behind: {left}"
