@@ -1,0 +1,220 @@
+"""The pool's dealings with its children over board and channel; the test plays the children, and nothing is forked."""
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from orchestrator.board.birth import BOARD, CHANNEL, PERMITS, ForkRequest
+from orchestrator.board.channel import FULL, GO, HELLO, IDLE, LOOK, LOST, READY, Channel, Permits
+from orchestrator.board.child_half import ChildBoard
+from orchestrator.board.layout import ChildOrder, SlotState
+from orchestrator.mailbox import Audit, Finish, Order
+from orchestrator.model import Claim, Outcome, TaskStatus
+from orchestrator.supervisor.children import Doom, Phase
+from orchestrator.supervisor.link import STUCK_SECONDS, Link
+from orchestrator.supervisor.pool import Pool, PoolSettings
+from orchestrator.supervisor.reaper import HELLO_SECONDS, Reaper
+
+
+class Actor:
+    """The child's ends of a link, held by the test."""
+
+    def __init__(self, pool: Pool, number: int) -> None:
+        seat = pool.children[number]
+        incarnation = pool.children.fork_requested(seat, 0, time.monotonic())
+        link = Link(ForkRequest("w", number, incarnation), 8)
+        pool.links[number] = link
+        given = [os.dup(descriptor) for descriptor in link.descriptors()]
+        self.board = ChildBoard(given[BOARD])
+        self.permits = Permits(given[PERMITS])
+        self.channel = Channel(socket.socket(fileno=given[CHANNEL]))
+        self._others = [given[BOARD], given[3]]
+        self._pool = pool
+        self._number = number
+        link.sent()
+
+    def say(self, *messages: bytes) -> None:
+        for message in messages:
+            self.channel.send(message)
+        self._pool.hear(self._number, time.monotonic())
+
+    def get_ready(self) -> "Actor":
+        self.say(HELLO + b" %d" % (1_000_000_000 + self._number))  # a pid that nobody has
+        assert self.channel.receive() == [GO]
+        self.board.enter(SlotState.CONNECTING)
+        self.say(READY)
+        return self
+
+    def sleep(self) -> None:
+        self.board.enter(SlotState.IDLE)
+        self.say(IDLE)
+
+    def looks(self) -> int:
+        """How often it was told to look since it was last asked."""
+        return (self.channel.receive() or []).count(LOOK)
+
+    def close(self) -> None:
+        self.board.close()
+        self.permits.close()
+        self.channel.close()
+        for descriptor in self._others:
+            os.close(descriptor)
+
+
+class Theatre:
+    """A pool with an actor in every seat."""
+
+    def __init__(self, size: int) -> None:
+        self.orders: list[Order] = []
+        self.pool = Pool(PoolSettings("w", 8, 20.0), size, post=self.orders.append, on_restart=lambda *_: None)
+        self.reaper = Reaper(self.pool)
+        self.actors = [Actor(self.pool, number) for number in range(size)]
+
+    def get_ready(self) -> list[Actor]:
+        for actor in self.actors:
+            actor.get_ready()
+            actor.sleep()
+        return self.actors
+
+
+@pytest.fixture
+def theatre() -> Iterator[Theatre]:
+    theatre = Theatre(3)
+    yield theatre
+    for actor in theatre.actors:
+        actor.close()
+    for link in theatre.pool.links.values():
+        link.close()
+
+
+def claim(token: int) -> tuple[Claim, int]:
+    return Claim(f"{token:036d}", "t", token, None, 1, None, None, False), 3
+
+
+def outcome(token: int) -> Outcome:
+    return Outcome(f"{token:036d}", token, "t", TaskStatus.COMPLETED, 1, 1.0, 2.0)
+
+
+def test_work_wakes_one_idle_child_and_a_full_claim_the_next(theatre: Theatre) -> None:
+    first, second, third = theatre.get_ready()
+    theatre.pool.wake_one()
+    assert [actor.looks() for actor in theatre.actors] == [1, 0, 0]
+    first.board.enter(SlotState.BUSY)
+    first.say(FULL)
+    assert [second.looks(), third.looks()] == [1, 0]
+    second.sleep()  # it found nothing: nobody else is woken
+    assert [first.looks(), second.looks(), third.looks()] == [0, 0, 0]
+
+
+def test_a_child_that_was_woken_is_not_woken_again_before_it_was_heard_of(theatre: Theatre) -> None:
+    theatre.get_ready()
+    for _ in range(3):
+        theatre.pool.wake_one()
+    assert [actor.looks() for actor in theatre.actors] == [1, 1, 1]
+
+
+def test_a_wake_up_that_finds_nobody_idle_is_owed_to_the_next_that_falls_idle(theatre: Theatre) -> None:
+    actors = theatre.get_ready()
+    for actor in actors:
+        actor.board.enter(SlotState.BUSY)
+    theatre.pool.wake_one()
+    theatre.pool.wake_one()
+    actors[2].sleep()
+    actors[0].sleep()
+    assert [actor.looks() for actor in actors] == [0, 0, 1]
+
+
+def test_a_pool_is_quiet_while_all_sleep_and_nobody_was_woken(theatre: Theatre) -> None:
+    first, *_ = theatre.get_ready()
+    assert theatre.pool.is_quiet()
+    theatre.pool.wake_one()
+    assert not theatre.pool.is_quiet()  # it may run a task before its board says so to us
+    first.sleep()
+    assert theatre.pool.is_quiet()
+    theatre.pool.order_all(ChildOrder.WORK)
+    assert not theatre.pool.is_quiet()
+
+
+def test_a_lost_reply_asks_the_database_what_the_slot_owns(theatre: Theatre) -> None:
+    _, second, _ = theatre.get_ready()
+    second.say(LOST)
+    assert theatre.orders == [Audit(1)]
+
+
+def test_a_claim_is_known_while_it_is_on_a_board_under_way_or_being_written(theatre: Theatre) -> None:
+    first, *_ = theatre.get_ready()
+    pool = theatre.pool
+    assert not pool.knows(0, 7)
+    first.board.claim_begins()
+    assert pool.knows(0, 7)  # the reply may be on its way
+    first.board.publish([claim(7)])
+    first.board.claim_ended()
+    assert pool.knows(0, 7)
+    assert not pool.knows(0, 8)
+    assert not pool.knows(1, 7)
+    first.permits.add(1)
+    assert [each.token for each in pool.links[0].take_back()] == [7]
+    assert not pool.knows(0, 7)
+    pool.finish(Finish((outcome(9),)))
+    assert pool.knows(0, 9)
+    pool.written((9,))
+    assert not pool.knows(0, 9)
+
+
+def test_a_child_that_ends_before_it_says_hello_was_not_born(theatre: Theatre) -> None:
+    actor = theatre.actors[0]
+    actor.channel.close()
+    theatre.pool.hear(0, time.monotonic())
+    assert theatre.pool.children[0].phase is Phase.VACANT
+    assert theatre.pool.children[0].backoff.failures == 1
+    assert 0 not in theatre.pool.links
+
+
+def test_a_fork_that_nobody_answers_is_given_up_and_its_forkserver_suspected(theatre: Theatre) -> None:
+    theatre.actors[1].get_ready()
+    now = time.monotonic()
+    assert not theatre.reaper.check_deadlines(now)
+    assert theatre.reaper.check_deadlines(now + HELLO_SECONDS + 1.0)
+    assert [seat.phase for seat in theatre.pool.children] == [Phase.VACANT, Phase.LIVE, Phase.VACANT]
+
+
+def test_a_child_that_moves_or_rightly_waits_is_not_stuck(theatre: Theatre) -> None:
+    first, *_ = theatre.get_ready()
+    link = theatre.pool.links[0]
+    late = time.monotonic() + STUCK_SECONDS + 1.0
+    assert link.stuck_in(late) is None  # idle, and nobody woke it
+    first.board.enter(SlotState.CLAIMING)
+    first.board.publish([claim(7), claim(8)])
+    first.board.enter(SlotState.BUSY)
+    first.board.start(0)
+    assert link.stuck_in(late) is None  # a task may run for ever
+    first.board.end(outcome(7))
+    assert link.stuck_in(time.monotonic()) is None
+
+
+@pytest.mark.parametrize("state", [each for each in SlotState if each is not SlotState.IDLE])
+def test_a_child_that_stands_still_outside_of_a_task_is_stuck(theatre: Theatre, state: SlotState) -> None:
+    first, *_ = theatre.get_ready()
+    first.board.enter(state)
+    assert theatre.pool.links[0].stuck_in(time.monotonic()) is None
+    assert theatre.pool.links[0].stuck_in(time.monotonic() + STUCK_SECONDS + 1.0) is state
+
+
+def test_a_child_that_does_not_wake_up_is_stuck_and_is_killed_for_it(theatre: Theatre) -> None:
+    theatre.get_ready()
+    theatre.pool.wake_one()
+    theatre.reaper.check_deadlines(time.monotonic() + STUCK_SECONDS + 1.0)
+    assert theatre.pool.children[0].doom is Doom.STUCK
+    assert [seat.phase for seat in theatre.pool.children] == [Phase.DOOMED, Phase.LIVE, Phase.LIVE]
+
+
+def test_orders_reach_everybody_but_those_who_were_told_to_leave(theatre: Theatre) -> None:
+    first, second, third = theatre.get_ready()
+    theatre.pool.retire(theatre.pool.children[1])
+    theatre.pool.order_all(ChildOrder.PAUSE)
+    assert [actor.board.order for actor in (first, second, third)] == [
+        ChildOrder.PAUSE, ChildOrder.LEAVE, ChildOrder.PAUSE,
+    ]  # fmt: skip
