@@ -53,7 +53,7 @@ def test_a_slot_whose_children_die_at_boot_backs_off_from_a_tenth_of_a_second_an
     born = [birth["at"] for birth in workshop.births(0)]
     gaps = [later - earlier for earlier, later in itertools.pairwise(born[1:])]
     for gap, wait in zip(gaps, (0.2, 0.4), strict=True):
-        assert wait <= gap < 2 * wait + 0.5
+        assert wait <= gap < 2 * wait + 1.5
     assert workshop.children()[1] == other
     assert workshop.status()["backing_off"] == 1  # of two: a crash loop
     causes = [event["cause"] for event in workshop.events("child_died")]
@@ -75,7 +75,7 @@ def test_a_child_that_a_task_killed_is_replaced_at_once(workshop: Workshop) -> N
     number = workshop.add("leave", code=3)
     task = workshop.ended(number, "dead_letter")
     assert (task["attempts"], task["error"]) == (2, "the child exited with code 3")
-    workshop.ready(within=1.0)
+    workshop.ready(within=3.0)
     assert restarts(workshop) == ["crash", "crash"]
     assert workshop.status()["backing_off"] == 0
 
@@ -170,7 +170,7 @@ def test_tasks_that_overrun_their_time_are_killed_with_their_stack_or_the_reason
     assert "no Python stack: the child did not answer (state S" in workshop.task(deaf)["error"]
     assert sorted(restarts(workshop)) == ["timeout", "timeout"]
     assert is_alive(bystander)
-    workshop.ready(within=1.0)
+    workshop.ready(within=3.0)
 
 
 def test_a_task_over_its_memory_limit_is_killed_and_pays(make_workshop: MakeWorkshop) -> None:
@@ -187,7 +187,7 @@ def test_what_waits_behind_a_slow_task_is_handed_back_within_a_second_and_what_e
     before, slow, *behind = batch(workshop, ("ok", {}), ("until", {"file": "go-on"}), ("ok", {}), ("ok", {}))
     slow_child = workshop.started("go-on")
     for number in (before, *behind):
-        workshop.wait_for(lambda: workshop.store.status(number) == "completed", within=1.0)  # noqa: B023
+        workshop.wait_for(lambda: workshop.store.status(number) == "completed", within=2.5)  # noqa: B023
     assert workshop.task(before)["writer"] == "supervisor"
     assert {workshop.task(number)["result"] for number in behind} != {str(slow_child)}
     assert [order["reason"] for order in workshop.orders("Release")] == ["slow_task"]
@@ -202,7 +202,7 @@ def test_what_runs_is_marked_so_in_time_though_the_pool_slept_before(workshop: W
     workshop.begin()
     workshop.wait_for(lambda: workshop.orders("MarkRunning"))
     ((marked,),) = workshop.store.rows("SELECT at FROM orders WHERE kind = 'MarkRunning'")
-    assert marked - began < 0.6  # 0.25 on a machine of one's own
+    assert marked - began < 0.9  # 0.25 on a machine of one's own
 
 
 def test_a_pause_hands_back_what_has_not_started_and_claims_nothing_until_it_is_over(workshop: Workshop) -> None:
@@ -231,7 +231,7 @@ def test_whatever_a_task_started_ends_with_its_child(workshop: Workshop, then: s
     number = workshop.add("parent", then=then, timeout=None if then == "crash" else 0.5)
     (family,) = workshop.wait_for(lambda: workshop.store.notes("family"))
     workshop.ended(number, "dead_letter")
-    eventually(lambda: not any(map(is_alive, family)), within=1.0)
+    eventually(lambda: not any(map(is_alive, family)), within=3.0)
     workshop.wait_for(lambda: workshop.zombies() == [])
     workshop.ready()
 

@@ -16,7 +16,7 @@ def state_is(workshop: Workshop, state: str) -> None:
     workshop.wait_for(lambda: workshop.status()["state"] == state)
 
 
-def assert_ended(workshop: Workshop, code: int, *, within: float = 3.0) -> None:
+def assert_ended(workshop: Workshop, code: int, *, within: float = 5.0) -> None:
     assert workshop.exit_code(within=within) == code
     assert workshop.processes() == []
     assert workshop.orders("stop")  # it signed off
