@@ -1,4 +1,4 @@
-"""The database goes away, comes back, is full, is locked, or answers into the void: nothing is lost or run twice."""
+"""The database goes away, comes back, cuts connections, is full or locked: nothing is lost or run twice."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -9,97 +9,25 @@ import psycopg2
 import pytest
 
 from orchestrator.dev.postgres import PrivatePostgres
-from orchestrator.store.connection import Connection
-from orchestrator.store.schema import migrate
-from tests.fixtures.daemon import Daemon, Queue, Start
+from tests.fixtures.daemon import Queue, Start
 from tests.fixtures.database import private_server
-from tests.fixtures.proxy import Proxy
 from tests.fixtures.waiting import eventually
-
-WORKING = """
-import os, random, signal, time
-from orchestrator import App, RetryPolicy
-
-app = App()
-at_once = RetryPolicy(base=0.0, cap=0.0)
-
-def note(*words: object) -> None:
-    with open("notes", "a") as notes:
-        notes.write(" ".join(map(str, words)) + "\\n")
-
-@app.task("wait", max_retries=0)
-def wait(n: int, until: str, size: int = 1) -> str:
-    note("began", n)
-    while not os.path.exists(until):
-        time.sleep(0.01)
-    note("ended", n)
-    return "y" * size
-
-@app.task("die", max_retries=0)
-def die(n: int, until: str) -> None:
-    wait(n, until)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-@app.task("quick", max_retries=0)
-def quick(n: int) -> int:
-    note("ran", n)
-    return n
-
-@app.task("brief", max_retries=0)
-def brief(n: int) -> int:
-    note("ran", n)
-    time.sleep(random.random() * 0.01)
-    return n
-"""
-
-SHORT = ("--heartbeat-interval", "500ms", "--worker-timeout", "3s", "--leader-term", "3s")
-
-
-def notes(folder: Path) -> Counter[str]:
-    path = folder / "notes"
-    return Counter(path.read_text().splitlines()) if path.exists() else Counter()
-
-
-def leader_status(worker: Daemon) -> float:
-    (status,) = (value for (name, _), value in worker.metrics().items() if name == "leader_status")
-    return status
-
-
-def wait_counted(worker: Daemon, count: int, name: str, **labels: str) -> None:
-    def is_counted() -> bool:
-        assert worker.metric(name, **labels) == count
-        return True
-
-    eventually(is_counted, within=5, why=f"{name} is {count}")
-
-
-def queue_at(url: str) -> Queue:
-    """The queue in a database that has no schema yet."""
-    connection = Connection.open(url, within=10.0, application_name="tests")
-    migrate(connection, within=30.0)
-    connection.close()
-    return Queue(url)
+from tests.fixtures.working import (
+    SHORT,
+    WORKING,
+    all_ran_once,
+    enqueue_numbers,
+    leader_status,
+    notes,
+    queue_at,
+    wait_counted,
+)
 
 
 @pytest.fixture
 def server(private_postgres: PrivatePostgres) -> Iterator[PrivatePostgres]:
     with closing(queue_at(private_postgres.url()).connection):
         yield private_postgres
-
-
-def enqueue_numbers(queue: Queue, type_name: str, count: int) -> None:
-    queue.rows(
-        "INSERT INTO tasks (type, payload) SELECT %s, jsonb_build_object('n', n) FROM generate_series(1, %s) AS n",
-        type_name,
-        count,
-    )
-
-
-def all_ran_once(queue: Queue, folder: Path, count: int) -> None:
-    """Every task is completed at its first attempt, and each ran exactly once."""
-    assert queue.rows("SELECT DISTINCT status::text, attempts, last_error FROM tasks") == [("completed", 1, None)]
-    assert queue.one("SELECT count(*) FROM tasks") == count
-    assert notes(folder) == Counter(f"ran {n}" for n in range(1, count + 1))
 
 
 def test_tasks_that_end_while_the_database_is_gone_keep_their_outcomes(
@@ -179,103 +107,6 @@ def test_connections_that_are_cut_in_the_midst_of_work_lose_nothing(
     wait_counted(worker, 1500, "tasks_completed_total", type="brief", status="success")
     assert worker.metric("tasks_stale_completions_total", type="brief") == 0
     assert worker.stop() == 0
-
-
-def test_a_claim_whose_reply_is_lost_is_found_and_run(
-    private_postgres_tcp: PrivatePostgres, proxy: Proxy, daemon: Start, tmp_path: Path
-) -> None:
-    queue = queue_at(private_postgres_tcp.url())
-    worker = daemon(WORKING, "--pool-size", "2", *SHORT, DATABASE_URL=proxy.url)
-    queue.wait_status(queue.enqueue("quick", {"n": 0}), "completed")
-    quiet = """
-        SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'orchestratord child%'
-          AND state = 'idle' AND state_change < clock_timestamp() - interval '300 ms'
-    """
-    eventually(lambda: queue.one(quiet) == 2, within=10, why="no child waits for a reply already")
-
-    proxy.lose_replies("child")
-    task_id = queue.enqueue("quick", {"n": 1})
-    queue.wait_status(task_id, "claimed")
-    assert notes(tmp_path)["ran 1"] == 0, "nobody knows of the claim"
-    proxy.heal()
-
-    task = queue.wait_status(task_id, "completed", within=5)
-    assert task["attempts"] == 1
-    assert notes(tmp_path) == Counter(["ran 0", "ran 1"])
-    assert "unknown_claims_released" in worker.log()
-    queue.connection.close()
-
-
-def test_an_outcome_whose_reply_is_lost_is_written_and_counted_once(
-    private_postgres_tcp: PrivatePostgres, proxy: Proxy, daemon: Start, tmp_path: Path
-) -> None:
-    queue = queue_at(private_postgres_tcp.url())
-    worker = daemon(WORKING, "--pool-size", "2", *SHORT, DATABASE_URL=proxy.url)
-    tasks = {n: queue.enqueue("wait", {"n": n, "until": "go", "size": size}) for n, size in ((1, 1), (2, 100 << 10))}
-    for task_id in tasks.values():
-        queue.wait_status(task_id, "running")
-
-    proxy.lose_replies("child")
-    (tmp_path / "go").touch()
-    for task_id in tasks.values():
-        queue.wait_status(task_id, "completed")
-    proxy.heal()
-    queue.wait_status(queue.enqueue("quick", {"n": 3}), "completed")
-
-    for task_id in tasks.values():
-        assert queue.task(task_id)["attempts"] == 1
-    wait_counted(worker, 2, "tasks_completed_total", type="wait", status="success")
-    assert worker.metric("tasks_stale_completions_total", type="wait") == 0
-    assert "stale_outcome" not in worker.log()
-    assert notes(tmp_path) == Counter(["began 1", "began 2", "ended 1", "ended 2", "ran 3"])
-    queue.connection.close()
-
-
-def test_a_network_that_falls_silent_is_said_and_survived(
-    private_postgres_tcp: PrivatePostgres, proxy: Proxy, daemon: Start, tmp_path: Path
-) -> None:
-    queue = queue_at(private_postgres_tcp.url())
-    tasks = [queue.enqueue("wait", {"n": n, "until": "go"}) for n in (1, 2)]
-    worker = daemon(WORKING, "--pool-size", "3", *SHORT, DATABASE_URL=proxy.url)
-    for task_id in tasks:
-        queue.wait_status(task_id, "running")
-
-    proxy.silence()
-    (tmp_path / "go").touch()
-    later = queue.enqueue("quick", {"n": 3})
-    eventually(lambda: worker.health()[0] == 503, within=10, why="the page says that the database does not answer")
-    eventually(lambda: leader_status(worker) == 0, within=5, why="a lease that cannot be renewed is not trusted")
-    proxy.heal()
-
-    for task_id in tasks:
-        task = queue.wait_status(task_id, "completed")
-        assert task["attempts"] == 1
-    queue.wait_status(later, "completed")
-    assert max(notes(tmp_path).values()) == 1
-    eventually(lambda: worker.health()[0] == 200, within=5)
-    assert worker.stop() == 0
-    queue.connection.close()
-
-
-@pytest.mark.slow
-def test_nobody_waits_for_ever_for_what_a_silent_network_swallowed(
-    private_postgres_tcp: PrivatePostgres, proxy: Proxy, daemon: Start, tmp_path: Path
-) -> None:
-    queue = queue_at(private_postgres_tcp.url())
-    enqueue_numbers(queue, "brief", 600)
-    worker = daemon(WORKING, "--pool-size", "3", *SHORT, DATABASE_URL=proxy.url)
-    eventually(lambda: notes(tmp_path).total() >= 200, within=20)
-
-    proxy.silence()
-    eventually(lambda: worker.health()[0] == 503, within=10)
-    proxy.heal(is_told=False)
-
-    queue.wait_empty(within=60)  # a child gives its statement up after 20 s
-    all_ran_once(queue, tmp_path, 600)
-    wait_counted(worker, 600, "tasks_completed_total", type="brief", status="success")
-    eventually(lambda: worker.health()[0] == 200, within=5)
-    assert worker.stop() == 0
-    queue.connection.close()
 
 
 def test_a_server_with_too_few_connections_is_told_with_numbers_and_used_as_it_is(

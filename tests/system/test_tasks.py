@@ -1,8 +1,6 @@
 """What a task may ask for (order, time, retries, limits …) and what its handler may answer, through the real daemon."""
 
-import os
 import time
-from collections import Counter
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -99,18 +97,6 @@ async def careless() -> None:
 @app.task("note")
 def note_it(what: str) -> None:
     note(what, time.time())
-
-@app.task("pid")
-def pid(leak: int = 0) -> int:
-    hoard.append(bytearray(leak))
-    return os.getpid()
-
-hoard = []
-
-@app.task("wait")
-def wait(until: str) -> None:
-    while not os.path.exists(until):
-        time.sleep(0.01)
 """
 
 
@@ -219,7 +205,7 @@ def test_a_task_with_a_key_is_stored_and_run_once(queue: Queue, daemon: Start, t
         ids.append(queue.enqueue("note", {"what": "sql"}, idempotency_key="welcome"))
         queue.wait_status(ids[0], "completed")
         ids.append(client.enqueue("note", {"what": "afterwards"}, idempotency_key="welcome"))
-        other = client.enqueue("pid", idempotency_key="welcome")
+        other = client.enqueue("async:inside", idempotency_key="welcome")
     assert set(ids) == {ids[0]} and other != ids[0]
     queue.wait_empty()
     assert [what for what, _ in notes(tmp_path)] == ["0"]
@@ -253,113 +239,3 @@ def test_what_a_transaction_enqueues_runs_once_it_is_committed(
     ran = sorted(note[0] for note in notes(tmp_path))
     assert ran == ["done", "done-0", "done-1", "done-2", "outside-of-done", "outside-of-undone"]
     assert queue.rows("SELECT id FROM orders") == [("done",)]
-
-
-def test_nothing_waits_behind_a_slow_task_and_the_table_tells_what_runs(
-    queue: Queue, daemon: Start, tmp_path: Path
-) -> None:
-    # the 150th of 300 is slow: by then a child takes many at once
-    queue.rows(
-        """
-        INSERT INTO tasks (type, payload)
-        SELECT CASE n WHEN 150 THEN 'wait' ELSE 'note' END,
-            CASE n WHEN 150 THEN '{"until": "go"}' ELSE jsonb_build_object('what', n::text) END
-        FROM generate_series(1, 300) AS n ORDER BY n
-        """
-    )
-    worker = daemon(ANSWERING, "--pool-size", "3", DATABASE_URL=queue.url)
-    quick = "SELECT count(*) FROM tasks WHERE type = 'note' AND status <> 'completed'"
-    slow = "SELECT * FROM tasks WHERE type = 'wait'"
-
-    eventually(lambda: queue.one(quick) == 0, within=5, why="the quick ones are done while the slow one runs")
-
-    slow_id = queue.one("SELECT id FROM tasks WHERE type = 'wait'")
-    task = queue.wait_status(slow_id, "running")
-    assert task["attempts"] == 1 and task["worker_id"] is not None and task["started_at"] is not None, slow
-    last = queue.one("SELECT max(completed_at) FROM tasks WHERE type = 'note'")
-    assert (last - task["started_at"]).total_seconds() < 1.2, "a second or so after it had begun"
-    assert "reason=slow_task" in worker.log(), "some of them had waited behind it"
-    assert worker.metric("worker_pool_active") == 1
-    (tmp_path / "go").touch()
-    queue.wait_empty()
-    assert queue.rows("SELECT DISTINCT status::text, attempts FROM tasks") == [("completed", 1)]
-    assert set(Counter(what for what, _ in notes(tmp_path)).values()) == {1}, "each ran once"
-
-
-def test_what_has_run_for_a_quarter_of_a_second_is_running_in_the_table(
-    queue: Queue, daemon: Start, tmp_path: Path
-) -> None:
-    app = """
-    import os, time
-    import psycopg2
-    from orchestrator import App, current_task
-
-    app = App()
-
-    @app.task("look")
-    def look() -> dict:
-        began, began_at = time.monotonic(), time.time()
-        connection = psycopg2.connect(os.environ["DATABASE_URL"])
-        connection.autocommit = True
-        cursor = connection.cursor()
-        status = "claimed"
-        while status == "claimed" and time.monotonic() < began + 5.0:
-            time.sleep(0.005)
-            cursor.execute(
-                "SELECT status, extract(epoch FROM started_at)::float, attempts FROM tasks WHERE id = %s",
-                (current_task().id,),
-            )
-            status, started_at, attempts = cursor.fetchone()
-        after = time.monotonic() - began
-        return {"status": status, "after": after, "began_at": began_at, "started_at": started_at, "attempts": attempts}
-    """
-    daemon(app, "--pool-size", "2", DATABASE_URL=queue.url)
-
-    looks = [queue.wait_status(queue.enqueue("look"), "completed")["result"] for _ in range(5)]
-
-    for look in looks:
-        assert (look["status"], look["attempts"]) == ("running", 1)
-        assert look["started_at"] == pytest.approx(look["began_at"], abs=0.05)
-    # one of them on a busy machine may take its time, all of them may not
-    assert sorted(look["after"] for look in looks)[1] < 0.25, looks
-
-
-def test_a_child_is_replaced_after_so_many_tasks_or_so_much_memory(queue: Queue, daemon: Start) -> None:
-    worker = daemon(
-        ANSWERING, "--pool-size", "1", "--max-tasks-per-child", "7", "--max-child-memory", "300MB",
-        DATABASE_URL=queue.url,
-    )  # fmt: skip
-    thin = [queue.enqueue("pid") for _ in range(30)]
-    queue.wait_empty()
-
-    tasks_by_pid = Counter(queue.task(each)["result"] for each in thin)
-    assert sum(tasks_by_pid.values()) == 30 and len(tasks_by_pid) == 5
-    assert max(tasks_by_pid.values()) == 7
-    fat = [queue.wait_status(queue.enqueue("pid", {"leak": 200 << 20}), "completed") for _ in range(4)]
-    pids = [task["result"] for task in fat]
-    assert pids[0] == pids[1] != pids[2] == pids[3], "each took two that leaked 200 MB"
-    assert [task["attempts"] for task in fat] == [1] * 4, "what made it fat pays nothing"
-    eventually(lambda: worker.metric("worker_child_restarts_total", reason="max_memory") == 2, within=5)
-    assert worker.metric("worker_child_restarts_total", reason="max_tasks") == 4
-    assert worker.metric("worker_child_restarts_total", reason="crash") == 0
-    assert worker.health()[0] == 200
-    assert os.path.exists(f"/proc/{worker.pid}")
-
-
-def test_a_handler_that_enqueues_a_bad_payload_fails_like_any_other_and_is_tried_again(
-    queue: Queue, daemon: Start
-) -> None:
-    app = """
-    from orchestrator import App, RetryPolicy
-    app = App()
-
-    @app.task("order", max_retries=1, retry=RetryPolicy(base=0.0, cap=0.0))
-    def order():
-        order.enqueue(what=float("nan"))
-    """
-    daemon(app, "--pool-size", "1", DATABASE_URL=queue.url)
-
-    task = queue.wait_status(queue.enqueue("order"), "dead_letter", "failed")
-
-    assert task["status"] == "dead_letter"
-    assert task["attempts"] == 2
