@@ -99,6 +99,7 @@ class Forkservers:
             reason = tried.reason or "the forkserver died while it imported the app"
             return [AppNews(News.RELOAD_REFUSED, reason=reason)]
         self._generation = tried.generation
+        self._backoff.succeeded()
         if self.current is not None:
             self._let_go(self.current)
         self.current = tried
