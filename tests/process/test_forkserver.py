@@ -1,5 +1,6 @@
 """The forkserver: who its children belong to, what they start with, and what befalls when it is hurt."""
 
+import json
 import os
 import signal
 import sys
@@ -8,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.board.birth import MARKER_VARIABLE, ChildSettings, ForkserverOrders
+from orchestrator.supervisor.forkserver import Forkserver
 from tests.fixtures.proc import is_alive, parent, state
 from tests.fixtures.toys import MakeWorkshop
 from tests.fixtures.waiting import eventually
-from tests.toys.workshop import Workshop
+from tests.toys.workshop import PROJECT, Workshop
 
 
 def status_line(pid: int, name: str) -> str:
@@ -53,8 +56,9 @@ def test_children_belong_to_the_supervisor_lead_their_own_session_and_are_born_c
         assert f"/{slot}/" in board
         assert len(descriptors(pid, "socket:")) == 1  # its channel, and no other's lifeline
         assert len(descriptors(pid, "eventfd")) == 1
-        environment = Path(f"/proc/{pid}/environ").read_bytes()
-        assert b"NOTIFY_SOCKET" not in environment and b"WATCHDOG_USEC" not in environment
+    variables = json.loads(workshop.ended(workshop.add("environment"), "completed")["result"])
+    assert MARKER_VARIABLE in variables
+    assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC"} & set(variables)
     assert status_line(forkserver, "Threads") == "1"
     assert len(descriptors(forkserver, "socket:")) == 1
     assert descriptors(forkserver, "memfd:") == set()
@@ -146,16 +150,17 @@ def test_a_fork_that_cannot_be_made_is_tried_again(workshop: Workshop) -> None:
     workshop.wait_for(lambda: workshop.forkservers())
 
 
-def test_a_forkserver_that_died_just_before_it_was_killed_does_not_hold_up_the_end(workshop: Workshop) -> None:
-    workshop.signal(signal.SIGSTOP)
-    os.kill(workshop.forkservers()[0], signal.SIGKILL)
-    workshop.signal(signal.SIGQUIT)
-    workshop.signal(signal.SIGCONT)
-    assert workshop.exit_code() == 0
-    (settled,), (signed_off,) = workshop.store.rows(
-        "SELECT max(at) FROM orders WHERE kind = 'Audit' UNION ALL SELECT at FROM orders WHERE kind = 'stop'"
-    )
-    assert signed_off - settled < 0.45  # it waits no longer for what was reaped
+def test_killing_a_forkserver_that_has_died_leaves_its_status_to_be_reaped() -> None:
+    """Popen.send_signal takes it: then nobody would hear of that death, nor start another."""
+    child = ChildSettings("", 1, None, 1.0, 0, 0, 1, False, "text")
+    nobody = ForkserverOrders(1 << 30, None, False, "tests.toys.child:run", False, "", child)
+    forkserver = Forkserver(0, nobody, {"PYTHONPATH": str(PROJECT)})  # it is no child of nobody, and leaves
+    os.waitid(os.P_PID, forkserver.pid, os.WEXITED | os.WNOWAIT)
+    forkserver.kill()
+    assert not forkserver.is_reaped
+    _, status = os.waitpid(forkserver.pid, 0)
+    forkserver.was_reaped(status)
+    forkserver.close()
 
 
 def test_term_while_the_app_is_being_imported_ends_at_once(make_workshop: MakeWorkshop) -> None:

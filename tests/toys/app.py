@@ -43,6 +43,11 @@ def ok() -> int:
     return os.getpid()
 
 
+@app.task("environment")
+def environment() -> list[str]:
+    return sorted(os.environ)
+
+
 @app.task("until", retry=AT_ONCE)
 def until(file: str) -> None:
     """Runs until a file of that name appears."""

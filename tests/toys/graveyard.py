@@ -63,10 +63,10 @@ def reuse(seconds: float) -> dict[str, object]:
     turns = same_pid = killed = 0
     while time.monotonic() < deadline:
         marked = _with_pid(lambda: sleeper("m-1-x/0/1"))
-        time.sleep(random.random() * 0.01)
+        time.sleep(random.random() * 0.004)
         marked.kill()
         marked.wait()
-        innocent = _with_pid(lambda: sleeper("m-1-x/0/12", 0.005))
+        innocent = _with_pid(lambda: sleeper("m-1-x/0/12", 0.003))
         turns += 1
         same_pid += marked.pid == innocent.pid
         killed += innocent.wait() != 0
