@@ -64,9 +64,14 @@ class Types:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Write these outcomes; report them as `Written`."""
+    """Write these outcomes; report them as `Written`.
+
+    `is_estate`: the child that made them is dead and had counted none of them. So if it turns out that it wrote them,
+    whoever finds that out counts them.
+    """
 
     outcomes: tuple[Outcome, ...]
+    is_estate: bool = False
 
 
 @dataclass(frozen=True, slots=True)

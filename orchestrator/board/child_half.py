@@ -130,6 +130,10 @@ class ChildBoard(Board):
         """Whether the supervisor found this claim's outcome written: by us, though the reply may be lost."""
         return self._words[(HEADER_BYTES + index * RECORD_BYTES) // WORD + Field.SUPERVISOR_WROTE] == -token
 
+    def outcome_written(self, index: int) -> None:
+        """The outcomes up to this one stand in the database, and this child has counted them or is about to."""
+        self._words[Word.WRITTEN] = index + 1
+
     def outcomes_written(self) -> None:
         """All outcomes so far stand in the database; their texts may be overwritten."""
         self._words[Word.WRITTEN] = self._words[Word.ENDED]

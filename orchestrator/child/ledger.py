@@ -126,9 +126,16 @@ class Ledger:
         self._count(connection, [outcome], batch)
 
     def _count(self, connection: Connection, outcomes: Sequence[Outcome], batch: Batch) -> None:
-        """Metrics of what was accepted; a word about what was not."""
+        """Metrics of what was accepted; a word about what was not.
+
+        One by one, each marked just before it is counted: should we be killed here, the supervisor counts the others.
+        """
         if not batch.unaccepted:
+            indexes = {outcome.token: index for index, outcome in self._unwritten}
             for outcome in outcomes:
+                index = indexes.get(outcome.token)
+                if index is not None:
+                    self._board.outcome_written(index)
                 self._metrics.ended(outcome)
             return
         verdicts = claims.verdicts(connection, batch.unaccepted, within=EXCHANGE_SECONDS)

@@ -29,6 +29,7 @@ class OrderBook:
         self._lock = threading.Lock()
         self._bell = Bell()
         self._outcomes: dict[int, Outcome] = {}
+        self._estates: set[int] = set()  # tokens of outcomes whose child died before it counted them
         self._hand_backs: dict[int, HandBack] = {}
         self._later: dict[int, Outcome | HandBack] = {}
         self._starts: dict[int, Start] = {}
@@ -61,9 +62,11 @@ class OrderBook:
         """Never blocks for longer than a few dictionary writes."""
         with self._lock:
             match order:
-                case Finish(outcomes=outcomes):
+                case Finish(outcomes=outcomes, is_estate=is_estate):
                     for outcome in outcomes:
                         self._end(outcome.token, outcome)
+                    if is_estate:
+                        self._estates.update(outcome.token for outcome in outcomes)
                 case Release(claims=claims, reason=reason):
                     for claim in claims:
                         self._end(claim.token, HandBack(claim, reason))
@@ -100,6 +103,11 @@ class OrderBook:
         with self._lock:
             return tuple(value for value, _ in zip(self._outcomes.values(), range(limit), strict=False))
 
+    def is_estate(self, token: int) -> bool:
+        """Whether the outcome of this claim was left by a dead child that had not counted it."""
+        with self._lock:
+            return token in self._estates
+
     def hand_backs(self, limit: int) -> tuple[HandBack, ...]:
         with self._lock:
             return tuple(value for value, _ in zip(self._hand_backs.values(), range(limit), strict=False))
@@ -134,6 +142,7 @@ class OrderBook:
                     assert isinstance(later, HandBack), "BUG: an outcome behind an outcome"
                     self._hand_backs[token] = later
                 self._outcomes.pop(token, None)
+                self._estates.discard(token)
 
     def settle_hand_backs(self, tokens: Iterable[int]) -> None:
         with self._lock:

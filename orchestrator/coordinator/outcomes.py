@@ -77,7 +77,7 @@ class WriteOutcomes:
             if verdicts[outcome.token] is Verdict.STALE:
                 self._counting.stale(outcome.type)
                 self._tell_stale(outcome, now.get(outcome.task_id))
-            elif outcome.token in self._unsure:
+            elif outcome.token in self._unsure or self._book.is_estate(outcome.token):
                 self._counting.ended(outcome)
             else:
                 by_child.append(outcome.token)
