@@ -1,0 +1,90 @@
+"""/health, /livez and /readyz of the real daemon: the guide's answer while it works, 503 with the reason otherwise."""
+
+import json
+import signal
+from pathlib import Path
+
+from orchestrator import __version__
+from orchestrator.dev.postgres import PrivatePostgres
+from tests.fixtures.daemon import Daemon, Queue, Start
+from tests.fixtures.gates import APP, Gates
+from tests.fixtures.waiting import eventually
+
+GATED = "import os, time\nwhile not os.path.exists('import.open'):\n    time.sleep(0.01)\n" + APP
+DYING = APP + '\n\n@app.on_child_start\ndef boot():\n    if not os.path.exists("cured"):\n        os._exit(7)\n'
+
+
+def wait_reason(worker: Daemon, beginning: str) -> None:
+    """Until /health is 503 for this reason, and /readyz too, while /livez is content."""
+
+    def is_so() -> bool:
+        code, health = worker.health()
+        assert (code, health["status"]) == (503, "unhealthy"), health
+        assert health["reason"].startswith(beginning), health
+        return True
+
+    eventually(is_so, within=20)
+    code, ready = worker.get("/readyz")
+    assert code == 503
+    assert json.loads(ready)["reason"].startswith(beginning)
+    assert worker.get("/livez")[0] == 200
+
+
+def test_a_worker_that_works_answers_as_the_guide_shows(daemon: Start, queue: Queue) -> None:
+    worker = daemon(APP, "--pool-size", "2", DATABASE_URL=queue.url)
+
+    code, health = worker.health()
+    assert code == 200
+    assert health == {
+        "status": "healthy",
+        "worker_id": queue.one("SELECT id FROM workers"),
+        "version": __version__,
+        "distributed": False,
+    }
+    assert f"-{worker.pid}-" in health["worker_id"]
+    assert worker.get("/livez") == (200, '{\n  "status": "alive"\n}\n')
+    assert worker.get("/readyz") == (200, '{\n  "status": "ready"\n}\n')
+    assert worker.get("/nothing")[0] == 404
+
+
+def test_while_it_starts_and_while_it_drains_it_says_so(
+    daemon: Start, queue: Queue, gates: Gates, tmp_path: Path
+) -> None:
+    worker = daemon(GATED, "--pool-size", "1", is_awaited=False, DATABASE_URL=queue.url)
+    wait_reason(worker, "starting")
+    gates.open("import")
+    worker.wait_ready()
+    assert worker.health()[0] == 200
+
+    queue.enqueue("hold")
+    gates.wait_running("hold")
+    worker.signal(signal.SIGTERM)
+    wait_reason(worker, "draining: 1 tasks still run")
+    gates.open("hold")
+    assert worker.wait_exit(within=5) == 0
+
+
+def test_while_the_database_is_away_it_says_since_when_and_the_pages_go_on(
+    daemon: Start, private_postgres: PrivatePostgres
+) -> None:
+    worker = daemon(APP, "--pool-size", "1", DATABASE_URL=private_postgres.url())
+    private_postgres.stop()
+    wait_reason(worker, "the database has been unreachable for")
+    assert worker.metric("database_up") == 0
+    assert worker.metric("worker_pool_capacity") == 1
+
+    private_postgres.start()
+    eventually(lambda: worker.health()[0] == 200, within=20)
+    assert worker.metric("database_up") == 1
+
+
+def test_a_pool_whose_children_die_before_they_work_is_a_crash_loop_until_they_do_not(
+    daemon: Start, queue: Queue, tmp_path: Path
+) -> None:
+    worker = daemon(DYING, "--pool-size", "1", is_awaited=False, DATABASE_URL=queue.url)
+    wait_reason(worker, "crash loop: 1 of 1 children die before they work")
+    assert "child exited with code 7" in worker.log()
+
+    (tmp_path / "cured").touch()
+    assert queue.wait_status(queue.enqueue("quick"), "completed")["attempts"] == 1
+    eventually(lambda: worker.health()[0] == 200, within=20)
