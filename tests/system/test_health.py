@@ -86,5 +86,6 @@ def test_a_pool_whose_children_die_before_they_work_is_a_crash_loop_until_they_d
     assert "child exited with code 7" in worker.log()
 
     (tmp_path / "cured").touch()
+    worker.signal(signal.SIGHUP)  # ends the backoff
     assert queue.wait_status(queue.enqueue("quick"), "completed")["attempts"] == 1
     eventually(lambda: worker.health()[0] == 200, within=20)
