@@ -46,6 +46,16 @@ class BatchView:
     unstarted: tuple[BoardClaim, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """Of a batch only what a look at all boards asks for: `unwritten_since` is the end of the first outcome that the
+    child has not written, in CLOCK_MONOTONIC seconds; None: there is none."""
+
+    running: BoardClaim | None
+    unstarted: int
+    unwritten_since: float | None
+
+
 class SupervisorBoard(Board):
     """The supervisor's half: it reads whole batches, gives orders, and records what it took back or wrote."""
 
@@ -78,12 +88,28 @@ class SupervisorBoard(Board):
             return None  # whole, but old: the running claim has changed
         return BatchView(batch, outcomes, running, unstarted)
 
+    def glance(self) -> Glance | None:
+        """A twentieth of the cost of `read`; None likewise."""
+        words = self._words
+        batch, written, ended = words[Word.BATCH], words[Word.WRITTEN], words[Word.ENDED]
+        started, count, handed_back = words[Word.STARTED], words[Word.COUNT], words[Word.HANDED_BACK]
+        if batch & 1 or not 0 <= written <= ended <= started <= count <= self.capacity:
+            return None
+        unwritten_since = self._ended_at(written) if written < ended else None
+        running = self._claim(ended, has_started=True) if started > ended else None
+        if words[Word.BATCH] != batch or words[Word.ENDED] != ended or words[Word.STARTED] != started:
+            return None
+        return Glance(running, max(0, count - handed_back - started), unwritten_since)
+
     def last_end(self) -> float:
         """When the latest task of this batch ended, in CLOCK_MONOTONIC seconds; 0.0 if none has."""
         ended = self._words[Word.ENDED]
         if not 0 < ended <= self.capacity:
             return 0.0
-        return self._words[(HEADER_BYTES + (ended - 1) * RECORD_BYTES) // WORD + Field.ENDED_AT] / NANO
+        return self._ended_at(ended - 1)
+
+    def _ended_at(self, index: int) -> float:
+        return self._words[(HEADER_BYTES + index * RECORD_BYTES) // WORD + Field.ENDED_AT] / NANO
 
     def hand_back(self, taken: int) -> tuple[BoardClaim, ...]:
         """Record that `taken` permissions were taken from the semaphore: those claims, from the rear, are ours.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from orchestrator.board.kernel import resident_bytes
 from orchestrator.board.layout import ChildOrder, SlotState
 from orchestrator.board.memory import NANO
-from orchestrator.board.supervisor_half import BatchView, BoardClaim
+from orchestrator.board.supervisor_half import BoardClaim, Glance
 from orchestrator.mailbox import Finish, MarkRunning, Order, Release
 from orchestrator.model import ClaimRef, Start
 from orchestrator.supervisor.children import Doom, Phase, Seat
@@ -25,7 +25,11 @@ HAND_BACK_SECONDS = 0.4
 LINGER_SECONDS = 0.06
 """An outcome that a busy or cut-off child has not written after this is written for it."""
 
-BUSY_TICK_SECONDS = 0.05
+LOOK_SECONDS = 0.03
+"""Between two looks, however many messages arrive meanwhile: of a busy pool hundreds a second do."""
+
+ASK_SECONDS = 0.02
+"""Likewise while a kill waits for its child's stack."""
 
 
 class Watch:
@@ -38,21 +42,26 @@ class Watch:
         self._memory_limit = memory_limit
         self._marked: dict[int, int] = {}  # slot → token of the running claim that was ordered to be marked
         self._kills: dict[int, tuple[BoardClaim, Doom, str, Inquiry]] = {}
+        self._due = 0.0
         self._log = logs.get("supervisor")
 
     def look(self, now: float) -> None:
-        """Look at every living child's board and act."""
+        """Look at every living child's board and act, if it is time to."""
+        if now < self._due:
+            return
+        self._due = now + (ASK_SECONDS if self._kills else LOOK_SECONDS)
         starts: list[Start] = []
         for seat in self._pool.children.in_phase(Phase.LIVE):
             link = self._pool.links[seat.number]
-            view = link.board.read()
-            if view is None:
+            seen = link.board.glance()
+            if seen is None:
                 continue
-            self._hand_back(link, view, now)
-            self._write_lingering(link, view, now)
-            if view.running is not None:
-                self._judge(seat, link, view.running, now)
-                self._mark(seat, view.running, now, starts)
+            self._hand_back(link, seen, now)
+            if seen.unwritten_since is not None and now - seen.unwritten_since > LINGER_SECONDS:
+                self._write_lingering(link, now)
+            if seen.running is not None:
+                self._judge(seat, link, seen.running, now)
+                self._mark(seat, seen.running, now, starts)
         for number in list(self._kills):
             self._proceed(number, now)
         if starts:
@@ -63,12 +72,12 @@ class Watch:
         """Whether a kill waits for its child's stack."""
         return bool(self._kills)
 
-    def _hand_back(self, link: Link, view: BatchView, now: float) -> None:
+    def _hand_back(self, link: Link, seen: Glance, now: float) -> None:
         """Take what waits behind a slow task, or in a child that starts nothing."""
-        if not view.unstarted:
+        if not seen.unstarted:
             return
         state = link.board.state
-        is_slow = view.running is not None and now - view.running.started_ns / NANO > HAND_BACK_SECONDS
+        is_slow = seen.running is not None and now - seen.running.started_ns / NANO > HAND_BACK_SECONDS
         is_halted = link.board.order is not ChildOrder.WORK or state in (SlotState.CONNECTING, SlotState.LEAVING)
         if not (is_slow or is_halted):
             return
@@ -77,7 +86,10 @@ class Watch:
             reason = "slow_task" if is_slow else "halted"
             self._post(Release(tuple(ClaimRef(claim.task_id, claim.token) for claim in claims), reason))
 
-    def _write_lingering(self, link: Link, view: BatchView, now: float) -> None:
+    def _write_lingering(self, link: Link, now: float) -> None:
+        view = link.board.read()
+        if view is None:
+            return
         late = tuple(
             outcome
             for outcome in view.outcomes
@@ -141,9 +153,9 @@ class Watch:
 
     def next_look(self, now: float) -> float | None:
         """When to look again, in seconds from now; None: when something arrives."""
-        if self._kills:
-            return 0.02
-        return None if self._pool.is_quiet() else BUSY_TICK_SECONDS
+        if self._pool.is_quiet() and not self._kills:
+            return None
+        return max(0.0, self._due - now)
 
 
 def describe_slot(seat: Seat, link: Link | None, now: float) -> dict[str, object]:
