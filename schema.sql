@@ -2,13 +2,13 @@
 --
 -- Can be run again at any time (`orchestratord migrate`, `orchestratord start`, or `psql -1 -f schema.sql`): it creates
 -- what is missing in the first schema of the search_path and changes nothing else. It refuses to touch a newer schema.
--- Version 1. The same number stands in orchestrator/store/schema.py.
+-- Version 2. The same number stands in orchestrator/store/schema.py.
 
 DO $$
 BEGIN
     IF to_regclass('orchestrator_schema') IS NOT NULL THEN
-        IF EXISTS (SELECT FROM orchestrator_schema WHERE version > 1) THEN
-            RAISE EXCEPTION 'this database has a newer Task Orchestrator schema than version 1';
+        IF EXISTS (SELECT FROM orchestrator_schema WHERE version > 2) THEN
+            RAISE EXCEPTION 'this database has a newer Task Orchestrator schema than version 2';
         END IF;
     END IF;
     IF to_regtype('task_status') IS NULL THEN
@@ -145,10 +145,12 @@ CREATE TABLE IF NOT EXISTS workers (
     last_heartbeat timestamptz NOT NULL DEFAULT clock_timestamp(),
     leader_until timestamptz,
     declared_dead_at timestamptz,
+    resumed_at timestamptz,
     pool_size integer NOT NULL,
     is_leader boolean NOT NULL DEFAULT false,
     version text NOT NULL
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 100);
+ALTER TABLE workers ADD COLUMN IF NOT EXISTS resumed_at timestamptz;  -- since version 2
 COMMENT ON TABLE workers IS
     'Running orchestratords; a row goes when its worker leaves, or when it died and all was recovered';
 COMMENT ON COLUMN workers.id IS 'hostname-pid-random; new at every start';
@@ -157,6 +159,8 @@ COMMENT ON COLUMN workers.started_at IS 'When it registered';
 COMMENT ON COLUMN workers.last_heartbeat IS 'Its latest heartbeat';
 COMMENT ON COLUMN workers.leader_until IS 'End of its lease as last renewed; NULL if it does not lead';
 COMMENT ON COLUMN workers.declared_dead_at IS 'Set once and for good by a leader; its tasks are recovered from then on';
+COMMENT ON COLUMN workers.resumed_at IS
+    'Its first heartbeat after one or more were missed: what kept it from beating may have kept others too';
 COMMENT ON COLUMN workers.pool_size IS 'Slots of its pool';
 COMMENT ON COLUMN workers.is_leader IS 'For people to see; the row in leadership decides';
 COMMENT ON COLUMN workers.version IS 'Its version of orchestratord';
@@ -288,6 +292,6 @@ COMMENT ON TABLE orchestrator_schema IS 'The version of this schema: one row';
 COMMENT ON COLUMN orchestrator_schema.id IS 'Always 1';
 COMMENT ON COLUMN orchestrator_schema.version IS 'A daemon that knows only older versions refuses to run';
 COMMENT ON COLUMN orchestrator_schema.applied_at IS 'When this version was applied';
-INSERT INTO orchestrator_schema AS present (version) VALUES (1)
+INSERT INTO orchestrator_schema AS present (version) VALUES (2)
 ON CONFLICT (id) DO UPDATE SET version = excluded.version, applied_at = excluded.applied_at
 WHERE present.version < excluded.version;

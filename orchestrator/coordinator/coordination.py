@@ -14,7 +14,7 @@ from orchestrator.coordinator.duties.census import Census
 from orchestrator.coordinator.duties.enqueued import Enqueued
 from orchestrator.coordinator.duties.examples import Examples
 from orchestrator.coordinator.duties.promotion import Promotion
-from orchestrator.coordinator.duties.recovery import Recovery
+from orchestrator.coordinator.duties.recovery import Recovery, Silence
 from orchestrator.coordinator.duties.roll_call import RollCall
 from orchestrator.coordinator.election import Election
 from orchestrator.coordinator.errands import (
@@ -26,7 +26,7 @@ from orchestrator.coordinator.errands import (
 )
 from orchestrator.coordinator.guard import Guard
 from orchestrator.coordinator.leadership import Leadership
-from orchestrator.coordinator.membership import Membership
+from orchestrator.coordinator.membership import Membership, longest_gap
 from orchestrator.coordinator.order_book import OrderBook
 from orchestrator.coordinator.outcomes import WriteOutcomes
 from orchestrator.coordinator.process import this_process
@@ -208,7 +208,14 @@ def _make_duties(
     examples: tuple[NewTask, ...],
 ) -> tuple[Recovery, Examples, Schedule]:
     tick, lease = settings.heartbeat_interval, settings.leader_term
-    recovery = Recovery(standing, counting, lease_seconds=lease, every_seconds=min(tick, settings.cleanup_interval))
+    silence = Silence(settings.worker_timeout, longest_gap(tick)) if settings.distributed else None
+    recovery = Recovery(
+        standing,
+        counting,
+        lease_seconds=lease,
+        every_seconds=min(tick, settings.cleanup_interval),
+        silence=silence,
+    )
     example_duty = Examples(standing, examples, patience_seconds=lease + 2 * tick)
     schedule = Schedule(
         (

@@ -35,6 +35,10 @@ class Election:
             return self._ask_at
         return self._ask(connection, worker_id)
 
+    def hasten(self) -> None:
+        """The lease has become free: ask for it at the next tick."""
+        self._ask_at = 0.0
+
     def _keep(self, connection: Connection, worker_id: str) -> bool:
         if self._leadership.holder != worker_id:  # it was declared dead since, and goes on under a new id
             return self._leadership.rename(connection, worker_id)
@@ -50,7 +54,8 @@ class Election:
         if seen.holder is None or seen.remaining_seconds <= 0:
             self._ask_at = now + SOON_SECONDS
         elif self._is_distributed:
-            self._ask_at = now + self._tick_seconds * random.uniform(0.8, 1.0)
+            wait = min(self._tick_seconds, seen.remaining_seconds + SOON_SECONDS)
+            self._ask_at = now + wait * random.uniform(0.8, 1.0)
         else:
             self.displaced_by = describe(seen)
             self._ask_at = math.inf

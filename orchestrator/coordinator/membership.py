@@ -16,6 +16,11 @@ from orchestrator.telemetry import logs
 SHORTEST_CALL_SECONDS, LONGEST_CALL_SECONDS = 0.5, 5.0
 
 
+def longest_gap(heartbeat_interval: float) -> float:
+    """Seconds between two beats of a worker that has missed none: a quarter late, and what a busy host may add."""
+    return max(1.25 * heartbeat_interval, heartbeat_interval + 0.25)
+
+
 class Membership:
     """The row under its present id. Methods with a connection raise StoreError; one thread only."""
 
@@ -24,6 +29,7 @@ class Membership:
         self._process = process
         self._version = version
         self._within = min(max(settings.heartbeat_interval / 2, SHORTEST_CALL_SECONDS), LONGEST_CALL_SECONDS)
+        self._gap_seconds = longest_gap(settings.heartbeat_interval)
         self._next_id = worker_id or new_worker_id(process)
         self._is_entered = False
         self._beat_at = 0.0
@@ -40,7 +46,7 @@ class Membership:
         now = time.monotonic()
         if now < self._beat_at:
             return self._beat_at
-        if not workers.beat(connection, self.worker_id, within=self._within):
+        if not workers.beat(connection, self.worker_id, gap_seconds=self._gap_seconds, within=self._within):
             return None
         self._beat_at = self._after(now)
         return self._beat_at

@@ -132,8 +132,8 @@ class Pulse:
         due_at = min(due_at, self._beat(connection))
         self._session.answered()
         self._backoff.succeed()
-        self._hear(connection)
-        self._wait(min(due_at, self._wake_at), connection)
+        if not self._hear(connection):
+            self._wait(min(due_at, self._wake_at), connection)
 
     # start
 
@@ -202,11 +202,17 @@ class Pulse:
         self._listening = connection
         self._wake()
 
-    def _hear(self, connection: Connection) -> None:
-        if connection.notifications() and self._standing.activity.has_sleepers:
+    def _hear(self, connection: Connection) -> bool:
+        """What was notified. True: the lease is free, no time to wait."""
+        messages = connection.notifications()
+        is_lease_free = server.LEASE_IS_FREE in messages
+        if is_lease_free:
+            self._election.hasten()
+        if len(messages) > is_lease_free and self._standing.activity.has_sleepers:
             self._wake_at = min(self._wake_at, self._woke_at + WAKES_APART_SECONDS)
         if time.monotonic() >= self._wake_at:
             self._wake()
+        return is_lease_free
 
     def _wake(self) -> None:
         self._wake_at = math.inf

@@ -249,6 +249,7 @@ def owned(connection: Connection, worker_id: str, slot: int | None, *, within: f
         """,
         {"worker_id": worker_id, "slot": slot},
         within=within,
+        lock_within=within / 5,
     )
     return [OwnedClaim(*row) for row in rows]
 

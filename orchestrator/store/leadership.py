@@ -11,6 +11,7 @@ from dataclasses import asdict
 
 from orchestrator.model import LeaseHolder, Process
 from orchestrator.store.connection import Connection
+from orchestrator.store.server import LEASE_IS_FREE
 
 
 def read(connection: Connection, *, within: float) -> LeaseHolder:
@@ -117,13 +118,13 @@ def renew(connection: Connection, *, holder: str, term: int, lease_seconds: floa
     rows = connection.execute(
         """
         WITH held AS MATERIALIZED (
-            SELECT FROM leadership WHERE id = 1 AND term = %(term)s AND holder = %(holder)s FOR UPDATE
+            SELECT expires_at FROM leadership WHERE id = 1 AND term = %(term)s AND holder = %(holder)s FOR UPDATE
         ), renewed AS (
             UPDATE leadership AS l
             SET renewed_at = clock_timestamp(),
                 expires_at = clock_timestamp() + %(lease_seconds)s * interval '1 second'
             FROM held
-            WHERE l.id = 1 AND l.term = %(term)s AND l.holder = %(holder)s AND l.expires_at > clock_timestamp()
+            WHERE l.id = 1 AND l.term = %(term)s AND l.holder = %(holder)s AND held.expires_at > clock_timestamp()
             RETURNING l.expires_at
         ), shown AS (
             UPDATE workers AS w SET is_leader = true, leader_until = renewed.expires_at
@@ -140,19 +141,21 @@ def renew(connection: Connection, *, holder: str, term: int, lease_seconds: floa
 
 
 def resign(connection: Connection, *, holder: str, term: int, within: float) -> None:
-    """Ends the lease now, if it still is this holder's in this term: the next leader need not wait for its end."""
+    """Ends the lease now, if it still is this holder's in this term, and tells all who listen."""
     connection.execute(
         """
         WITH ended AS (
             UPDATE leadership SET expires_at = clock_timestamp()
             WHERE id = 1 AND term = %(term)s AND holder = %(holder)s AND expires_at > clock_timestamp()
             RETURNING 1
+        ), shown AS (
+            UPDATE workers AS w SET is_leader = false, leader_until = NULL
+            FROM ended
+            WHERE w.id IN (SELECT id FROM workers WHERE id = %(holder)s FOR UPDATE SKIP LOCKED)
         )
-        UPDATE workers AS w SET is_leader = false, leader_until = NULL
-        FROM ended
-        WHERE w.id IN (SELECT id FROM workers WHERE id = %(holder)s FOR UPDATE SKIP LOCKED)
+        SELECT pg_notify('orchestrator_tasks', %(message)s) FROM ended
         """,
-        {"holder": holder, "term": term},
+        {"holder": holder, "term": term, "message": LEASE_IS_FREE},
         within=within,
         lock_within=within,
     )

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from orchestrator.store.connection import Connection
 
+LEASE_IS_FREE = "lease"
+"""The message of a leader that leaves; an empty one tells of tasks."""
+
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
@@ -31,7 +34,10 @@ class Capacity:
 
 
 def listen(connection: Connection, *, within: float) -> None:
-    """From now on this session hears of new tasks. A pooler may swallow that: then polling finds them."""
+    """From now on this session hears of new tasks and of a lease that was given up.
+
+    A pooler may swallow that: then polling finds them.
+    """
     connection.execute("LISTEN orchestrator_tasks", within=within)
 
 

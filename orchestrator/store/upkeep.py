@@ -49,6 +49,47 @@ def declare_others_dead(connection: Connection, *, term: int, holder: str, withi
     return int(rows[0][0])
 
 
+# Judged by the leader's own row too: as long as its beats are missing it judges nobody, and what happened before they
+# came back (`resumed_at`, written by the beat itself) or before its term or the server began is held against nobody: it
+# may have hit everybody. FOR UPDATE asks again about a row that has just beaten.
+_DECLARE_SILENT_DEAD = """
+WITH lease AS MATERIALIZED (
+    SELECT acquired_at FROM leadership
+    WHERE id = 1 AND term = %(term)s AND holder = %(holder)s AND expires_at > clock_timestamp() FOR SHARE
+), judge AS MATERIALIZED (
+    SELECT greatest(lease.acquired_at, me.resumed_at, pg_postmaster_start_time()) AS since
+    FROM lease, workers AS me
+    WHERE me.id = %(holder)s AND me.declared_dead_at IS NULL
+      AND me.last_heartbeat > clock_timestamp() - %(gap_seconds)s * interval '1 second'
+), silent AS MATERIALIZED (
+    SELECT w.id FROM judge, workers AS w
+    WHERE w.id <> %(holder)s AND w.declared_dead_at IS NULL
+      AND greatest(w.last_heartbeat, judge.since) < clock_timestamp() - %(timeout_seconds)s * interval '1 second'
+    FOR UPDATE OF w SKIP LOCKED
+)
+UPDATE workers AS w SET declared_dead_at = clock_timestamp(), is_leader = false, leader_until = NULL
+FROM silent WHERE w.id = silent.id
+RETURNING w.id
+"""
+
+
+def declare_silent_dead(
+    connection: Connection, *, term: int, holder: str, timeout_seconds: float, gap_seconds: float, within: float
+) -> list[str]:
+    """Declares workers dead that have not beaten for `timeout_seconds`; their ids.
+
+    Nobody is, while the leader's own last beat is older than `gap_seconds`. A row that is locked at this moment is left
+    for the next time.
+    """
+    rows = connection.execute(
+        _DECLARE_SILENT_DEAD,
+        {"term": term, "holder": holder, "timeout_seconds": timeout_seconds, "gap_seconds": gap_seconds},
+        within=within,
+        lock_within=within / 2,
+    )
+    return [worker_id for (worker_id,) in rows]
+
+
 # `lost` is computed once, and `orphans` compares with that list: when a row changed hands meanwhile, PostgreSQL checks
 # its new version against the WHERE clause again, but a NOT EXISTS in there would then find no worker at all and pass.
 # Worker ids are never used twice, so a worker that is lost stays lost.

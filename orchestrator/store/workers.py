@@ -25,15 +25,21 @@ def register(
     return bool(rows)
 
 
-def beat(connection: Connection, worker_id: str, *, within: float) -> bool:
-    """Renews the heartbeat. False: the row is gone or declared dead, so what this worker runs may run elsewhere."""
+def beat(connection: Connection, worker_id: str, *, gap_seconds: float, within: float) -> bool:
+    """Renews the heartbeat. False: the row is gone or declared dead, so what this worker runs may run elsewhere.
+
+    One that comes more than `gap_seconds` after the last is noted: a leader judges nobody by what was before it.
+    """
     rows = connection.execute(
         """
-        UPDATE workers SET last_heartbeat = clock_timestamp()
+        UPDATE workers SET last_heartbeat = clock_timestamp(),
+            resumed_at = CASE
+                WHEN clock_timestamp() - last_heartbeat > %(gap_seconds)s * interval '1 second' THEN clock_timestamp()
+                ELSE resumed_at END
         WHERE id = %(worker_id)s AND declared_dead_at IS NULL
         RETURNING 1
         """,
-        {"worker_id": worker_id},
+        {"worker_id": worker_id, "gap_seconds": gap_seconds},
         within=within,
         lock_within=within,
     )

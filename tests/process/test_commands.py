@@ -179,9 +179,9 @@ def test_workers_are_listed_with_who_leads_and_who_is_dead(ask: Ask, database_ur
 
 def test_migrate_makes_the_tables_once_and_may_be_repeated(orchestratord: Command, empty_database_url: str) -> None:
     first = orchestratord("migrate", DATABASE_URL=empty_database_url)
-    assert (first.returncode, first.stdout) == (0, "the schema is now at version 1\n")
+    assert (first.returncode, first.stdout) == (0, "the schema is now at version 2\n")
     second = orchestratord("migrate", "--database-url", empty_database_url, DATABASE_URL="postgres://nowhere.invalid/x")
-    assert (second.returncode, second.stdout) == (0, "the schema was already at version 1\n")
+    assert (second.returncode, second.stdout) == (0, "the schema was already at version 2\n")
 
 
 def test_a_newer_schema_ends_with_6(ask: Ask, database_url: str) -> None:

@@ -224,7 +224,7 @@ def test_a_single_instance_declares_every_other_worker_dead(connection: Connecti
         "a": True,
         "b": True,
     }
-    assert not workers.beat(connection, "a", within=5.0)
+    assert not workers.beat(connection, "a", gap_seconds=60.0, within=5.0)
 
 
 def test_a_dead_worker_is_forgotten_once_it_owns_nothing(connection: Connection, term: int) -> None:

@@ -35,20 +35,20 @@ def test_a_beat_renews_the_heartbeat(connection: Connection) -> None:
     add_worker(connection)
     connection.execute("UPDATE workers SET last_heartbeat = now() - interval '1 minute'", within=5.0)
     assert workers.list_all(connection, within=5.0)[0].heartbeat_age_seconds == pytest.approx(60, abs=5)
-    assert workers.beat(connection, "w", within=5.0)
+    assert workers.beat(connection, "w", gap_seconds=60.0, within=5.0)
     assert workers.list_all(connection, within=5.0)[0].heartbeat_age_seconds < 5
 
 
 def test_a_worker_that_was_declared_dead_stays_dead(connection: Connection) -> None:
     add_worker(connection)
     declare_dead(connection, "w")
-    assert not workers.beat(connection, "w", within=5.0)
+    assert not workers.beat(connection, "w", gap_seconds=60.0, within=5.0)
     assert not register(connection, "w")
     assert workers.list_all(connection, within=5.0)[0].is_dead
 
 
 def test_a_worker_whose_row_is_gone_learns_it_from_its_beat(connection: Connection) -> None:
-    assert not workers.beat(connection, "w", within=5.0)
+    assert not workers.beat(connection, "w", gap_seconds=60.0, within=5.0)
 
 
 def test_leaving_takes_the_row_away_and_may_be_repeated(connection: Connection) -> None:

@@ -1,8 +1,10 @@
-"""Recovery: what dead or missing workers left claimed or running is taken back; then their rows go. A leader's duty.
+"""Recovery: who is dead, and what dead or missing workers left is taken back; then their rows go. A leader's duty.
 
 Each statement checks the term, so a leader that lost its lease changes nothing, and skips what is locked: a row that
 its living owner is just finishing is looked at again the next time.
 """
+
+from dataclasses import dataclass
 
 from orchestrator.coordinator.counting import Counting
 from orchestrator.coordinator.standing import Lead, Standing
@@ -18,16 +20,34 @@ LEASES_PER_CALL = 6
 RECOVERED_AT_ONCE = 200
 
 
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """A worker unheard of for `timeout_seconds` is dead; who has not beaten for `gap_seconds` itself judges nobody."""
+
+    timeout_seconds: float
+    gap_seconds: float
+
+
 class Recovery:
     """Wanted while this worker leads and knows its task types, whose limits decide what becomes of a task."""
 
     name = "recovery"
 
-    def __init__(self, standing: Standing, counting: Counting, *, lease_seconds: float, every_seconds: float) -> None:
+    def __init__(
+        self,
+        standing: Standing,
+        counting: Counting,
+        *,
+        lease_seconds: float,
+        every_seconds: float,
+        silence: Silence | None,
+    ) -> None:
+        """`silence`: what makes a worker dead. None in single-instance mode: beside it none lives."""
         self._standing = standing
         self._counting = counting
         self._within = min(max(lease_seconds / LEASES_PER_CALL, SHORTEST_CALL_SECONDS), LONGEST_CALL_SECONDS)
         self._log = logs.get("coordinator")
+        self._silence = silence
         self.every_seconds = every_seconds
         self.has_begun = False
         self.has_remnants = False
@@ -41,10 +61,26 @@ class Recovery:
             return None
         if self.has_remnants:
             self.bury_others(connection, lead)
+        if self._silence is not None:
+            self._declare_silent(connection, lead, self._silence)
         if len(self.take_back(connection, lead)) == RECOVERED_AT_ONCE:
             return 0.0
         self.forget(connection, lead)
         return None
+
+    def _declare_silent(self, connection: Connection, lead: Lead, silence: Silence) -> None:
+        declared = upkeep.declare_silent_dead(
+            connection,
+            term=lead.term.number,
+            holder=lead.holder,
+            timeout_seconds=silence.timeout_seconds,
+            gap_seconds=silence.gap_seconds,
+            within=self._within,
+        )
+        if declared:
+            self._log.warning(
+                "workers_declared_dead", declared=len(declared), workers=",".join(declared[:10]), term=lead.term.number
+            )
 
     def bury_others(self, connection: Connection, lead: Lead) -> None:
         """Single-instance mode: whoever is registered besides us is no more. `has_remnants`: one could not be declared
