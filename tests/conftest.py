@@ -5,6 +5,7 @@ pytest_plugins = [
     "tests.fixtures.coordination",
     "tests.fixtures.daemon",
     "tests.fixtures.database",
+    "tests.fixtures.fleet",
     "tests.fixtures.gates",
     "tests.fixtures.proxy",
     "tests.fixtures.toys",

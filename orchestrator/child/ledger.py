@@ -139,6 +139,8 @@ class Ledger:
                 self._metrics.ended(outcome)
             return
         verdicts = claims.verdicts(connection, batch.unaccepted, within=EXCHANGE_SECONDS)
+        stale = [each for each in batch.unaccepted if verdicts[each.token] is Verdict.STALE]
+        now = claims.present_claims(connection, stale, within=EXCHANGE_SECONDS) if stale else {}
         for outcome in outcomes:
             verdict = verdicts.get(outcome.token, Verdict.ACCEPTED)
             if verdict is Verdict.ACCEPTED or (verdict is Verdict.REPEATED and outcome.token in self._unsure):
@@ -147,5 +149,5 @@ class Ledger:
                 self._metrics.stale(outcome.type)
                 self._log.warning(
                     "stale_outcome", task_id=outcome.task_id, type=outcome.type, token=outcome.token,
-                    status=outcome.status.value,
+                    attempt=outcome.attempt, status=outcome.status.value, **now.get(outcome.task_id, {}),
                 )  # fmt: skip

@@ -1,6 +1,6 @@
 """Finish → Written: outcomes that children ended and could not write themselves. Runs in the coordinator thread."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from orchestrator.coordinator.counting import Counting
@@ -8,8 +8,8 @@ from orchestrator.coordinator.order_book import OrderBook
 from orchestrator.coordinator.standing import Standing
 from orchestrator.errors import DatabaseUnavailable, StatementRefused
 from orchestrator.mailbox import Mailbox, Report, Written
-from orchestrator.model import Outcome, Task, Verdict
-from orchestrator.store import claims, tasks
+from orchestrator.model import Outcome, Verdict
+from orchestrator.store import claims
 from orchestrator.store.connection import Connection
 from orchestrator.telemetry import logs
 
@@ -18,9 +18,6 @@ WRITE_SECONDS = 10.0
 
 OUTCOMES_AT_ONCE = 200
 BYTES_AT_ONCE = 4 << 20
-
-STALE_SHOWN = 10
-"""Stale outcomes of one statement whose tasks are looked up for the log."""
 
 
 class WriteOutcomes:
@@ -71,19 +68,19 @@ class WriteOutcomes:
         its claim is no longer the task's."""
         verdicts = claims.verdicts(connection, outcomes, within=WRITE_SECONDS)
         stale = [outcome for outcome in outcomes if verdicts[outcome.token] is Verdict.STALE]
-        now = {each.task_id: tasks.show(connection, each.task_id, within=WRITE_SECONDS) for each in stale[:STALE_SHOWN]}
+        now = claims.present_claims(connection, stale, within=WRITE_SECONDS) if stale else {}
         by_child = []
         for outcome in outcomes:
             if verdicts[outcome.token] is Verdict.STALE:
                 self._counting.stale(outcome.type)
-                self._tell_stale(outcome, now.get(outcome.task_id))
+                self._tell_stale(outcome, now.get(outcome.task_id, {}))
             elif outcome.token in self._unsure or self._book.is_estate(outcome.token):
                 self._counting.ended(outcome)
             else:
                 by_child.append(outcome.token)
         self._settle(outcomes, by_child)
 
-    def _tell_stale(self, outcome: Outcome, now: Task | None) -> None:
+    def _tell_stale(self, outcome: Outcome, now: Mapping[str, object]) -> None:
         """Both claims: the one that came too late, and who has the task now, or had it last."""
         self._log.warning(
             "stale_outcome",
@@ -92,10 +89,7 @@ class WriteOutcomes:
             token=outcome.token,
             attempt=outcome.attempt,
             status=outcome.status.value,
-            status_now=now and now.status.value,
-            worker_now=now and now.worker_id,
-            slot_now=now and now.slot,
-            attempts_now=now and now.attempts,
+            **now,
         )
 
     def _settle(self, outcomes: Sequence[Outcome], by_child: Sequence[int] = ()) -> None:

@@ -186,6 +186,20 @@ def verdicts(connection: Connection, outcomes: Sequence[Outcome], *, within: flo
     return {o.token: Verdict.REPEATED if o.token in ended else Verdict.STALE for o in outcomes}
 
 
+def present_claims(connection: Connection, stale: Sequence[Outcome], *, within: float) -> dict[str, dict[str, object]]:
+    """For the log: what has become of these outcomes' tasks, by task id; a task that was deleted is missing."""
+    rows = connection.execute(
+        """
+        SELECT id::text, status::text, claim_token, worker_id, slot, attempts FROM tasks
+        WHERE id = ANY (%(ids)s::uuid[])
+        """,
+        {"ids": _array(o.task_id for o in stale)},
+        within=within,
+    )
+    names = ("status_now", "token_now", "worker_now", "slot_now", "attempts_now")
+    return {task_id: dict(zip(names, values, strict=True)) for task_id, *values in rows}
+
+
 def mark_running(connection: Connection, starts: Sequence[Start], *, within: float) -> int:
     """Marks these executions running, with their attempt and start; returns how many still were claimed."""
     now = time.monotonic()
