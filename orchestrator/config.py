@@ -84,6 +84,12 @@ class Settings:
     cleanup_interval: float = _setting(
         "CLEANUP_INTERVAL", Duration(0.1, _DAY), "1m", "How often the leader does maintenance."
     )
+    retention: float | None = _setting(
+        "RETENTION",
+        Duration(1, 3660 * _DAY, none=True),
+        "7d",
+        "Completed tasks are deleted after so long, by the leader; none keeps them. Failed ones and dead letters stay.",
+    )
     metrics_port: int = _setting(
         "METRICS_PORT", Whole(0, 65535), "9090", "Port of /metrics and /health; 0 takes any free one."
     )

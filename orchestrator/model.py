@@ -172,7 +172,7 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A row of `workers`."""
+    """A row of `workers`; `term` if it leads; `tasks_claimed` and `tasks_running` are what the tables say it has."""
 
     id: str
     hostname: str
@@ -184,6 +184,9 @@ class Worker:
     is_leader: bool
     leader_until: datetime | None
     is_dead: bool
+    term: int | None
+    tasks_claimed: int
+    tasks_running: int
 
 
 @dataclass(frozen=True, slots=True)

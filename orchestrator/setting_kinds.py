@@ -59,7 +59,7 @@ class Duration:
 
     @property
     def accepted(self) -> str:
-        examples = "such as 500ms, 1s, 1m or 1h30m"
+        examples = "such as 500ms, 1s, 1m, 1h30m or 7d"
         also = ", or none" if self.none else ""
         return f"write a duration from {duration(self.least)} to {duration(self.most)}, {examples}{also}"
 

@@ -15,6 +15,7 @@ from orchestrator.coordinator.duties.enqueued import Enqueued
 from orchestrator.coordinator.duties.examples import Examples
 from orchestrator.coordinator.duties.promotion import Promotion
 from orchestrator.coordinator.duties.recovery import Recovery, Silence
+from orchestrator.coordinator.duties.retention import Retention
 from orchestrator.coordinator.duties.roll_call import RollCall
 from orchestrator.coordinator.election import Election
 from orchestrator.coordinator.errands import (
@@ -224,6 +225,13 @@ def _make_duties(
             Audit(standing, reports, every_seconds=min(AUDIT_SECONDS, tick)),
             Census(standing, every_seconds=min(COUNT_SECONDS, tick)),
             Enqueued(standing, counting, lease_seconds=lease, every_seconds=min(COUNT_SECONDS, tick)),
+            Retention(
+                standing,
+                counting,
+                keep_seconds=settings.retention,
+                lease_seconds=lease,
+                every_seconds=settings.cleanup_interval,
+            ),
             RollCall(standing, is_distributed=settings.distributed, every_seconds=tick),
             example_duty,
         ),

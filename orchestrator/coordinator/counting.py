@@ -24,5 +24,8 @@ class Counting(Protocol):
     def released(self, reason: str, count: int = 1) -> None:
         """`count` claims were handed back."""
 
+    def pruned(self, count: int) -> None:
+        """`count` completed tasks were old enough to be deleted."""
+
     def database_failed(self, error: StoreError) -> None:
         """A connection or a statement failed."""

@@ -25,6 +25,8 @@ def health(snapshot: Snapshot) -> Answer:
         "version": snapshot.version,
         "distributed": snapshot.distributed,
     }
+    if snapshot.distributed:
+        facts["leader"] = snapshot.is_leader
     if reasons:
         facts["reason"] = "; ".join(reasons)
         facts["state"] = snapshot.state

@@ -65,12 +65,25 @@ def list_all(connection: Connection, *, within: float) -> list[Worker]:
         """
         SELECT id, hostname, started_at, last_heartbeat, date_part('epoch', clock_timestamp() - last_heartbeat),
             pool_size, version, is_leader AND leader_until > clock_timestamp(), leader_until,
-            declared_dead_at IS NOT NULL
-        FROM workers ORDER BY started_at, id
+            declared_dead_at IS NOT NULL,
+            (SELECT l.term FROM leadership AS l WHERE l.holder = w.id AND l.expires_at > clock_timestamp()),
+            owned.claimed, owned.running
+        FROM workers AS w, LATERAL (
+            SELECT count(*) FILTER (WHERE t.status = 'claimed') AS claimed,
+                count(*) FILTER (WHERE t.status = 'running') AS running
+            FROM tasks AS t WHERE t.worker_id = w.id AND t.status IN ('claimed', 'running')
+        ) AS owned
+        ORDER BY started_at, id
         """,
         within=within,
     )
     return [Worker(*row) for row in rows]
+
+
+def count_living(connection: Connection, *, within: float) -> int:
+    """How many are registered and not declared dead."""
+    rows = connection.execute("SELECT count(*) FROM workers WHERE declared_dead_at IS NULL", within=within)
+    return int(rows[0][0])
 
 
 def set_sleeping(connection: Connection, worker_id: str, is_sleeping: bool, *, within: float) -> None:

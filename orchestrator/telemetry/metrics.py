@@ -63,6 +63,7 @@ class TaskMetrics:
         self._stale = Series(count("tasks_stale_completions_total", "Outcomes refused: the claim was lost", ["type"]))
         self._recovered = Series(count("tasks_recovered_total", "Tasks taken back from dead workers", ["type"]))
         self._released = Series(count("tasks_released_total", "Claims handed back before they started", ["reason"]))
+        self._pruned = count("tasks_pruned_total", "Completed tasks deleted after RETENTION")
         self._restarts = Series(count("worker_child_restarts_total", "Children that ended, by why", ["reason"]))
         self._reloads = Series(count("app_reloads_total", "Reloads of the app", ["result"]))
         self._errors = Series(count("database_errors_total", "Failed connections and statements", ["kind"]))
@@ -153,6 +154,10 @@ class TaskMetrics:
     def released(self, reason: str, count: int = 1) -> None:
         """`count` claims were handed back; `reason` is one of RELEASE_REASONS, or as constant a word."""
         self._released[reason,].inc(count)
+
+    def pruned(self, count: int) -> None:
+        """`count` completed tasks were old enough to be deleted."""
+        self._pruned.inc(count)
 
     def child_restarted(self, reason: str) -> None:
         """A child ended; `reason` is one of RESTART_REASONS, or as constant a word."""

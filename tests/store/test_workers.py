@@ -1,10 +1,13 @@
 """The rows of `workers`."""
 
+import time
+
 import pytest
 
-from orchestrator.store import workers
+from orchestrator.model import Start
+from orchestrator.store import claims, leadership, workers
 from orchestrator.store.connection import Connection
-from tests.store.rows import add_worker, declare_dead
+from tests.store.rows import PROCESS, add_tasks, add_worker, claim, declare_dead
 
 
 def register(connection: Connection, worker_id: str) -> bool:
@@ -21,6 +24,22 @@ def test_a_registered_worker_is_listed_with_all_that_is_known_of_it(connection: 
     assert 0 <= worker.heartbeat_age_seconds < 5
     assert worker.started_at.tzinfo is not None
     assert worker.last_heartbeat >= worker.started_at
+
+
+def test_what_a_worker_has_and_its_term_are_listed_with_it(connection: Connection) -> None:
+    for worker_id in ("busy", "idle"):
+        add_worker(connection, worker_id)
+    add_tasks(connection, 3)
+    taken = claim(connection, 3, worker_id="busy")
+    starts = [Start(taken[0].task_id, taken[0].token, 1, time.monotonic())]
+    assert claims.mark_running(connection, starts, within=5.0) == 1
+    term = leadership.acquire(connection, holder="idle", process=PROCESS, lease_seconds=60.0, within=5.0)
+
+    busy, idle = workers.list_all(connection, within=5.0)
+    assert (busy.tasks_claimed, busy.tasks_running, busy.term) == (2, 1, None)
+    assert (idle.tasks_claimed, idle.tasks_running, idle.term) == (0, 0, term)
+    declare_dead(connection, "busy")
+    assert workers.count_living(connection, within=5.0) == 1
 
 
 def test_registering_again_after_a_lost_reply_changes_nothing(connection: Connection) -> None:

@@ -56,6 +56,7 @@ def test_what_a_killed_worker_had_runs_again_elsewhere_and_its_row_goes(
     eventually(lambda: queue.one("SELECT count(*) FROM workers") == 2, within=NOTICED + SLACK)
     assert fleet.leaders() == [leader]
     eventually(lambda: leader.metric("workers_total") == 2, within=5)
+    assert [each.health()[1]["leader"] for each in fleet.alive()] == [each is leader for each in fleet.alive()]
 
 
 def test_a_leader_that_leaves_is_followed_within_a_second_however_long_its_term(fleet: Fleet, queue: Queue) -> None:

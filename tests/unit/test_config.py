@@ -38,7 +38,7 @@ def test_the_variables_are_those_of_the_guide_and_the_flags_are_the_fields_names
     assert flags["WORKER_POOL_SIZE"] == "--pool-size"
     assert flags["DISTRIBUTED_MODE"] == "--distributed"
     assert flags["ORCHESTRATOR_APP"] == "--app"
-    assert len(flags) == len(FIELDS) == 25
+    assert len(flags) == len(FIELDS) == 26
 
 
 def test_a_flag_wins_over_its_variable_and_an_empty_text_is_not_given() -> None:

@@ -39,12 +39,13 @@ def gauges(snapshot: Snapshot) -> dict[str, float]:
 
 
 class TestHealth:
-    def test_a_worker_at_work_answers_exactly_as_the_guide_shows(self) -> None:
-        status, facts = health(AT_WORK)
-        assert status == 200
-        assert list(facts.items()) == [
-            ("status", "healthy"), ("worker_id", "host-1-abc"), ("version", "1.0.0"), ("distributed", True),
-        ]  # fmt: skip
+    def test_a_worker_at_work_answers_as_the_guide_shows_and_among_others_whether_it_leads(self) -> None:
+        guide = [("status", "healthy"), ("worker_id", "host-1-abc"), ("version", "1.0.0")]
+        for is_leader in (True, False):
+            status, facts = health(replace(AT_WORK, is_leader=is_leader))
+            assert status == 200
+            assert list(facts.items()) == [*guide, ("distributed", True), ("leader", is_leader)]
+        assert list(health(replace(AT_WORK, distributed=False)).facts.items()) == [*guide, ("distributed", False)]
 
     def test_a_paused_worker_is_healthy_and_says_that_it_is_paused(self) -> None:
         for state in ("paused", "reloading"):

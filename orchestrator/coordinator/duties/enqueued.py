@@ -7,13 +7,12 @@ recognised by the position and counted again for this worker alone. Needs two lo
 from collections import deque
 
 from orchestrator.coordinator.counting import Counting
+from orchestrator.coordinator.duties.duty import leaders_call_seconds
 from orchestrator.coordinator.standing import Lead, Standing
 from orchestrator.store import arrivals
 from orchestrator.store.arrivals import Sample
 from orchestrator.store.connection import Connection
 
-LONGEST_CALL_SECONDS, SHORTEST_CALL_SECONDS = 5.0, 0.25
-LEASES_PER_CALL = 6
 SAMPLES_KEPT = 500
 """A transaction that is open for longer than these cover delays the count until it ends, and no more."""
 
@@ -26,7 +25,7 @@ class Enqueued:
     def __init__(self, standing: Standing, counting: Counting, *, lease_seconds: float, every_seconds: float) -> None:
         self._standing = standing
         self._counting = counting
-        self._within = min(max(lease_seconds / LEASES_PER_CALL, SHORTEST_CALL_SECONDS), LONGEST_CALL_SECONDS)
+        self._within = leaders_call_seconds(lease_seconds)
         self._samples: deque[Sample] = deque(maxlen=SAMPLES_KEPT)
         self._term = 0
         self._counted_to: str | None = None

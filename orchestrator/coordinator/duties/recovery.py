@@ -7,15 +7,12 @@ its living owner is just finishing is looked at again the next time.
 from dataclasses import dataclass
 
 from orchestrator.coordinator.counting import Counting
+from orchestrator.coordinator.duties.duty import leaders_call_seconds
 from orchestrator.coordinator.standing import Lead, Standing
 from orchestrator.model import Recovered, TaskStatus
 from orchestrator.store import upkeep, workers
 from orchestrator.store.connection import Connection
 from orchestrator.telemetry import logs
-
-LONGEST_CALL_SECONDS, SHORTEST_CALL_SECONDS = 5.0, 0.25
-LEASES_PER_CALL = 6
-"""A statement holds the lease row, and must not keep the renewal out."""
 
 RECOVERED_AT_ONCE = 200
 
@@ -45,7 +42,7 @@ class Recovery:
         """`silence`: what makes a worker dead. None in single-instance mode: beside it none lives."""
         self._standing = standing
         self._counting = counting
-        self._within = min(max(lease_seconds / LEASES_PER_CALL, SHORTEST_CALL_SECONDS), LONGEST_CALL_SECONDS)
+        self._within = leaders_call_seconds(lease_seconds)
         self._log = logs.get("coordinator")
         self._silence = silence
         self.every_seconds = every_seconds

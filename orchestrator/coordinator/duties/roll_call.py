@@ -21,6 +21,5 @@ class RollCall:
         return self._is_distributed
 
     def run_once(self, connection: Connection) -> float | None:
-        present = workers.list_all(connection, within=ROLL_CALL_SECONDS)
-        self._standing.workers_counted(sum(not worker.is_dead for worker in present))
+        self._standing.workers_counted(workers.count_living(connection, within=ROLL_CALL_SECONDS))
         return None

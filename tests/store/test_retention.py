@@ -1,0 +1,109 @@
+"""Which tasks retention deletes, which it leaves for good, and what looking for them costs."""
+
+import pytest
+
+from orchestrator.store import leadership, retention
+from orchestrator.store.connection import Connection
+from orchestrator.store.retention import START, Pruned
+from tests.store.rows import PROCESS, add_worker
+
+DAY = 86400.0
+
+
+@pytest.fixture
+def term(connection: Connection) -> int:
+    """The term in which the worker `leader` leads; all that was enqueued is counted."""
+    add_worker(connection, "leader")
+    term = leadership.acquire(connection, holder="leader", process=PROCESS, lease_seconds=60.0, within=5.0)
+    assert term is not None
+    return term
+
+
+def add(connection: Connection, type_name: str, status: str, *, enqueued: float, ended: float | None = None) -> None:
+    """A task of an id made so many days ago, that ended so many days ago."""
+    connection.execute(
+        """
+        INSERT INTO tasks (id, type, status, created_at, completed_at)
+        VALUES ((SELECT overlay(orchestrator_id_at(now() - %(enqueued)s * interval '1 day')::text
+                                PLACING right(gen_random_uuid()::text, 12) FROM 25)::uuid),
+                %(type)s, %(status)s, now() - %(enqueued)s * interval '1 day', now() - %(ended)s * interval '1 day')
+        """,
+        {"type": type_name, "status": status, "enqueued": enqueued, "ended": ended},
+        within=5.0,
+    )
+
+
+def prune(connection: Connection, term: int, *, days: float = 7.0, after: str = START, limit: int = 1000) -> Pruned:
+    return retention.prune(
+        connection, term=term, holder="leader", keep_seconds=days * DAY, after=after, limit=limit, within=5.0
+    )
+
+
+def left(connection: Connection) -> list[str]:
+    return [row[0] for row in connection.execute("SELECT type FROM tasks ORDER BY id", within=5.0)]
+
+
+def test_only_completed_tasks_that_ended_long_enough_ago_go(connection: Connection, term: int) -> None:
+    add(connection, "old", "completed", enqueued=9, ended=8)
+    add(connection, "slow", "completed", enqueued=9, ended=6)
+    add(connection, "dead", "dead_letter", enqueued=9, ended=8)
+    add(connection, "failed", "failed", enqueued=9, ended=8)
+    add(connection, "waiting", "pending", enqueued=9)
+    add(connection, "retried", "running", enqueued=9)
+    add(connection, "young", "completed", enqueued=6, ended=6)
+
+    assert prune(connection, term) == Pruned(1, None)
+    assert sorted(left(connection)) == ["dead", "failed", "retried", "slow", "waiting", "young"]
+    assert prune(connection, term, days=5) == Pruned(2, None)
+
+
+def test_a_walk_goes_on_behind_what_stays_and_ends_at_what_is_too_young(connection: Connection, term: int) -> None:
+    for number in range(10):
+        kind = "dead_letter" if number < 5 else "completed"
+        add(connection, kind, kind, enqueued=30 - number, ended=20)
+    add(connection, "young", "completed", enqueued=1, ended=1)
+
+    first = prune(connection, term, limit=4)
+    assert first.deleted == 0 and first.position is not None
+    second = prune(connection, term, after=first.position, limit=4)
+    assert second.deleted == 3 and second.position is not None
+    assert prune(connection, term, after=second.position, limit=4) == Pruned(2, None)
+    assert left(connection) == ["dead_letter"] * 5 + ["young"]
+
+
+def test_what_has_not_been_counted_yet_stays(connection: Connection, term: int) -> None:
+    add(connection, "old", "completed", enqueued=9, ended=8)
+    connection.execute("UPDATE leadership SET counted_to = orchestrator_id_at(now() - interval '10 days')", within=5.0)
+    assert prune(connection, term).deleted == 0
+    connection.execute("UPDATE leadership SET counted_to = orchestrator_id_at(now())", within=5.0)
+    assert prune(connection, term).deleted == 1
+
+
+def test_nothing_goes_under_a_term_that_is_over_and_nothing_that_is_locked(
+    connection: Connection, other: Connection, term: int
+) -> None:
+    add(connection, "old", "completed", enqueued=9, ended=8)
+    assert prune(connection, term + 1).deleted == 0
+    other.execute("BEGIN; SELECT FROM tasks FOR UPDATE", within=5.0)
+    assert prune(connection, term).deleted == 0
+    other.execute("COMMIT", within=5.0)
+    assert prune(connection, term).deleted == 1
+
+
+def test_a_step_reads_no_more_than_its_stretch_however_long_the_table(connection: Connection, term: int) -> None:
+    connection.execute(
+        """
+        INSERT INTO tasks (id, type, status, created_at, completed_at)
+        SELECT overlay(orchestrator_id_at(now() - interval '9 days' + g * interval '1 second')::text
+                       PLACING right(gen_random_uuid()::text, 12) FROM 25)::uuid,
+            't', 'completed', now() - interval '9 days', now() - interval '8 days'
+        FROM generate_series(1, 50000) AS g;
+        ANALYZE tasks;
+        """,
+        within=60.0,
+    )
+    values = {"term": term, "holder": "leader", "keep_seconds": 7 * DAY, "after": START, "limit": 100}
+    plan = connection.execute("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON)" + retention._PRUNE, values, within=20.0)
+    root = plan[0][0][0]["Plan"]
+    assert root["Shared Hit Blocks"] + root["Shared Read Blocks"] < 3000, "30 a row: the table has 50,000"
+    assert connection.execute("SELECT count(*) FROM tasks", within=5.0)[0][0] == 49_900

@@ -1,0 +1,37 @@
+"""Completed tasks go when they are old enough; what failed stays; and all that was enqueued has been counted."""
+
+from tests.fixtures.daemon import Queue, Start
+from tests.fixtures.waiting import eventually
+
+APP = """
+from orchestrator import App, Discard
+
+app = App()
+
+@app.task("good")
+def good():
+    pass
+
+@app.task("given-up")
+def given_up():
+    raise Discard("no")
+
+@app.task("bad", max_retries=0)
+def bad():
+    raise ValueError("no")
+"""
+
+
+def test_completed_tasks_go_after_a_while_and_what_failed_stays(daemon: Start, queue: Queue) -> None:
+    worker = daemon(
+        APP, "--retention", "1s", DATABASE_URL=queue.url, CLEANUP_INTERVAL="100ms", HEARTBEAT_INTERVAL="200ms"
+    )
+    queue.rows("INSERT INTO tasks (type) SELECT 'good' FROM generate_series(1, 2500)")
+    kept = {queue.enqueue("given-up"): "failed", queue.enqueue("bad"): "dead_letter"}
+    waiting = queue.enqueue("good", delay="1 hour")
+
+    eventually(lambda: queue.one("SELECT count(*) FROM tasks") == 3, within=20, why="the completed are gone")
+    assert dict(queue.rows("SELECT id::text, status::text FROM tasks")) == {**kept, waiting: "pending"}
+    eventually(lambda: worker.metric("tasks_pruned_total") == 2500, within=5)
+    assert worker.metric("tasks_completed_total", type="good", status="success") == 2500
+    assert worker.metric("tasks_enqueued_total", type="good") in (2500, 2501)
