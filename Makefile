@@ -17,7 +17,7 @@ LINT := .venv/installed-$(HERE)-lint
 PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
 PYTEST := .venv/bin/python -m pytest
 
-.PHONY: help run test test-unit test-slow lint fmt clean
+.PHONY: help run test test-unit test-slow chaos lint fmt clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target text; do \
@@ -40,6 +40,11 @@ test-slow: $(TEST)  ## the long tests: chaos, several hosts, systemd, a browser
 		5) echo "there are no slow tests";; \
 		*) cat .venv/slow-tests; exit 1;; \
 	esac
+
+SECONDS ?= 60
+chaos: $(TEST)  ## random harm for SECONDS=60, checked; SEED=7 and PROFILE=mixed, zombies, replies or single choose it
+	@CHAOS_SECONDS='$(SECONDS)' CHAOS_SEED='$(SEED)' CHAOS_PROFILE='$(PROFILE)' \
+		$(PYTEST) -s -q tests/chaos/test_chaos.py -k as_asked $(ARGS)
 
 lint: $(LINT)  ## style, types and import contracts
 	@.venv/bin/ruff check .

@@ -181,9 +181,7 @@ class Loop:
         if not self._board.has_room:
             self._board.enter(SlotState.CONNECTING)  # tells the supervisor that we start nothing now
         while self._leave is None and self._board.order is not ChildOrder.LEAVE and not self._board.has_settled:
-            time.sleep(SETTLE_SECONDS)
-            if self._channel.wait(0) and self._channel.receive() is None:
-                self._leave = LeaveReason.LIFELINE
+            self._listen(SETTLE_SECONDS)
 
     def _make_room(self) -> bool:
         """Write what ended if it has waited long enough or the board is full. False: full, and the database is away."""

@@ -1,0 +1,155 @@
+"""Randomized chaos: a workload, a nemesis, and a checker over all that happened.
+
+`make chaos SECONDS=60 SEED=7 PROFILE=zombies` runs one as asked; so does the command that a failing seed prints.
+"""
+
+import os
+import random
+import re
+import shutil
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from orchestrator.dev.postgres import PrivatePostgres
+from orchestrator.store import schema
+from orchestrator.store.connection import Connection
+from tests.chaos.audit import Audit
+from tests.chaos.checker import Violation, check
+from tests.chaos.cluster import TIMEOUT, Cluster
+from tests.chaos.history import History, executions
+from tests.chaos.nemesis import PROFILES, Nemesis
+from tests.chaos.workload import Workload
+from tests.fixtures.daemon import Start
+from tests.fixtures.waiting import eventually
+
+RATE = {"mixed": 60.0, "zombies": 12.0, "replies": 60.0, "single": 60.0}
+LONGEST_MS = {"mixed": 400, "zombies": 4000, "replies": 200, "single": 400}
+"""Zombies need tasks that outlast the pause of their worker."""
+
+QUIET_SECONDS = 60.0
+FAKETIME = tuple(f"/usr/lib/{each}-linux-gnu/faketime/libfaketime.so.1" for each in ("x86_64", "aarch64"))
+
+
+def faked_clock(chance: random.Random) -> Mapping[str, str]:
+    """The variables that shift a worker's clock by up to an hour, if libfaketime is installed."""
+    library = next((each for each in FAKETIME if os.path.exists(each)), None)
+    if library is None:
+        return {}
+    return {"LD_PRELOAD": library, "FAKETIME": f"{chance.choice('+-')}{chance.randrange(60, 3600)}s",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1", "DONT_FAKE_MONOTONIC": "1"}  # fmt: skip
+
+
+def run(
+    server: PrivatePostgres, daemon: Start, folder: Path, *, seconds: float, seed: int, profile: str
+) -> tuple[History, str]:
+    """One run; its history, and what was done in it in words."""
+    chance = random.Random(seed)
+    connection = Connection.open(server.url(), within=10, application_name="chaos")
+    schema.migrate(connection, within=20)
+    connection.close()
+    cluster = Cluster(server, daemon, folder, 1 if profile == "single" else 3, {1: faked_clock(chance)})
+    audit = Audit(cluster.queue)
+    nemesis = Nemesis(cluster, profile, seed)
+    workload = Workload(server.url(), seed=seed, rate=RATE[profile], longest_ms=LONGEST_MS[profile])
+    try:
+        for node in cluster.nodes:
+            node.start()
+        workload.start()
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            pause = time.monotonic() + nemesis.strike()
+            while time.monotonic() < min(pause, until):
+                nemesis.proceed()
+                time.sleep(0.02)
+        nemesis.relent()
+        workload.stop()
+        cluster.reconnect()
+        _wait_quiet(cluster)
+        history = _history(cluster, audit, workload, nemesis, folder)
+    finally:
+        nemesis.proceed(at_once=True)
+        workload.stop()
+        cluster.close()
+    return history, _summary(history)
+
+
+def _wait_quiet(cluster: Cluster) -> None:
+    left = "SELECT count(*) FROM tasks WHERE status IN ('pending', 'claimed', 'running')"
+    try:
+        eventually(lambda: cluster.queue.one(left) == 0, within=QUIET_SECONDS)
+        for node in cluster.nodes:
+            assert node.worker is not None
+            assert node.worker.stop() == 0
+    except AssertionError:
+        return  # the checker names the tasks that are left
+
+
+def _history(cluster: Cluster, audit: Audit, workload: Workload, nemesis: Nemesis, folder: Path) -> History:
+    audit = audit.on(cluster.queue)
+    return History(
+        worker_timeout=TIMEOUT,
+        enqueues=workload.enqueues,
+        executions=executions((folder / "record").read_text().splitlines()),
+        changes=audit.changes(),
+        deaths=audit.deaths(),
+        leaderships=audit.leaderships(),
+        rows=audit.rows(),
+        deeds=nemesis.deeds,
+    )
+
+
+def _summary(history: History) -> str:
+    statuses = Counter(row.status for row in history.rows)
+    recovered = sum(change.is_recovery for change in history.changes)
+    terms = max((each.new_term for each in history.leaderships), default=0)
+    deeds = Counter(re.sub(r"node\d| \d+", "", f"{each.what} {each.target}") for each in history.deeds)
+    return (
+        f"{len(history.rows)} tasks {dict(statuses)}, {len(history.executions)} executions, {terms} terms, "
+        f"{len(history.deaths)} workers declared dead, {recovered} recoveries, deeds {dict(deeds)}"
+    )
+
+
+def report(history: History, violations: list[Violation], again: str) -> str:
+    """For people: what is wrong, how to run it again, and the history of the first task that it happened to."""
+    lines = [f"{len(violations)} violations; again: {again}"]
+    lines += [f"  {each.rule}: {each.task_id} {each.text}" for each in violations[:20]]
+    task_id = next((each.task_id for each in violations if each.task_id), None)
+    if task_id is not None:
+        lines += [f"the history of {task_id}:", *(f"  {line}" for line in history.of(task_id))]
+    return "\n".join(lines)
+
+
+def chaos(server: PrivatePostgres, daemon: Start, folder: Path, seconds: float, seed: int, profile: str) -> None:
+    history, summary = run(server, daemon, folder, seconds=seconds, seed=seed, profile=profile)
+    again = f"make chaos SECONDS={seconds:g} SEED={seed} PROFILE={profile}"
+    violations = check(history)
+    assert not violations, report(history, violations, again)
+    assert history.rows and history.deeds
+    print(f"{again}: {summary}")  # noqa: T201 `make chaos` shows it
+
+
+def test_twenty_seconds_of_everything(private_postgres_tcp: PrivatePostgres, daemon: Start, tmp_path: Path) -> None:
+    chaos(private_postgres_tcp, daemon, tmp_path, 20, random.randrange(100_000), "mixed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("profile", PROFILES)
+def test_half_a_minute_of_each_profile(
+    private_postgres_tcp: PrivatePostgres, daemon: Start, tmp_path: Path, profile: str
+) -> None:
+    chaos(private_postgres_tcp, daemon, tmp_path, 30, random.randrange(100_000), profile)
+
+
+@pytest.mark.skipif("CHAOS_SECONDS" not in os.environ, reason="`make chaos` runs it")
+def test_as_asked(private_postgres_tcp: PrivatePostgres, daemon: Start, tmp_path: Path) -> None:
+    seconds, seed = float(os.environ["CHAOS_SECONDS"]), os.environ.get("CHAOS_SEED", "")
+    profile = os.environ.get("CHAOS_PROFILE") or "mixed"
+    try:
+        chaos(private_postgres_tcp, daemon, tmp_path, seconds, int(seed or random.randrange(100_000)), profile)
+    finally:
+        if os.environ.get("CHAOS_KEEP"):
+            shutil.copytree(tmp_path, os.environ["CHAOS_KEEP"], dirs_exist_ok=True)
