@@ -82,7 +82,7 @@ class Audit:
         """Whose the lease is; it may run out while a leader's statement holds its row, and stays its."""
         return (
             "CASE WHEN lease_left > -0.5 THEN (SELECT r.role FROM audit_workers AS r "
-            "WHERE r.what = 'registered' AND r.worker_id = holder LIMIT 1) END"
+            "WHERE r.what = 'registered' AND r.worker_id = a.holder LIMIT 1) END"
         )
 
     def changes(self) -> list[Change]:
@@ -92,7 +92,7 @@ class Audit:
                 SELECT {self._at()}, transaction::text::bigint, role, {self._holder_role()}, task_id::text, old_status,
                     new_status, coalesce(old_attempts, 0), coalesce(new_attempts, 0), old_token, new_token,
                     old_ended_token, new_ended_token, old_worker, new_worker, is_recovery
-                FROM audit_tasks ORDER BY number""")
+                FROM audit_tasks AS a ORDER BY number""")
         ]
 
     def deaths(self) -> list[Death]:
@@ -100,7 +100,7 @@ class Audit:
             Death(*row)
             for row in self._queue.rows(f"""
                 SELECT {self._at()}, role, {self._holder_role()}, worker_id, silence
-                FROM audit_workers WHERE what = 'dead' ORDER BY number""")
+                FROM audit_workers AS a WHERE what = 'dead' ORDER BY number""")
         ]
 
     def leaderships(self) -> list[Leadership]:

@@ -159,7 +159,8 @@ def leaders_are_fenced(history: History) -> Iterator[Violation]:
 
 
 def only_the_silent_die(history: History) -> Iterator[Violation]:
-    for each in history.deaths:
+    """Beside a single instance nobody lives: a new one may declare its predecessor dead at once."""
+    for each in history.deaths if history.is_distributed else ():
         if each.silence < history.worker_timeout:
             yield Violation("declared dead", "", f"{each.worker_id} had beaten {each.silence:.2f} s before")
 
@@ -197,16 +198,15 @@ def nothing_runs_before_its_time(history: History) -> Iterator[Violation]:
 def batches_run_in_order(history: History) -> Iterator[Violation]:
     """Of the tasks that one statement claimed, a child runs the higher priority first, then the older."""
     rows = {row.task_id: row for row in history.rows}
-    runs = collections.defaultdict(list)
+    claims = [each for each in history.changes if each.old_status == "pending" and each.new_status in OWNED]
+    by_task = dict(_by(claims, lambda change: change.task_id))
+    claimed = []
     for run in history.executions:
-        runs[run.task_id].append(run)
-    claims = (each for each in history.changes if each.old_status == "pending" and each.new_status in OWNED)
-    for _, batch in _by(claims, lambda change: change.transaction):
-        first_runs = []
-        for change in batch:
-            later = [run for run in runs[change.task_id] if run.started > change.at - CLOCKS]
-            if len(runs[change.task_id]) == 1 and later and change.task_id in rows:
-                first_runs.append((later[0], rows[change.task_id]))
+        before = [each for each in by_task.get(run.task_id, ()) if each.at < run.started]
+        if before and run.task_id in rows:
+            claimed.append((before[-1].transaction, run))
+    for _, batch in _by(claimed, lambda each: each[0]):
+        first_runs = [(run, rows[run.task_id]) for _, run in batch]
         for _, own in _by(first_runs, lambda each: each[0].pid):
             order = sorted(own, key=lambda each: each[0].started)
             for (_, before), (_, after) in itertools.pairwise(order):

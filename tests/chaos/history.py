@@ -103,6 +103,7 @@ class Deed:
 class History:
     """A whole run."""
 
+    is_distributed: bool
     worker_timeout: float
     enqueues: list[Enqueue] = field(default_factory=list)
     executions: list[Execution] = field(default_factory=list)

@@ -91,6 +91,7 @@ def _wait_quiet(cluster: Cluster) -> None:
 def _history(cluster: Cluster, audit: Audit, workload: Workload, nemesis: Nemesis, folder: Path) -> History:
     audit = audit.on(cluster.queue)
     return History(
+        is_distributed=len(cluster.nodes) > 1,
         worker_timeout=TIMEOUT,
         enqueues=workload.enqueues,
         executions=executions((folder / "record").read_text().splitlines()),
