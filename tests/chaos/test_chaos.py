@@ -44,9 +44,16 @@ def faked_clock(chance: random.Random) -> Mapping[str, str]:
 
 
 def run(
-    server: PrivatePostgres, daemon: Start, folder: Path, *, seconds: float, seed: int, profile: str
+    server: PrivatePostgres,
+    daemon: Start,
+    folder: Path,
+    *,
+    seconds: float,
+    seed: int,
+    profile: str,
+    quiet_within: float = QUIET_SECONDS,
 ) -> tuple[History, str]:
-    """One run; its history, and what was done in it in words."""
+    """One run; its history, and what was done in it in words. After it all must have ended `quiet_within` seconds."""
     chance = random.Random(seed)
     connection = Connection.open(server.url(), within=10, application_name="chaos")
     schema.migrate(connection, within=20)
@@ -68,7 +75,7 @@ def run(
         nemesis.relent()
         workload.stop()
         cluster.reconnect()
-        _wait_quiet(cluster)
+        _wait_quiet(cluster, quiet_within)
         history = _history(cluster, audit, workload, nemesis, folder)
     finally:
         nemesis.proceed(at_once=True)
@@ -77,10 +84,10 @@ def run(
     return history, _summary(history)
 
 
-def _wait_quiet(cluster: Cluster) -> None:
+def _wait_quiet(cluster: Cluster, seconds: float) -> None:
     left = "SELECT count(*) FROM tasks WHERE status IN ('pending', 'claimed', 'running')"
     try:
-        eventually(lambda: cluster.queue.one(left) == 0, within=QUIET_SECONDS)
+        eventually(lambda: cluster.queue.one(left) == 0, within=seconds)
         for node in cluster.nodes:
             assert node.worker is not None
             assert node.worker.stop() == 0

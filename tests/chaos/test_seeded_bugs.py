@@ -1,0 +1,77 @@
+"""The chaos test is itself tested: workers with a bug on purpose, in a copy of the package, and the checker finds it."""
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+import orchestrator
+from orchestrator.dev.postgres import PrivatePostgres
+from tests.chaos.checker import check
+from tests.chaos.test_chaos import run
+from tests.fixtures.daemon import Start
+
+FENCE = "AND t.claim_token = o.token AND t.status BETWEEN 'claimed' AND 'running'\n    RETURNING o.token"
+LEASE = "WHERE id = 1 AND term = %(term)s AND holder = %(holder)s AND expires_at > clock_timestamp() FOR SHARE"
+TRUST = "return time.monotonic() < self.term.trusted_until"
+
+BUGS = {
+    "outcomes are not fenced": (
+        "zombies", {"stale outcome", "ended twice", "transition", "attempts"},
+        [("store/claims.py", FENCE, "RETURNING o.token")],
+    ),
+    "outcomes are fenced by the status only": (
+        "zombies", {"stale outcome"},
+        [("store/claims.py", FENCE, "AND t.status BETWEEN 'claimed' AND 'running'\n    RETURNING o.token")],
+    ),
+    "outcomes are fenced by the attempt only": (
+        "zombies", {"stale outcome"},
+        [
+            ("store/claims.py", FENCE, "AND t.status BETWEEN 'claimed' AND 'running'"
+             " AND t.attempts + (t.status = 'claimed')::integer = o.attempt\n    RETURNING o.token"),
+            ("supervisor/watch.py", "MARK_RUNNING_SECONDS = 0.15", "MARK_RUNNING_SECONDS = 1e9"),  # a wide window
+        ],
+    ),
+    "a leader's writes are not fenced": (
+        "zombies", {"leader's write"},
+        [("store/upkeep.py", LEASE, "WHERE id = 1 FOR SHARE"), ("coordinator/standing.py", TRUST, "return True")],
+    ),
+    "workers are declared dead too early": (
+        "zombies", {"declared dead"},
+        [("coordinator/duties/recovery.py", "timeout_seconds=silence.timeout_seconds", "timeout_seconds=0.6")],
+    ),
+    "a recovery gives the attempt back": (
+        "zombies", {"attempts"},
+        [("store/upkeep.py", "    recoveries = t.recoveries +", "    attempts = 0, recoveries = t.recoveries +")],
+    ),
+    "claims whose reply was lost are forgotten": (
+        "replies", {"unfinished"}, [("supervisor/course.py", "if ghosts:", "if not ghosts:")],
+    ),
+}  # fmt: skip
+"""By name: the profile that finds it, the rules that it breaks, and what to replace by what in which file."""
+
+
+def plant(folder: Path, changes: Sequence[tuple[str, str, str]]) -> Path:
+    """A copy of the package with these changes, each of which must still apply; the file to run."""
+    package = folder / "planted" / "orchestrator"
+    shutil.copytree(Path(orchestrator.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, right, wrong in changes:
+        text = (package / name).read_text()
+        assert right in text, f"{name} no longer has what this bug replaces"
+        (package / name).write_text(text.replace(right, wrong))
+    return package / "__main__.py"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bug", BUGS)
+def test_the_checker_finds(
+    bug: str, private_postgres_tcp: PrivatePostgres, daemon: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile, rules, changes = BUGS[bug]
+    entry = plant(tmp_path, changes)
+    monkeypatch.setattr("tests.fixtures.daemon.ENTRY", [sys.executable, str(entry)])
+    history, summary = run(private_postgres_tcp, daemon, tmp_path, seconds=30, seed=1, profile=profile, quiet_within=10)
+    found = {violation.rule for violation in check(history)}
+    assert found & rules, f"found {found or 'nothing'} in {summary}"
