@@ -68,7 +68,7 @@ def test_a_history_with_nothing_wrong() -> None:
                 "rows": [ROW, replace(ROW, n=2, task_id="u")],
             },
         ),
-        ("transition", {"changes": [PENDING, CLAIMED, ENDED, replace(ENDED, old_status="completed", new_status="failed")]}),
+        ("transition", {"changes": [CLAIMED, ENDED, replace(ENDED, old_status="completed", new_status="failed")]}),
         ("stale outcome", {"changes": [PENDING, CLAIMED, replace(ENDED, new_ended_token=6)]}),
         ("token used twice", {"changes": [PENDING, CLAIMED, ENDED, replace(CLAIMED, task_id="u")]}),
         ("attempts", {"changes": [PENDING, CLAIMED, replace(ENDED, new_attempts=0)]}),

@@ -1,4 +1,4 @@
-"""The chaos test is itself tested: workers with a bug on purpose, in a copy of the package, and the checker finds it."""
+"""The chaos test is itself tested: workers with a bug on purpose, in a copy of the package, are found out."""
 
 import shutil
 import sys
@@ -15,6 +15,7 @@ from tests.fixtures.daemon import Start
 
 FENCE = "AND t.claim_token = o.token AND t.status BETWEEN 'claimed' AND 'running'\n    RETURNING o.token"
 LEASE = "WHERE id = 1 AND term = %(term)s AND holder = %(holder)s AND expires_at > clock_timestamp() FOR SHARE"
+DEPOSED = "self.drop()\n        return False\n\n    def resign"
 TRUST = "return time.monotonic() < self.term.trusted_until"
 
 BUGS = {
@@ -36,7 +37,8 @@ BUGS = {
     ),
     "a leader's writes are not fenced": (
         "zombies", {"leader's write"},
-        [("store/upkeep.py", LEASE, "WHERE id = 1 FOR SHARE"), ("coordinator/standing.py", TRUST, "return True")],
+        [("store/upkeep.py", LEASE, "WHERE id = 1 FOR SHARE"), ("coordinator/standing.py", TRUST, "return True"),
+         ("coordinator/leadership.py", DEPOSED, "return True\n\n    def resign")],
     ),
     "workers are declared dead too early": (
         "zombies", {"declared dead"},
@@ -72,6 +74,6 @@ def test_the_checker_finds(
     profile, rules, changes = BUGS[bug]
     entry = plant(tmp_path, changes)
     monkeypatch.setattr("tests.fixtures.daemon.ENTRY", [sys.executable, str(entry)])
-    history, summary = run(private_postgres_tcp, daemon, tmp_path, seconds=30, seed=1, profile=profile, quiet_within=10)
+    history, summary = run(private_postgres_tcp, daemon, tmp_path, seconds=30, seed=2, profile=profile, quiet_within=10)
     found = {violation.rule for violation in check(history)}
     assert found & rules, f"found {found or 'nothing'} in {summary}"
