@@ -44,7 +44,7 @@ test-slow: $(TEST)  ## the long tests: chaos, several hosts, systemd, a browser
 SECONDS ?= 60
 chaos: $(TEST)  ## random harm for SECONDS=60, checked; SEED=7 and PROFILE=mixed, zombies, replies or single choose it
 	@CHAOS_SECONDS='$(SECONDS)' CHAOS_SEED='$(SEED)' CHAOS_PROFILE='$(PROFILE)' \
-		$(PYTEST) -s -q tests/chaos/test_chaos.py -k as_asked $(ARGS)
+		$(PYTEST) -s -q -o faulthandler_timeout=0 tests/chaos/test_chaos.py -k as_asked $(ARGS)
 
 lint: $(LINT)  ## style, types and import contracts
 	@.venv/bin/ruff check .
