@@ -1,0 +1,96 @@
+"""The primary goes away under load for some seconds: what was acknowledged is run, and once, since nobody died."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator import Client
+from orchestrator.dev.postgres import PrivatePostgres
+from orchestrator.errors import StoreError
+from tests.fixtures.fleet import Fleet
+from tests.fixtures.waiting import eventually
+from tests.fixtures.working import queue_at
+
+APP = """
+import os
+from orchestrator import App
+
+app = App()
+out = None
+
+@app.on_child_start
+def open_record():
+    global out
+    out = os.open("record", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+@app.task("recorded", max_retries=0)
+def recorded(n: int):
+    os.write(out, f"{n}\\n".encode())
+"""
+
+OUTAGE_SECONDS = 5.0
+PER_SECOND = 1000
+
+
+class Load:
+    """Enqueues PER_SECOND tasks a second in batches, for as long as it is let; a batch that fails is forgotten."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.acknowledged: set[int] = set()
+        self.tried = 0
+
+    def __enter__(self) -> "Load":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join(60)
+
+    def _run(self) -> None:
+        size, number = PER_SECOND // 20, 0
+        with Client(self._url) as client:
+            while not self._is_over.wait(0.05):
+                batch = range(number, number + size)
+                number = self.tried = number + size
+                try:
+                    client.enqueue_many([("recorded", {"n": n}) for n in batch])
+                except StoreError:
+                    continue
+                self.acknowledged.update(batch)
+
+
+@pytest.mark.slow
+def test_five_seconds_without_a_primary_at_a_thousand_tasks_a_second_lose_nothing(
+    private_postgres_tcp: PrivatePostgres, fleet: Fleet, tmp_path: Path
+) -> None:
+    url = private_postgres_tcp.url()
+    for _ in range(3):
+        fleet.add(APP, DATABASE_URL=url)
+    with Load(url) as load:
+        eventually(lambda: len(load.acknowledged) > 2 * PER_SECOND, within=20)
+        private_postgres_tcp.crash()
+        down_at = time.monotonic()
+        eventually(lambda: time.monotonic() - down_at > OUTAGE_SECONDS, within=OUTAGE_SECONDS + 1)
+        private_postgres_tcp.start()
+        before = len(load.acknowledged)
+        eventually(lambda: len(load.acknowledged) > before + 2 * PER_SECOND, within=30)
+
+    queue = queue_at(url)
+    queue.wait_empty()
+    present = {row[0] for row in queue.rows("SELECT (payload ->> 'n')::integer FROM tasks")}
+    assert load.acknowledged <= present <= set(range(load.tried))
+    assert queue.rows("SELECT status::text, attempts, count(*) FROM tasks GROUP BY 1, 2") == [
+        ("completed", 1, len(present))
+    ]
+    ran = [int(line) for line in (tmp_path / "record").read_text().split()]
+    assert sorted(ran) == sorted(present), "each ran once: nobody died"
+    assert queue.one("SELECT count(*) FROM workers WHERE declared_dead_at IS NULL") == 3, (
+        "and nobody was taken for dead"
+    )
+    queue.connection.close()

@@ -1,0 +1,98 @@
+"""Behind PgBouncer in transaction mode nothing may lean on a session: all works, and polling takes the place of LISTEN."""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from orchestrator.dev.postgres import PrivatePostgres
+from tests.fixtures.fleet import CLAIM, ELECTED, NOTICED, SLACK, Fleet, leads
+from tests.fixtures.gates import APP, Gates
+from tests.fixtures.waiting import eventually
+from tests.fixtures.working import queue_at
+
+CONFIGURATION = """
+[databases]
+postgres = host={server.hostname} port={server.port} user={server.username} password={server.password}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+default_pool_size = 6
+max_client_conn = 100
+logfile = {folder}/log
+pidfile = {folder}/pid
+"""
+
+
+def install() -> str:
+    """The path of pgbouncer; the test is skipped where there is none and it cannot be installed."""
+    if shutil.which("pgbouncer") is None and os.geteuid() == 0 and shutil.which("apt-get"):
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        for command in (["update"], ["install", "-y", "--no-install-recommends", "pgbouncer"]):
+            subprocess.run(["apt-get", "-qq", *command], env=environ, check=False, timeout=300, **quiet)  # type: ignore[call-overload]
+    found = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+    if found is None:
+        pytest.skip("pgbouncer is not installed, and only root can install it (apt-get install pgbouncer)")
+    return found
+
+
+@pytest.fixture
+def pooled_url(private_postgres_tcp: PrivatePostgres) -> Iterator[str]:
+    """The database postgres of the private server, by way of six pooled sessions."""
+    program = install()
+    folder = Path(tempfile.mkdtemp(prefix="pgbouncer-"))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = urlsplit(private_postgres_tcp.url())
+    (folder / "ini").write_text(CONFIGURATION.format(server=server, port=port, folder=folder))
+    command = [program, str(folder / "ini")]
+    if os.geteuid() == 0:  # it refuses to run as root
+        shutil.chown(folder, "nobody")
+        shutil.chown(folder / "ini", "nobody")
+        command[1:1] = ["-u", "nobody"]
+    pooler = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        eventually(lambda: socket.create_connection(("127.0.0.1", port)).close() is None, within=10)
+        yield f"postgres://anybody@127.0.0.1:{port}/postgres"
+    finally:
+        pooler.terminate()
+        pooler.wait(10)
+        shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+def test_workers_behind_a_transaction_pooler_do_all_that_they_do_without(
+    private_postgres_tcp: PrivatePostgres, pooled_url: str, fleet: Fleet, gates: Gates
+) -> None:
+    first, second = (fleet.add(APP, DATABASE_URL=pooled_url) for _ in range(2))
+    queue = queue_at(private_postgres_tcp.url())
+    queue.rows("INSERT INTO tasks (type) SELECT 'quick' FROM generate_series(1, 3000)")
+    queue.rows("SELECT enqueue_task('quick', delay => interval '300 ms') FROM generate_series(1, 20)")
+    queue.wait_empty()
+    assert queue.rows("SELECT status::text, attempts, count(*) FROM tasks GROUP BY 1, 2") == [("completed", 1, 3020)]
+
+    assert queue.wait_status(queue.enqueue("quick"), "completed", within=CLAIM + SLACK)["attempts"] == 1, "by polling"
+    held = queue.enqueue("hold")
+    gates.wait_running("hold")
+    owner = fleet.of(queue.wait_status(held, "running")["worker_id"])
+    other = second if owner is first else first
+    owner.kill()
+    gates.open("hold")
+    task = queue.wait_status(held, "completed", within=NOTICED + ELECTED + SLACK)
+    assert (task["attempts"], fleet.of(task["worker_id"])) == (2, other)
+    eventually(lambda: leads(other), within=ELECTED + SLACK)
+    log = other.log()
+    assert "ERROR" not in log and "refused" not in log, log
+    assert other.stop() == 0
+    assert queue.one("SELECT count(*) FROM workers WHERE declared_dead_at IS NULL") == 0
+    queue.connection.close()
