@@ -27,7 +27,7 @@ run: $(RUN)  ## a worker with a private PostgreSQL and example tasks; Ctrl-C end
 	@exec bin/orchestratord dev $(ARGS)
 
 test: $(TEST)  ## the test suite; TEST_DATABASE_URL names a server to use instead of a private one
-	@$(PYTEST) -n 3 $(ARGS)
+	@$(PYTEST) -n 4 $(ARGS)
 
 test-unit: $(TEST)  ## the tests that need no database and no processes
 	@$(PYTEST) tests/unit $(ARGS)
@@ -44,7 +44,7 @@ test-slow: $(TEST)  ## the long tests: chaos, several hosts, systemd, a browser
 SECONDS ?= 60
 chaos: $(TEST)  ## random harm for SECONDS=60, checked; SEED=7 and PROFILE=mixed, zombies, replies or single choose it
 	@CHAOS_SECONDS='$(SECONDS)' CHAOS_SEED='$(SEED)' CHAOS_PROFILE='$(PROFILE)' \
-		$(PYTEST) -s -q -o faulthandler_timeout=0 tests/chaos/test_chaos.py -k as_asked $(ARGS)
+		$(PYTEST) -s -q -o faulthandler_timeout=0 tests/chaos/as_asked.py $(ARGS)
 
 lint: $(LINT)  ## style, types and import contracts
 	@.venv/bin/ruff check .

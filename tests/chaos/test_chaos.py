@@ -1,12 +1,11 @@
 """Randomized chaos: a workload, a nemesis, and a checker over all that happened.
 
-`make chaos SECONDS=60 SEED=7 PROFILE=zombies` runs one as asked; so does the command that a failing seed prints.
+`make chaos SECONDS=60 SEED=7 PROFILE=zombies` (as_asked.py) runs one as asked; a failing seed prints that command.
 """
 
 import os
 import random
 import re
-import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -150,14 +149,3 @@ def test_half_a_minute_of_each_profile(
     private_postgres_tcp: PrivatePostgres, daemon: Start, tmp_path: Path, profile: str
 ) -> None:
     chaos(private_postgres_tcp, daemon, tmp_path, 30, random.randrange(100_000), profile)
-
-
-@pytest.mark.skipif("CHAOS_SECONDS" not in os.environ, reason="`make chaos` runs it")
-def test_as_asked(private_postgres_tcp: PrivatePostgres, daemon: Start, tmp_path: Path) -> None:
-    seconds, seed = float(os.environ["CHAOS_SECONDS"]), os.environ.get("CHAOS_SEED", "")
-    profile = os.environ.get("CHAOS_PROFILE") or "mixed"
-    try:
-        chaos(private_postgres_tcp, daemon, tmp_path, seconds, int(seed or random.randrange(100_000)), profile)
-    finally:
-        if os.environ.get("CHAOS_KEEP"):
-            shutil.copytree(tmp_path, os.environ["CHAOS_KEEP"], dirs_exist_ok=True)

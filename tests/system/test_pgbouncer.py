@@ -1,4 +1,4 @@
-"""Behind PgBouncer in transaction mode nothing may lean on a session: all works, and polling takes the place of LISTEN."""
+"""Behind PgBouncer in transaction mode nothing may lean on a session: all works, and polling replaces LISTEN."""
 
 import os
 import shutil
