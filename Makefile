@@ -36,7 +36,7 @@ test-unit: $(TEST)  ## the tests that need no database and no processes
 test-slow: $(TEST)  ## the long tests: chaos, several hosts, systemd, a browser
 	@$(PYTEST) -m slow --collect-only -qq >.venv/slow-tests 2>&1; \
 	case $$? in \
-		0) exec $(PYTEST) -m slow $(ARGS);; \
+		0) exec $(PYTEST) -m slow -n 2 $(ARGS);; \
 		5) echo "there are no slow tests";; \
 		*) cat .venv/slow-tests; exit 1;; \
 	esac
