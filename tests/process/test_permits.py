@@ -20,5 +20,5 @@ def test_each_claim_has_exactly_one_fate_whatever_is_taken_back_and_killed() -> 
     )
     found = json.loads(played.stdout)
     assert found["problems"] == []
-    assert found["rounds"] > 100
+    assert found["rounds"] > 20
     assert set(found["fates"]) == {"ended", "handed back", "released", "crashed"}  # each was met

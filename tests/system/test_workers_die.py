@@ -151,7 +151,7 @@ def test_a_task_that_kills_its_worker_at_once_ends_as_a_dead_letter_and_its_batc
     queue.rows("INSERT INTO tasks (type) SELECT 'quick' FROM generate_series(1, 300)")
 
     for _ in range(3):
-        victim = fleet.add(DEADLY, is_awaited=False, DATABASE_URL=queue.url)
+        victim = fleet.add(DEADLY, "--pool-size", "1", is_awaited=False, DATABASE_URL=queue.url)
         victim.wait_exit()
     task = queue.wait_status(deadly, "dead_letter", within=NOTICED + SLACK)
     assert task["attempts"] == 2
