@@ -26,6 +26,7 @@ PROFILES = {
 }  # fmt: skip
 """Deeds and how often, by profile: what a mixed one seldom hits needs one of its own."""
 
+LONGEST_AWAY = 4.0
 JUST_OVER = (TIMEOUT * 1.02, TIMEOUT * 2.5)
 
 
@@ -39,15 +40,27 @@ class Nemesis:
         self._later: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
         self._is_database_down = False
+        self._down_since: dict[str, float] = {}
         self.deeds: list[Deed] = []
 
     def strike(self) -> float:
         """One deed. Returns the seconds until the next should be done."""
         self.proceed()
+        self._keep()
         (what,) = self._random.choices(list(self._weights), list(self._weights.values()))
         node = self._random.choice(self._cluster.nodes)
         getattr(self, "_" + what.replace(" ", "_"))(node)
         return self._random.uniform(0.1, 0.7)
+
+    def _keep(self) -> None:
+        """What systemd does: a worker that is away for long is started again. (A SIGHUP in the first milliseconds of its
+        life, before anything of ours runs, ends any process.)"""
+        now = time.monotonic()
+        for node in self._cluster.nodes:
+            if node.is_up:
+                self._down_since.pop(node.role, None)
+            elif now - self._down_since.setdefault(node.role, now) > LONGEST_AWAY:
+                self._restart(node)
 
     def proceed(self, *, at_once: bool = False) -> None:
         """Undo what has lasted long enough."""
