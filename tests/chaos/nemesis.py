@@ -53,8 +53,10 @@ class Nemesis:
         return self._random.uniform(0.1, 0.7)
 
     def _keep(self) -> None:
-        """What systemd does: a worker that is away for long is started again. (A SIGHUP in the first milliseconds of its
-        life, before anything of ours runs, ends any process.)"""
+        """What systemd does: a worker that has ended by itself is started again.
+
+        A SIGHUP in the first milliseconds of its life, before anything of ours runs, ends any process.
+        """
         now = time.monotonic()
         for node in self._cluster.nodes:
             if node.is_up:
