@@ -9,4 +9,5 @@ pytest_plugins = [
     "tests.fixtures.gates",
     "tests.fixtures.proxy",
     "tests.fixtures.toys",
+    "tests.hosts.network",
 ]
