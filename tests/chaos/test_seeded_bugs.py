@@ -1,17 +1,14 @@
 """The chaos test is itself tested: workers with a bug on purpose, in a copy of the package, are found out."""
 
-import shutil
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-import orchestrator
 from orchestrator.dev.postgres import PrivatePostgres
 from tests.chaos.checker import check
 from tests.chaos.test_chaos import run
 from tests.fixtures.daemon import Start
+from tests.fixtures.planted import plant
 
 FENCE = "AND t.claim_token = o.token AND t.status BETWEEN 'claimed' AND 'running'\n    RETURNING o.token"
 LEASE = "WHERE id = 1 AND term = %(term)s AND holder = %(holder)s AND expires_at > clock_timestamp() FOR SHARE"
@@ -55,25 +52,13 @@ BUGS = {
 """By name: the profile that finds it, the rules that it breaks, and what to replace by what in which file."""
 
 
-def plant(folder: Path, changes: Sequence[tuple[str, str, str]]) -> Path:
-    """A copy of the package with these changes, each of which must still apply; the file to run."""
-    package = folder / "planted" / "orchestrator"
-    shutil.copytree(Path(orchestrator.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
-    for name, right, wrong in changes:
-        text = (package / name).read_text()
-        assert right in text, f"{name} no longer has what this bug replaces"
-        (package / name).write_text(text.replace(right, wrong))
-    return package / "__main__.py"
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("bug", BUGS)
 def test_the_checker_finds(
     bug: str, private_postgres_tcp: PrivatePostgres, daemon: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     profile, rules, changes = BUGS[bug]
-    entry = plant(tmp_path, changes)
-    monkeypatch.setattr("tests.fixtures.daemon.ENTRY", [sys.executable, str(entry)])
+    monkeypatch.setattr("tests.fixtures.daemon.ENTRY", plant(tmp_path / "planted", changes))
     history, summary = run(private_postgres_tcp, daemon, tmp_path, seconds=30, seed=2, profile=profile, quiet_within=10)
     found = {violation.rule for violation in check(history)}
     assert found & rules, f"found {found or 'nothing'} in {summary}"
