@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from orchestrator.store import leadership
 from orchestrator.store.connection import Connection
+from tests.store.rows import PROCESS, add_worker
 
 
 @pytest.fixture
@@ -30,3 +32,12 @@ def connection(connect: Callable[[], Connection]) -> Connection:
 def other(connect: Callable[[], Connection]) -> Connection:
     """A second session beside `connection`."""
     return connect()
+
+
+@pytest.fixture
+def term(connection: Connection) -> int:
+    """The term in which the worker `leader` leads, since this moment."""
+    add_worker(connection, "leader")
+    term = leadership.acquire(connection, holder="leader", process=PROCESS, lease_seconds=60.0, within=5.0)
+    assert term is not None
+    return term

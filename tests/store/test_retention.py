@@ -1,22 +1,10 @@
 """Which tasks retention deletes, which it leaves for good, and what looking for them costs."""
 
-import pytest
-
-from orchestrator.store import leadership, retention
+from orchestrator.store import retention
 from orchestrator.store.connection import Connection
 from orchestrator.store.retention import START, Pruned
-from tests.store.rows import PROCESS, add_worker
 
 DAY = 86400.0
-
-
-@pytest.fixture
-def term(connection: Connection) -> int:
-    """The term in which the worker `leader` leads; all that was enqueued is counted."""
-    add_worker(connection, "leader")
-    term = leadership.acquire(connection, holder="leader", process=PROCESS, lease_seconds=60.0, within=5.0)
-    assert term is not None
-    return term
 
 
 def add(connection: Connection, type_name: str, status: str, *, enqueued: float, ended: float | None = None) -> None:

@@ -2,18 +2,9 @@
 
 import pytest
 
-from orchestrator.store import leadership, upkeep, workers
+from orchestrator.store import upkeep, workers
 from orchestrator.store.connection import Connection
-from tests.store.rows import PROCESS, add_worker
-
-
-@pytest.fixture
-def term(connection: Connection) -> int:
-    """The term in which the worker `leader` leads, since this moment."""
-    add_worker(connection, "leader")
-    term = leadership.acquire(connection, holder="leader", process=PROCESS, lease_seconds=60.0, within=5.0)
-    assert term is not None
-    return term
+from tests.store.rows import add_worker
 
 
 @pytest.fixture

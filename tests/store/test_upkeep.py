@@ -6,10 +6,9 @@ import pytest
 
 from orchestrator.errors import StatementRefused
 from orchestrator.model import DEFAULT_MAX_RETRIES, Recovered, Start, TaskStatus, TaskType, Verdict
-from orchestrator.store import claims, leadership, types, upkeep, workers
+from orchestrator.store import claims, types, upkeep, workers
 from orchestrator.store.connection import Connection
 from tests.store.rows import (
-    PROCESS,
     add_task,
     add_tasks,
     add_worker,
@@ -21,15 +20,6 @@ from tests.store.rows import (
     value,
     values,
 )
-
-
-@pytest.fixture
-def term(connection: Connection) -> int:
-    """The term in which the worker `leader` leads."""
-    add_worker(connection, "leader")
-    term = leadership.acquire(connection, holder="leader", process=PROCESS, lease_seconds=60.0, within=5.0)
-    assert term is not None
-    return term
 
 
 def recover(connection: Connection, term: int, limit: int = 100) -> list[Recovered]:
