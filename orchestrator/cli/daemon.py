@@ -79,27 +79,13 @@ class Daemon:
             examples=tuple(example_tasks()) if settings.enqueue_examples else (),
         )
 
-        def on_types(types: tuple[TaskType, ...]) -> None:
-            metrics.expect(types)
-            self._types = types
-            self._log.info("app_loaded", app=self._app, types=" ".join(each.name for each in types) or "none")
-
-        def on_restart(slot: int, reason: str) -> None:
-            directory.zero_gauges(slot)
-            metrics.child_restarted(reason)
-
         self._supervisor = Supervisor(
             self._supervisor_settings(),
             signals=signals,
             database=self._coordination,
             reports=reports,
             start_forkserver=lambda generation: self._start_forkserver(generation, directory.path),
-            listeners=Listeners(
-                on_types=on_types,
-                on_restart=on_restart,
-                on_reload=lambda is_success: metrics.reloaded(is_success=is_success),
-                on_ready=self._say_ready,
-            ),
+            listeners=self._listeners(metrics, directory),
         )
         server = StatusServer(
             settings.metrics_host,
@@ -120,6 +106,23 @@ class Daemon:
             return self._supervisor.run()
         finally:
             server.stop()
+
+    def _listeners(self, metrics: TaskMetrics, directory: MetricsDirectory) -> Listeners:
+        def on_types(types: tuple[TaskType, ...]) -> None:
+            metrics.expect(types)
+            self._types = types
+            self._log.info("app_loaded", app=self._app, types=" ".join(each.name for each in types) or "none")
+
+        def on_restart(slot: int, reason: str) -> None:
+            directory.zero_gauges(slot)
+            metrics.child_restarted(reason)
+
+        return Listeners(
+            on_types=on_types,
+            on_restart=on_restart,
+            on_reload=lambda is_success: metrics.reloaded(is_success=is_success),
+            on_ready=self._say_ready,
+        )
 
     def _supervisor_settings(self) -> SupervisorSettings:
         settings = self._settings
