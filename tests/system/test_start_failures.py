@@ -237,8 +237,8 @@ def test_a_port_that_stays_taken_is_named(daemon: Start, queue: Queue) -> None:
         began = time.monotonic()
         worker = daemon(APP, is_awaited=False, DATABASE_URL=queue.url, METRICS_PORT=port)
 
-        assert worker.wait_exit(within=10) == 2
-    assert 5 <= time.monotonic() - began < 7
+        assert worker.wait_exit(within=20) == 2
+    assert 5 <= time.monotonic() - began < 10
     (line,) = worker.log().splitlines()
     assert line.startswith("orchestratord: ")
     assert "METRICS_PORT" in line
