@@ -145,7 +145,8 @@ def test_twenty_seconds_of_everything(private_postgres_tcp: PrivatePostgres, dae
 
 @pytest.mark.slow
 @pytest.mark.parametrize("profile", PROFILES)
-def test_half_a_minute_of_each_profile(
+def test_two_minutes_of_everything_and_half_a_minute_of_each_profile(
     private_postgres_tcp: PrivatePostgres, daemon: Start, tmp_path: Path, profile: str
 ) -> None:
-    chaos(private_postgres_tcp, daemon, tmp_path, 30, random.randrange(100_000), profile)
+    seconds = 120 if profile == "mixed" else 30
+    chaos(private_postgres_tcp, daemon, tmp_path, seconds, random.randrange(100_000), profile)
