@@ -1,14 +1,23 @@
-"""The primary goes away under load for some seconds: what was acknowledged is run, and once, since nobody died."""
+"""The primary goes away: under load for some seconds, or for good, and a standby is promoted in its place."""
 
+import os
+import shutil
+import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from orchestrator import Client
+from orchestrator.dev.account import make_temporary_folder
 from orchestrator.dev.postgres import PrivatePostgres
 from orchestrator.errors import StoreError
+from orchestrator.store import schema
+from orchestrator.store.connection import Connection
+from tests.fixtures.daemon import Queue
 from tests.fixtures.fleet import Fleet
 from tests.fixtures.waiting import eventually
 from tests.fixtures.working import queue_at
@@ -94,3 +103,49 @@ def test_five_seconds_without_a_primary_at_a_thousand_tasks_a_second_lose_nothin
         "and nobody was taken for dead"
     )
     queue.connection.close()
+
+
+@pytest.fixture
+def standby(private_postgres_tcp: PrivatePostgres) -> Iterator[PrivatePostgres]:
+    """A hot standby: a copy of the primary's files, in recovery, so read-only until it is promoted."""
+    connection = Connection.open(private_postgres_tcp.url(), within=10, application_name="test")
+    schema.migrate(connection, within=20)
+    connection.close()
+    private_postgres_tcp.stop()
+    folder = make_temporary_folder("orchestrator-test-")
+    copy = folder / "postgres"
+    subprocess.run(["cp", "-a", str(private_postgres_tcp.data_folder), str(copy)], check=True)
+    for name in ("lock", "socket"):
+        subprocess.run(["rm", "-rf", str(copy / name)], check=True)
+    signal_file = copy / "cluster" / "standby.signal"
+    signal_file.touch()
+    owner = (copy / "cluster" / "PG_VERSION").stat()
+    os.chown(signal_file, owner.st_uid, owner.st_gid)
+    server = PrivatePostgres(copy, is_fast=True, listens_tcp=True)
+    private_postgres_tcp.start()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder)
+
+
+def test_a_standby_is_passed_over_until_it_is_promoted(
+    private_postgres_tcp: PrivatePostgres, standby: PrivatePostgres, fleet: Fleet
+) -> None:
+    hosts = [urlsplit(server.url()) for server in (standby, private_postgres_tcp)]
+    addresses = ",".join(f"{each.hostname}:{each.port}" for each in hosts)
+    url = f"postgresql://{hosts[0].username}:{hosts[0].password}@{addresses}/postgres?target_session_attrs=read-write"
+    primary, promoted = queue_at(private_postgres_tcp.url()), Queue(standby.url())
+    assert promoted.one("SELECT pg_is_in_recovery()")
+
+    worker = fleet.add(APP, DATABASE_URL=url)
+    primary.wait_status(primary.enqueue("recorded", {"n": 1}), "completed")
+    primary.connection.close()
+    private_postgres_tcp.crash()
+    assert promoted.one("SELECT pg_promote()")
+    task = promoted.wait_status(promoted.enqueue("recorded", {"n": 2}), "completed")
+    assert task["attempts"] == 1
+    assert worker.health()[0] == 200
+    promoted.connection.close()
