@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.dev.postgres import PrivatePostgres
 from tests.chaos.checker import check
 from tests.chaos.test_chaos import run
 from tests.fixtures.daemon import Start
+from tests.fixtures.database import private_server
 from tests.fixtures.planted import plant
 
 FENCE = "AND t.claim_token = o.token AND t.status BETWEEN 'claimed' AND 'running'\n    RETURNING o.token"
@@ -54,11 +54,17 @@ BUGS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bug", BUGS)
-def test_the_checker_finds(
-    bug: str, private_postgres_tcp: PrivatePostgres, daemon: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_checker_finds(bug: str, daemon: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one of three runs: some need a pause at the right moment."""
     profile, rules, changes = BUGS[bug]
     monkeypatch.setattr("tests.fixtures.daemon.ENTRY", plant(tmp_path / "planted", changes))
-    history, summary = run(private_postgres_tcp, daemon, tmp_path, seconds=30, seed=2, profile=profile, quiet_within=10)
-    found = {violation.rule for violation in check(history)}
-    assert found & rules, f"found {found or 'nothing'} in {summary}"
+    seen = []
+    for seed in (1, 2, 3):
+        (tmp_path / "record").unlink(missing_ok=True)
+        with private_server(listens_tcp=True) as server:
+            history, summary = run(server, daemon, tmp_path, seconds=30, seed=seed, profile=profile, quiet_within=10)
+        found = {violation.rule for violation in check(history)}
+        if found & rules:
+            return
+        seen.append(f"seed {seed}: {found or 'nothing'} in {summary}")
+    raise AssertionError("\n".join(seen))
