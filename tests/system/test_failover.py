@@ -1,7 +1,6 @@
 """The primary goes away: under load for some seconds, or for good, and a standby is promoted in its place."""
 
 import os
-import shutil
 import subprocess
 import threading
 import time
@@ -12,12 +11,12 @@ from urllib.parse import urlsplit
 import pytest
 
 from orchestrator import Client
-from orchestrator.dev.account import make_temporary_folder
 from orchestrator.dev.postgres import PrivatePostgres
 from orchestrator.errors import StoreError
 from orchestrator.store import schema
 from orchestrator.store.connection import Connection
 from tests.fixtures.daemon import Queue
+from tests.fixtures.database import private_server
 from tests.fixtures.fleet import Fleet
 from tests.fixtures.waiting import eventually
 from tests.fixtures.working import queue_at
@@ -111,24 +110,19 @@ def standby(private_postgres_tcp: PrivatePostgres) -> Iterator[PrivatePostgres]:
     connection = Connection.open(private_postgres_tcp.url(), within=10, application_name="test")
     schema.migrate(connection, within=20)
     connection.close()
-    private_postgres_tcp.stop()
-    folder = make_temporary_folder("orchestrator-test-")
-    copy = folder / "postgres"
-    subprocess.run(["cp", "-a", str(private_postgres_tcp.data_folder), str(copy)], check=True)
-    for name in ("lock", "socket"):
-        subprocess.run(["rm", "-rf", str(copy / name)], check=True)
-    signal_file = copy / "cluster" / "standby.signal"
-    signal_file.touch()
-    owner = (copy / "cluster" / "PG_VERSION").stat()
-    os.chown(signal_file, owner.st_uid, owner.st_gid)
-    server = PrivatePostgres(copy, is_fast=True, listens_tcp=True)
-    private_postgres_tcp.start()
-    try:
-        server.start()
+
+    def copy(folder: Path) -> None:
+        private_postgres_tcp.stop()
+        subprocess.run(["cp", "-a", str(private_postgres_tcp.data_folder), str(folder)], check=True)
+        for name in ("lock", "socket"):
+            subprocess.run(["rm", "-rf", str(folder / name)], check=True)
+        mark, owner = folder / "cluster" / "standby.signal", (folder / "cluster" / "PG_VERSION").stat()
+        mark.touch()
+        os.chown(mark, owner.st_uid, owner.st_gid)
+        private_postgres_tcp.start()
+
+    with private_server(copy, listens_tcp=True) as server:
         yield server
-    finally:
-        server.stop()
-        shutil.rmtree(folder)
 
 
 def test_a_standby_is_passed_over_until_it_is_promoted(
