@@ -3,11 +3,12 @@
 import contextlib
 import os
 import secrets
-import shutil
 import subprocess
 from collections.abc import Iterator
 
 import pytest
+
+from tests.fixtures.debian import install
 
 SUBNET = "10.213.77"
 
@@ -70,21 +71,17 @@ class Network:
             _run("ip", "link", "delete", self._bridge)
 
 
-def _install() -> None:
+def _need_namespaces() -> None:
     if os.geteuid() != 0:
         pytest.skip("network namespaces need root")
-    if not (shutil.which("ip") and shutil.which("iptables")) and shutil.which("apt-get"):
-        environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for command in (["update"], ["install", "-y", "--no-install-recommends", "iproute2", "iptables"]):
-            subprocess.run(["apt-get", "-qq", *command], env=environ, check=False, capture_output=True, timeout=300)
-    if not (shutil.which("ip") and shutil.which("iptables")):
-        pytest.skip("ip and iptables are not installed (apt-get install iproute2 iptables)")
+    install("iproute2", "ip")
+    install("iptables", "iptables")
 
 
 @pytest.fixture
 def network() -> Iterator[Network]:
     """Three hosts and a bridge between them and this machine."""
-    _install()
+    _need_namespaces()
     network = Network(3)
     try:
         try:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from orchestrator.dev.postgres import PrivatePostgres
+from tests.fixtures.debian import install
 from tests.fixtures.fleet import CLAIM, ELECTED, NOTICED, SLACK, Fleet, leads
 from tests.fixtures.gates import APP, Gates
 from tests.fixtures.waiting import eventually
@@ -33,23 +34,10 @@ pidfile = {folder}/pid
 """
 
 
-def install() -> str:
-    """The path of pgbouncer; the test is skipped where there is none and it cannot be installed."""
-    if shutil.which("pgbouncer") is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for command in (["update"], ["install", "-y", "--no-install-recommends", "pgbouncer"]):
-            subprocess.run(["apt-get", "-qq", *command], env=environ, check=False, timeout=300, **quiet)  # type: ignore[call-overload]
-    found = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
-    if found is None:
-        pytest.skip("pgbouncer is not installed, and only root can install it (apt-get install pgbouncer)")
-    return found
-
-
 @pytest.fixture
 def pooled_url(private_postgres_tcp: PrivatePostgres) -> Iterator[str]:
     """The database postgres of the private server, by way of six pooled sessions."""
-    program = install()
+    (program,) = install("pgbouncer", "pgbouncer")
     folder = Path(tempfile.mkdtemp(prefix="pgbouncer-"))
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
