@@ -16,7 +16,7 @@ from orchestrator.telemetry import logs
 
 STEP = 1000
 SHARE_WHILE_PRUNING, SHARE_WHILE_LOOKING = 0.2, 0.01
-"""Of the database's time: for steps that delete something, and for whole walks."""
+"""Of the database's time: within a walk, and of all time for the steps that found nothing to delete."""
 
 
 class Retention:
