@@ -9,6 +9,7 @@ from orchestrator.coordinator.carrier import Carrier
 from orchestrator.coordinator.coordinator import THREAD as COORDINATOR
 from orchestrator.coordinator.coordinator import Coordinator
 from orchestrator.coordinator.counting import Counting
+from orchestrator.coordinator.departure import Departure
 from orchestrator.coordinator.duties.audit import Audit
 from orchestrator.coordinator.duties.census import Census
 from orchestrator.coordinator.duties.enqueued import Enqueued
@@ -157,6 +158,7 @@ def _make_pulse(
         election=election,
         membership=membership,
         starting=starting,
+        departure=Departure(leadership=leadership, membership=membership, book=book, counting=counting),
         reports=reports,
         counting=counting,
         abort=abort,

@@ -57,12 +57,13 @@ class Membership:
         self._log.warning("worker_declared_dead", previous=previous, worker_id=self.worker_id)
         return self.worker_id
 
-    def leave(self, connection: Connection, *, within: float) -> None:
-        """Takes the row out, if there is one."""
-        if self._is_entered:
-            workers.leave(connection, self.worker_id, within=within)
-            self._is_entered = False
-            self._log.info("worker_left", worker_id=self.worker_id)
+    def leave(self, connection: Connection, *, within: float) -> bool:
+        """Takes the row out. False: there is none."""
+        if not self._is_entered:
+            return False
+        workers.leave(connection, self.worker_id, within=within)
+        self._is_entered = False
+        return True
 
     def _register_anew(self, connection: Connection) -> str:
         """A repetition after a lost reply takes the same id again, so that no row is left that never beats."""

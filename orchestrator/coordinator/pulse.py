@@ -12,6 +12,7 @@ from collections.abc import Callable
 from orchestrator.config import Settings, without_password
 from orchestrator.coordinator.backoff import Backoff
 from orchestrator.coordinator.counting import Counting
+from orchestrator.coordinator.departure import Departure
 from orchestrator.coordinator.election import Election
 from orchestrator.coordinator.leadership import Leadership
 from orchestrator.coordinator.membership import Membership
@@ -48,6 +49,7 @@ class Pulse:
         election: Election,
         membership: Membership,
         starting: Starting,
+        departure: Departure,
         reports: Mailbox[Report],
         counting: Counting,
         abort: Bell,
@@ -60,6 +62,7 @@ class Pulse:
         self._election = election
         self._membership = membership
         self._starting = starting
+        self._departure = departure
         self._worker_id = membership.worker_id
         self._reports = reports
         self._counting = counting
@@ -237,8 +240,7 @@ class Pulse:
             if self._is_started or self._leadership.is_held:
                 left = by - time.monotonic()
                 connection = self._session.connection or self._session.open(within=left)
-                self._leadership.resign(connection, within=by - time.monotonic())
-                self._membership.leave(connection, within=by - time.monotonic())
+                self._departure.take(connection, by=by)
         except StoreError as error:
             self._log.warning("goodbye_failed", error=str(error))
         except Exception:  # noqa: BLE001 - the process is about to end

@@ -14,6 +14,9 @@ from orchestrator.model import MAX_PAYLOAD_BYTES, Claim, ClaimRef, Outcome, Owne
 from orchestrator.store.connection import Connection
 from orchestrator.store.prepared import execute_prepared, prepared
 
+CLAIM_STATEMENT = "orchestrator_claim"
+"""How the claim's statement is named, in pg_stat_activity too."""
+
 _MAX_BATCH_BYTES = 8 << 20
 """Payloads of one claim together, as they are stored (perhaps compressed); the first is taken whatever its size."""
 
@@ -48,7 +51,7 @@ class Batch:
 # large payloads ends early: the child has to hold it.
 # The first row of the answer (position 0) tells of the outcomes; naming the accepted is only worth it if some are not.
 _FINISH_AND_CLAIM = prepared(
-    "orchestrator_claim",
+    CLAIM_STATEMENT,
     """
 WITH finished AS (
     UPDATE tasks AS t
@@ -266,6 +269,25 @@ def owned(connection: Connection, worker_id: str, slot: int | None, *, within: f
         lock_within=within / 5,
     )
     return [OwnedClaim(*row) for row in rows]
+
+
+def under_way(connection: Connection, *, within: float) -> frozenset[tuple[int, str]]:
+    """The claims that this role's sessions are making at this moment, of any worker: backend pid and start.
+
+    A claim that begins after a worker's row was taken out finds no row and takes nothing: its snapshot is younger. One
+    that began before may commit later, so who wants the last word waits until it is no longer among these. A server
+    with track_activities off shows none.
+    """
+    rows = connection.execute(
+        """
+        SELECT pid, query_start::text FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid()
+          AND state = 'active' AND query LIKE %(pattern)s
+        """,
+        {"pattern": f"%{CLAIM_STATEMENT}\\_%"},
+        within=within,
+    )
+    return frozenset((pid, start) for pid, start in rows)
 
 
 def _array(items: Iterable[Any]) -> str:

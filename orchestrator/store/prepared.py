@@ -31,7 +31,10 @@ _TRIES = 5
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A statement as PREPARE and EXECUTE. The name holds a hash of its text: no two versions ever share one."""
+    """A statement as PREPARE and EXECUTE. The name holds a hash of its text: no two versions ever share one.
+
+    What is sent begins with the name, within what pg_stat_activity shows of a query (1 kB at the least that is usual).
+    """
 
     name: str
     definition: str
@@ -48,7 +51,7 @@ def prepared(name: str, sql: str, types: Mapping[str, str]) -> Prepared:
         name=full_name,
         definition=f"PREPARE {full_name} ({', '.join(types.values())}) AS {numbered};",
         call=f"EXECUTE {full_name} ({', '.join(f'%({parameter})s' for parameter in order)})",
-        plain=sql,
+        plain=f"/* {full_name} */{sql}",
     )
 
 

@@ -128,6 +128,30 @@ def test_quit_in_the_midst_of_many_short_tasks_leaves_none_claimed(daemon: Start
     quit_in_the_midst(daemon, queue, rounds=3)
 
 
+def test_what_a_killed_child_was_claiming_is_not_left_claimed_when_the_claim_commits_late(
+    daemon: Start, queue: Queue
+) -> None:
+    """Each claim takes the server half a second: its child is killed meanwhile, the server goes on with it."""
+    worker = daemon(APP, "--pool-size", "2", DATABASE_URL=queue.url)
+    worker.wait_ready()
+    queue.rows(
+        """
+        CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.5); RETURN NEW; END';
+        CREATE TRIGGER dawdle BEFORE UPDATE ON tasks FOR EACH ROW WHEN (NEW.status = 'claimed')
+            EXECUTE FUNCTION dawdle();
+        INSERT INTO tasks (type) VALUES ('quick')
+        """
+    )
+    claiming = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND wait_event = 'PgSleep'"
+    eventually(lambda: queue.one(claiming) > 0, within=10)
+    worker.signal(signal.SIGQUIT)
+
+    assert worker.wait_exit(within=5) in (0, 1)
+    assert queue.one(claiming) == 0
+    assert queue.rows("SELECT status::text, attempts FROM tasks") == [("pending", 0)]
+    assert "claims_released reason=unknown_claim released=1" in worker.log()
+
+
 @pytest.mark.slow
 def test_quit_again_and_again_in_the_midst_of_many_short_tasks(daemon: Start, queue: Queue) -> None:
     quit_in_the_midst(daemon, queue, rounds=60)
