@@ -14,10 +14,11 @@ HERE := $(shell printf %s "$(CURDIR)" | cksum | cut -d ' ' -f 1)
 RUN := .venv/installed-$(HERE)-run
 TEST := .venv/installed-$(HERE)-test
 LINT := .venv/installed-$(HERE)-lint
+BENCH := .venv/installed-$(HERE)-bench
 PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
 PYTEST := .venv/bin/python -m pytest
 
-.PHONY: help run test test-unit test-slow chaos lint fmt clean
+.PHONY: help run test test-unit test-slow chaos bench lint fmt clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target text; do \
@@ -46,6 +47,9 @@ chaos: $(TEST)  ## random harm for SECONDS=60, checked; SEED=7 and PROFILE=mixed
 	@CHAOS_SECONDS='$(SECONDS)' CHAOS_SEED='$(SEED)' CHAOS_PROFILE='$(PROFILE)' \
 		$(PYTEST) -s -q -o faulthandler_timeout=0 tests/chaos/as_asked.py $(ARGS)
 
+bench: $(BENCH)  ## how fast it is here, beside PostgreSQL alone; ARGS="drain --rounds 5", BENCH_DATABASE_URL
+	@.venv/bin/python -m benchmarks $(ARGS)
+
 lint: $(LINT)  ## style, types and import contracts
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
@@ -70,7 +74,8 @@ clean:  ## remove what make made; the data of `make run` stay
 $(RUN): EXTRAS := dev-postgres
 $(TEST): EXTRAS := dev-postgres,test
 $(LINT): EXTRAS := dev-postgres,test,lint
-$(RUN) $(TEST) $(LINT): .venv/bin/python setup.cfg setup.py
+$(BENCH): EXTRAS := dev-postgres,bench
+$(RUN) $(TEST) $(LINT) $(BENCH): .venv/bin/python setup.cfg setup.py
 	@echo "installing task-orchestrator[$(EXTRAS)] into .venv"
 	@$(PIP) install --use-pep517 --editable '.[$(EXTRAS)]'
 	@touch $@

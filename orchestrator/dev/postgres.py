@@ -58,7 +58,8 @@ class PrivatePostgres:
     """One private server. Not thread-safe, but it may be started and stopped from any thread.
 
     `is_fast` gives durability up for speed; `listens_tcp` adds 127.0.0.1 with a password (the same port and password
-    after each restart of this object); `settings` go to the server as they are.
+    after each restart of this object); `settings` go to the server as they are. `binaries` are other programs than the
+    wheel's, where any account can reach them.
     """
 
     def __init__(
@@ -68,7 +69,9 @@ class PrivatePostgres:
         is_fast: bool = False,
         listens_tcp: bool = False,
         settings: Mapping[str, str] | None = None,
+        binaries: Binaries | None = None,
     ) -> None:
+        self._binaries = binaries
         self.data_folder = data_folder.absolute()
         self._settings = {**_SETTINGS, **(_FAST if is_fast else {}), **(settings or {})}
         self._cluster = self.data_folder / "cluster"
@@ -89,7 +92,7 @@ class PrivatePostgres:
         self._make_data_folder()
         self._lock = take_lock(self.data_folder / "lock")
         try:
-            binaries = find_binaries()
+            binaries = self._find_binaries()
             leftovers.stop_servers(self._name)
             # of a server that was killed: it would look ready, and its pid may be somebody else's by now
             (self._cluster / "postmaster.pid").unlink(missing_ok=True)
@@ -164,6 +167,9 @@ class PrivatePostgres:
     def _name(self) -> str:
         """The server's cluster_name: by it its processes are found again, whoever runs them."""
         return "orchestrator-" + hashlib.sha256(bytes(self._cluster)).hexdigest()[:12]
+
+    def _find_binaries(self) -> Binaries:
+        return self._binaries or find_binaries()
 
     def _make_data_folder(self) -> None:
         folder = self.data_folder
@@ -253,7 +259,7 @@ class PrivatePostgres:
         environment = {**ENVIRONMENT, "PGHOST": self.host, "PGPORT": str(self.port), "PGUSER": SUPERUSER}
         if self.password is not None:
             environment["PGPASSWORD"] = self.password
-        createdb = find_binaries().program("createdb")
+        createdb = self._find_binaries().program("createdb")
         return subprocess.run([createdb, "--", name], env=environment, capture_output=True, text=True)
 
 
