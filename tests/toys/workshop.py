@@ -94,7 +94,10 @@ class Workshop:
         return self.process.wait(within)
 
     def ask(self, do: str, **facts: Any) -> Any:
-        """A request to the supervisor's other threads, and the answer; it does not wait for the loop."""
+        """A request to the supervisor's other threads, and the answer; it does not wait for the loop.
+
+        None: it has ended, as a report may tell it to, faster than it could answer.
+        """
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(json.dumps({"do": do, **facts}).encode() + b"\n")
         self.process.stdin.flush()
@@ -102,13 +105,15 @@ class Workshop:
         while b"\n" not in self._answers:
             assert select.select([output], [], [], 10.0)[0], "the supervisor does not answer"
             chunk = os.read(output, 65536)
-            assert chunk, "the supervisor has ended"
+            if not chunk:
+                return None
             self._answers += chunk
         line, _, self._answers = self._answers.partition(b"\n")
         return json.loads(line)
 
     def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.ask("status")
+        found: dict[str, Any] | None = self.ask("status")
+        assert found is not None, "the supervisor has ended"
         return found
 
     def report(self, kind: str, **facts: Any) -> None:
