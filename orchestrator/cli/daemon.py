@@ -206,6 +206,7 @@ class Daemon:
             workers_total=database.workers_total or 0,
             pending=counts.pending if counts is not None else {},
             running=counts.running if counts is not None else {},
+            due_seconds=counts.due_seconds if counts is not None else {},
             counts_age_seconds=time.monotonic() - counts.counted_at if counts is not None else None,
             types=pool.types,
         )

@@ -27,10 +27,14 @@ class Lead:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Tasks by type at `counted_at` (CLOCK_MONOTONIC seconds, from before the query)."""
+    """Tasks by type at `counted_at` (CLOCK_MONOTONIC seconds, from before the query).
+
+    `due_seconds`: for how long the pending task that is due for longest has been.
+    """
 
     pending: Mapping[str, int]
     running: Mapping[str, int]
+    due_seconds: Mapping[str, float]
     counted_at: float
 
 

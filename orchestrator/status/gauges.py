@@ -1,5 +1,6 @@
 """How things stand, as gauges: the operations guide's, and a few named like them. A scrape makes them of a snapshot."""
 
+import operator
 from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import Metric
@@ -24,6 +25,8 @@ class SnapshotGauges:
         if now.counts_age_seconds is not None and (now.is_leader or not now.distributed):
             yield _by_type("tasks_pending", "Current pending tasks by type", now.pending, now.types)
             yield _by_type("tasks_running", "Currently executing tasks by type", now.running, now.types)
+            oldest = "Seconds since the pending task that waits for a child longest became due, by type"
+            yield _by_type("tasks_oldest_due_seconds", oldest, now.due_seconds, now.types, combine=max)
             age = "Seconds since tasks_pending and tasks_running were counted"
             yield GaugeMetricFamily("task_counts_age_seconds", age, value=now.counts_age_seconds)
 
@@ -58,18 +61,24 @@ def _coordination(now: Snapshot) -> Iterator[Metric]:
     yield GaugeMetricFamily("database_down_seconds", down, value=now.database_down_seconds)
 
 
-def _by_type(name: str, documentation: str, counts: Mapping[str, int], types: tuple[str, ...]) -> Metric:
-    """One series a type: those of the app always, others while they have tasks, the rarest of too many as one."""
-    shown = dict.fromkeys(types, 0)
-    rest = 0
-    for type_name, count in sorted(counts.items(), key=lambda each: -each[1]):
+def _by_type(
+    name: str,
+    documentation: str,
+    values: Mapping[str, float],
+    types: tuple[str, ...],
+    combine: Callable[[float, float], float] = operator.add,
+) -> Metric:
+    """One series a type: those of the app always, others while they have tasks, the least of too many as one."""
+    shown: dict[str, float] = dict.fromkeys(types, 0)
+    rest: float = 0
+    for type_name, value in sorted(values.items(), key=lambda each: -each[1]):
         if type_name in shown or len(shown) < MAX_TYPES:
-            shown[type_name] = count
+            shown[type_name] = value
         else:
-            rest += count
+            rest = combine(rest, value)
     if rest:
         shown[OTHER_TYPES] = rest
     metric = GaugeMetricFamily(name, documentation, labels=["type"])
-    for type_name, count in shown.items():
-        metric.add_metric([type_name], count)
+    for type_name, value in shown.items():
+        metric.add_metric([type_name], value)
     return metric

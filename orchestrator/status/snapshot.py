@@ -13,9 +13,9 @@ class Snapshot:
     """A worker at one moment.
 
     `state` is one of STATES. `is_paused`: nothing is claimed, which a reload does not change. `waiting_for` says in
-    words what a starting worker waits for, as another instance's lease. `pending` and `running` count tasks by type, as
-    the database had them `counts_age_seconds` ago (None: it was never asked). `types` are those the app serves.
-    `database_down_seconds` is 0 while it is reachable.
+    words what a starting worker waits for, as another instance's lease. `pending` and `running` count tasks by type,
+    `due_seconds` tells for how long one has been due, as the database had it `counts_age_seconds` ago (None:
+    it was never asked). `types` are those the app serves. `database_down_seconds` is 0 while it is reachable.
     """
 
     worker_id: str
@@ -36,6 +36,7 @@ class Snapshot:
     workers_total: int = 0
     pending: Mapping[str, int] = field(default_factory=dict)
     running: Mapping[str, int] = field(default_factory=dict)
+    due_seconds: Mapping[str, float] = field(default_factory=dict)
     counts_age_seconds: float | None = None
     types: tuple[str, ...] = ()
 

@@ -4,22 +4,27 @@ from orchestrator.model import TaskStatus
 from orchestrator.store.connection import Connection
 
 
-def counts(connection: Connection, *, within: float) -> list[tuple[str, TaskStatus, int]]:
+def counts(connection: Connection, *, within: float) -> list[tuple[str, TaskStatus, int, float]]:
     """Pending (due and waiting alike) and running tasks by type; types without any are left out.
+
+    The last column: for how many seconds the one that is due for longest has been, 0 where none is due. A change of the
+    row meanwhile, by an operator say, begins that anew.
 
     Each branch reads one partial index, so finished tasks cost nothing. The cost grows with what is pending: the longer
     it takes, the less often it should be asked.
     """
     rows = connection.execute(
         """
-        SELECT type, status::text, sum(count)::bigint FROM (
-            SELECT type, status, count(*) FROM tasks
+        SELECT type, status::text, sum(count)::bigint,
+            coalesce(greatest(0, date_part('epoch', clock_timestamp() - min(due_since))), 0)
+        FROM (
+            SELECT type, status, count(*), min(updated_at) AS due_since FROM tasks
             WHERE status = 'pending' AND next_retry_at IS NULL GROUP BY type, status
             UNION ALL
-            SELECT type, status, count(*) FROM tasks
+            SELECT type, status, count(*), NULL FROM tasks
             WHERE status = 'pending' AND next_retry_at IS NOT NULL GROUP BY type, status
             UNION ALL
-            SELECT type, status, count(*) FROM tasks
+            SELECT type, status, count(*), NULL FROM tasks
             WHERE status IN ('claimed', 'running') AND status = 'running' GROUP BY type, status
         ) AS parts
         GROUP BY type, status
@@ -27,7 +32,7 @@ def counts(connection: Connection, *, within: float) -> list[tuple[str, TaskStat
         within=within,
         lock_within=within,
     )
-    return [(type_name, TaskStatus(status), count) for type_name, status, count in rows]
+    return [(type_name, TaskStatus(status), count, due_seconds) for type_name, status, count, due_seconds in rows]
 
 
 def totals(connection: Connection, *, within: float) -> list[tuple[str, TaskStatus, int]]:

@@ -1,5 +1,7 @@
 """Counts, and the registry of types."""
 
+from datetime import UTC, datetime, timedelta
+
 from orchestrator.model import TaskStatus, TaskType
 from orchestrator.store import statistics, types
 from orchestrator.store.connection import Connection
@@ -13,11 +15,20 @@ def test_pending_counts_the_due_and_the_waiting_and_running_only_the_running(con
         add_task(connection, type="a", status=status)
     add_task(connection, type="a", next_retry_at="2999-01-01 00:00+00")
     add_task(connection, type="b", status="running")
-    assert sorted(statistics.counts(connection, within=5.0)) == [
+    assert sorted(each[:3] for each in statistics.counts(connection, within=5.0)) == [
         ("a", TaskStatus.PENDING, 2),
         ("a", TaskStatus.RUNNING, 1),
         ("b", TaskStatus.RUNNING, 1),
     ]
+
+
+def test_the_counts_tell_for_how_long_a_task_has_been_due_and_nothing_of_what_waits(connection: Connection) -> None:
+    add_task(connection, type="a", updated_at=datetime.now(UTC) - timedelta(seconds=90))
+    add_task(connection, type="a")
+    add_task(connection, type="b", next_retry_at="2999-01-01 00:00+00", updated_at="2020-01-01 00:00+00")
+    (a, b) = sorted(statistics.counts(connection, within=5.0))
+    assert a[2] == 2 and 89 <= a[3] < 150
+    assert (b[2], b[3]) == (1, 0)
 
 
 def test_an_empty_queue_counts_nothing(connection: Connection) -> None:

@@ -34,12 +34,14 @@ class Census:
             raise
         pending: dict[str, int] = {}
         running: dict[str, int] = {}
-        for type_name, status, count in rows:
+        due: dict[str, float] = {}
+        for type_name, status, count, due_seconds in rows:
             if status == TaskStatus.PENDING:
                 pending[type_name] = count
+                due[type_name] = due_seconds
             elif status == TaskStatus.RUNNING:
                 running[type_name] = count
-        self._standing.counted(Counts(pending, running, began))
+        self._standing.counted(Counts(pending, running, due, began))
         self._pace(began)
         return self.every_seconds
 
