@@ -4,6 +4,7 @@ import threading
 import time
 
 from orchestrator.config import Settings
+from orchestrator.coordinator.backoff import CAP_SECONDS
 from orchestrator.coordinator.beginning import BeginServing
 from orchestrator.coordinator.carrier import Carrier
 from orchestrator.coordinator.coordinator import THREAD as COORDINATOR
@@ -152,7 +153,15 @@ def _make_pulse(
     starting = Starting(settings, leadership=leadership, election=election, membership=membership, guard=guard)
     return Pulse(
         settings,
-        session=Session(settings.database_url, thread=PULSE, standing=standing, counting=counting, abort=abort),
+        session=Session(
+            settings.database_url,
+            thread=PULSE,
+            standing=standing,
+            counting=counting,
+            abort=abort,
+            # whoever is back first after an outage becomes leader, and judges the others by their beats
+            longest_pause=min(CAP_SECONDS, settings.heartbeat_interval / 2),
+        ),
         standing=standing,
         leadership=leadership,
         election=election,

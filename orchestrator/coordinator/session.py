@@ -2,7 +2,7 @@
 
 import time
 
-from orchestrator.coordinator.backoff import Backoff
+from orchestrator.coordinator.backoff import CAP_SECONDS, Backoff
 from orchestrator.coordinator.counting import Counting
 from orchestrator.coordinator.standing import Standing
 from orchestrator.coordinator.waiting import Bell
@@ -25,13 +25,24 @@ HURRIED_SECONDS = 0.25
 class Session:
     """One thread's connection. Only that thread uses it, but for `abort`, which ends any wait at once, for good."""
 
-    def __init__(self, url: str, *, thread: str, standing: Standing, counting: Counting, abort: Bell) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        thread: str,
+        standing: Standing,
+        counting: Counting,
+        abort: Bell,
+        longest_pause: float = CAP_SECONDS,
+    ) -> None:
+        """`longest_pause`: between two tries, in seconds; at the start LONGEST_PAUSE_AT_START_SECONDS holds too."""
         self._url = url
         self._thread = thread
         self._standing = standing
         self._counting = counting
         self._abort = abort
-        self._backoff = Backoff(cap=LONGEST_PAUSE_AT_START_SECONDS)
+        self._longest_pause = longest_pause
+        self._backoff = Backoff(cap=min(longest_pause, LONGEST_PAUSE_AT_START_SECONDS))
         self._has_answered = False
         self._connection: Connection | None = None
         self._told_at = 0.0
@@ -59,7 +70,7 @@ class Session:
         """The database did what was asked: the outage, if there was one, is over."""
         if not self._has_answered:
             self._has_answered = True
-            self._backoff = Backoff()
+            self._backoff = Backoff(cap=self._longest_pause)
         self._backoff.succeed()
         down_seconds = self._standing.reached(self._thread)
         if self._told is not None:

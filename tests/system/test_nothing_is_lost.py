@@ -117,7 +117,7 @@ def check(daemon: Start, queue: Queue, folder: Path, count: int, seed: int) -> N
         assert time.monotonic() < deadline, f"seed {seed}: {queue.one(LEFT)} tasks are left"
         nemesis.strike()
         pause.execute("SELECT pg_sleep(%s)", (nemesis.random.uniform(0.02, 0.12),))
-    assert nemesis.worker.stop() == 0
+    assert nemesis.worker.wait_ready().stop() == 0
 
     found = executions(folder / "record")
     facts = f"seed {seed}, kills {dict(nemesis.kills)}"

@@ -13,10 +13,13 @@ import pytest
 from orchestrator.coordinator.backoff import Backoff
 from orchestrator.coordinator.order_book import OrderBook
 from orchestrator.coordinator.process import is_gone, new_worker_id, this_process
+from orchestrator.coordinator.session import Session
 from orchestrator.coordinator.standing import Lead, Standing
 from orchestrator.coordinator.waiting import Bell, wait_until
+from orchestrator.errors import DatabaseUnavailable
 from orchestrator.mailbox import Activity, Audit, Begin, Finish, MarkRunning, Order, Release, Types
 from orchestrator.model import ClaimRef, Outcome, Start, TaskStatus, Term
+from orchestrator.telemetry.metrics import TaskMetrics
 from tests.fixtures.coordination import eventually
 
 
@@ -76,6 +79,15 @@ def test_the_first_retry_is_quick_and_later_ones_grow_to_the_cap() -> None:
     assert 20.0 < max(waits[10:]) <= 30.0
     backoff.succeed()
     assert backoff.fail() <= 0.1
+
+
+def test_after_an_outage_however_long_the_next_try_comes_within_the_longest_pause() -> None:
+    session = Session("", thread="pulse", standing=Standing(), counting=TaskMetrics(), abort=Bell(), longest_pause=0.1)
+    session.answered()
+    for _ in range(100):
+        before = time.monotonic()
+        session.failed(DatabaseUnavailable("away"))
+        assert before <= session.retry_at <= time.monotonic() + 0.1
 
 
 def test_orders_are_outstanding_until_they_are_settled() -> None:
