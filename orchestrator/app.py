@@ -59,8 +59,11 @@ class CurrentTask:
         return self.attempt > self.max_retries
 
 
-running_task: ContextVar[CurrentTask] = ContextVar("running_task")
-"""Set by the child around each handler. Threads that a handler starts see it only if they are given its context."""
+running_task: ContextVar[tuple[str, str, int, int, float | None]] = ContextVar("running_task")
+"""The fields of a CurrentTask, which is made for who asks. Set by the child around each handler.
+
+Threads that a handler starts see it only if they are given its context.
+"""
 
 
 def current_task() -> CurrentTask:
@@ -70,7 +73,7 @@ def current_task() -> CurrentTask:
         raise RuntimeError(
             "current_task() was called outside a handler (a thread of a handler's needs contextvars.copy_context())"
         )
-    return task
+    return CurrentTask(*task)
 
 
 class App:

@@ -18,6 +18,7 @@ MAX_DIGITS = 4300
 """Python itself reads no longer integer from text (sys.int_info.default_max_str_digits)."""
 
 _MAX_BITS = int(MAX_DIGITS * math.log2(10))
+_DECODER = json.JSONDecoder()
 
 
 class _Unfit(Exception):
@@ -113,13 +114,15 @@ def encode_payload(payload: Mapping[str, Any], max_bytes: int = MAX_PAYLOAD_BYTE
 def decode_payload(text: str | None) -> dict[str, Any]:
     """A stored payload as a handler's keywords; PayloadError for what raw SQL can store and no handler can take.
 
-    None stands for a payload too large to be read at all.
+    None stands for a payload too large to be read at all. `text` is as PostgreSQL prints jsonb: no space around it.
     """
     if text is None:
         raise PayloadError(f"payload: {_too_large(MAX_PAYLOAD_BYTES)}")
     try:
-        value = json.loads(text)
-        if text.count("[") + text.count("{") > MAX_DEPTH:  # else it cannot be that deep: no need to look
+        value, end = _DECODER.raw_decode(text)
+        if end < len(text):
+            raise ValueError(f"{text[end : end + 20]!r} follows its end")
+        if end > MAX_DEPTH and text.count("[") + text.count("{") > MAX_DEPTH:  # else it cannot be that deep
             _Walk(len(text) * 2 + 64).visit(value, 0)
     except _Unfit as unfit:
         raise PayloadError(f"payload{unfit}") from None

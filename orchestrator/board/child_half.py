@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 from orchestrator.board.layout import (
     ARENA_BYTES,
+    END,
     FLAG_IS_RUNNING,
     HEADER_BYTES,
     MAX_INLINE_BYTES,
     OUTCOME_STATUSES,
     RECORD,
     RECORD_BYTES,
+    START,
     WORD,
     Field,
     LeaveReason,
@@ -20,6 +22,10 @@ from orchestrator.board.layout import (
 )
 from orchestrator.board.memory import NANO, Board
 from orchestrator.model import MAX_ERROR_BYTES, Claim, Outcome
+
+_START = Field.STARTED_AT * WORD
+_END = Field.ENDED_AT * WORD
+_STATUSES = {status: index for index, status in enumerate(OUTCOME_STATUSES)}
 
 
 class ChildBoard(Board):
@@ -78,10 +84,9 @@ class ChildBoard(Board):
         """The next claim's handler begins (its permission was taken). Returns when, in nanoseconds."""
         words = self._words
         index = words[Word.STARTED]
-        record = (HEADER_BYTES + index * RECORD_BYTES) // WORD
         now = time.monotonic_ns()
-        words[record + Field.STARTED_AT] = now
-        words[record + Field.DEADLINE] = now + deadline_ns if deadline_ns else 0
+        deadline = now + deadline_ns if deadline_ns else 0
+        START.pack_into(self._bytes, HEADER_BYTES + index * RECORD_BYTES + _START, now, deadline)
         words[Word.STARTED] = index + 1
         return now
 
@@ -94,15 +99,12 @@ class ChildBoard(Board):
         """The running claim's handler ended so; `has_room` held. The result is at most MAX_INLINE_BYTES long."""
         words = self._words
         index = words[Word.ENDED]
-        record = (HEADER_BYTES + index * RECORD_BYTES) // WORD
-        words[record + Field.ENDED_AT] = int(outcome.ended_monotonic * NANO)
-        words[record + Field.STATUS] = OUTCOME_STATUSES.index(outcome.status)
-        if outcome.delay_seconds:
-            words[record + Field.DELAY] = int(outcome.delay_seconds * NANO)
-        if outcome.error is not None or outcome.result is not None:
-            words[record + Field.TEXT_OFFSET] = self._arena_used
-            words[record + Field.ERROR_LENGTH] = self._store(outcome.error)
-            words[record + Field.RESULT_LENGTH] = self._store(outcome.result)
+        offset = self._arena_used
+        END.pack_into(
+            self._bytes, HEADER_BYTES + index * RECORD_BYTES + _END,
+            int(outcome.ended_monotonic * NANO), _STATUSES[outcome.status], int(outcome.delay_seconds * NANO),
+            offset, self._store(outcome.error), self._store(outcome.result),
+        )  # fmt: skip
         words[Word.ENDED] = index + 1
         words[Word.FINISHED] += 1
 

@@ -77,6 +77,12 @@ class LeaveReason(IntEnum):
 RECORD = struct.Struct(f"=qqqqqqqqqqqqqq36s4x{MAX_TYPE_LENGTH}s")
 """token, attempt, max_retries, flags, type length, then (see Field) zeros that the execution fills in; id; type."""
 
+START = struct.Struct("@qq")
+"""STARTED_AT and DEADLINE, which stand together."""
+
+END = struct.Struct("@qqqqqq")
+"""ENDED_AT to RESULT_LENGTH, which stand together."""
+
 assert RECORD.size <= RECORD_BYTES
 
 

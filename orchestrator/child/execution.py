@@ -11,7 +11,7 @@ from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.app import App, CurrentTask, Handler, running_task
+from orchestrator.app import App, Handler, running_task
 from orchestrator.child.time_limit import TimeLimit
 from orchestrator.errors import Discard, PayloadError, Retry, TaskTimeout
 from orchestrator.failure import describe_exception
@@ -19,6 +19,9 @@ from orchestrator.model import DEFAULT_MAX_RETRIES, Claim, Outcome, TaskStatus
 from orchestrator.payload import decode_payload, encode_result
 from orchestrator.retry import RetryPolicy
 from orchestrator.telemetry import logs
+
+MAX_KNOWN_LIMITS = 1000
+"""Who may enqueue decides how many there are."""
 
 _DEFAULT_POLICY = RetryPolicy()
 
@@ -43,12 +46,23 @@ class Executor:
         self._max_result_size = max_result_size
         self._runner: asyncio.Runner | None = None
         self._pid = os.getpid()
+        self._limits: dict[tuple[str, int | None, float | None], Limits] = {}
         self._policies = {
             each.name: RetryPolicy(base=each.retry_base_seconds, cap=each.retry_cap_seconds) for each in app.types()
         }
         self._log = logs.get("child")
 
     def limits(self, claim: Claim) -> Limits:
+        """What holds for this claim."""
+        asked = claim.type, claim.max_retries, claim.timeout_seconds
+        known = self._limits.get(asked)
+        if known is None:
+            if len(self._limits) >= MAX_KNOWN_LIMITS:
+                self._limits.clear()
+            known = self._limits[asked] = self._find_limits(claim)
+        return known
+
+    def _find_limits(self, claim: Claim) -> Limits:
         handler = self._handlers.get(claim.type)
         registered = handler.type if handler is not None else None
         timeout = claim.timeout_seconds
@@ -113,12 +127,10 @@ class Executor:
         return handler, payload, ""
 
     def _call(self, handler: Handler, payload: dict[str, Any], claim: Claim, limits: Limits) -> Any:
-        current = CurrentTask(
-            id=claim.task_id, type=claim.type, attempt=claim.attempt, max_retries=limits.max_retries,
-            timeout_seconds=limits.timeout_seconds,
-        )  # fmt: skip
         context = copy_context()  # what a handler sets in it (tracing, decimal …) is no business of the next task's
-        context.run(running_task.set, current)
+        context.run(
+            running_task.set, (claim.task_id, claim.type, claim.attempt, limits.max_retries, limits.timeout_seconds)
+        )
         try:
             if handler.is_async:
                 return self._call_async(context.run(handler.function, **payload), limits.timeout_seconds, context)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 from orchestrator.board.child_half import ChildBoard
 from orchestrator.child.database import Database
@@ -82,7 +81,7 @@ class Ledger:
                 left.append(outcome)
             elif outcome.token in self._unsure and self._board.supervisor_found(index, outcome.token):
                 self._unsure.discard(outcome.token)
-                self._metrics.ended(outcome)
+                self._metrics.ended([outcome])
         return left
 
     def _send(self, connection: Connection, outcomes: Sequence[Outcome], limit: int) -> Batch:
@@ -114,8 +113,7 @@ class Ledger:
             if not refusal.blames_data:
                 raise
             self._log.error("outcome_refused", task_id=outcome.task_id, type=outcome.type, error=str(refusal))
-            outcome = replace(
-                outcome,
+            outcome = outcome._replace(
                 error="the error could not be stored" if outcome.error is not None else None,
                 result='{"note": "the result could not be stored"}' if outcome.result is not None else None,
             )
@@ -128,15 +126,14 @@ class Ledger:
     def _count(self, connection: Connection, outcomes: Sequence[Outcome], batch: Batch) -> None:
         """Metrics of what was accepted; a word about what was not.
 
-        One by one, each marked just before it is counted: should we be killed here, the supervisor counts the others.
+        Marked on the board just before they are counted: should we be killed before, the supervisor counts them.
         """
         if not batch.unaccepted:
-            indexes = {outcome.token: index for index, outcome in self._unwritten}
-            for outcome in outcomes:
-                index = indexes.get(outcome.token)
-                if index is not None:
-                    self._board.outcome_written(index)
-                self._metrics.ended(outcome)
+            tokens = {outcome.token for outcome in outcomes}
+            written = [index for index, outcome in self._unwritten if outcome.token in tokens]
+            if written:
+                self._board.outcome_written(written[-1])
+            self._metrics.ended(outcomes)
             return
         verdicts = claims.verdicts(connection, batch.unaccepted, within=EXCHANGE_SECONDS)
         stale = [each for each in batch.unaccepted if verdicts[each.token] is Verdict.STALE]
@@ -144,7 +141,7 @@ class Ledger:
         for outcome in outcomes:
             verdict = verdicts.get(outcome.token, Verdict.ACCEPTED)
             if verdict is Verdict.ACCEPTED or (verdict is Verdict.REPEATED and outcome.token in self._unsure):
-                self._metrics.ended(outcome)
+                self._metrics.ended([outcome])
             elif verdict is Verdict.STALE:
                 self._metrics.stale(outcome.type)
                 self._log.warning(

@@ -50,6 +50,7 @@ class Loop:
     ) -> None:
         self._settings = context.settings
         self._slot = context.request.slot
+        self._title = f"orchestratord: child {self._slot} "
         self._board = board
         self._permits = permits
         self._channel = channel
@@ -111,7 +112,7 @@ class Loop:
     def _sleep(self) -> None:
         """Until the supervisor says LOOK; it hears that we sleep, in case it had something while we claimed."""
         self._board.enter(SlotState.IDLE)
-        setproctitle(f"orchestratord: child {self._slot} idle")
+        setproctitle(self._title + "idle")
         self._channel.send(IDLE)
         self._listen(None)
 
@@ -203,22 +204,22 @@ class Loop:
         index = self._board.word(Word.STARTED)
         timeout = limits.timeout_seconds
         hard = int((timeout + self._settings.task_kill_grace) * 1e9) if timeout is not None else 0
-        setproctitle(f"orchestratord: child {self._slot} {claim.type} {claim.task_id}")
-        with logs.task_context(claim.task_id, claim.type, claim.attempt):
-            started_ns = self._board.start(hard)
-            outcome = self._executor.run(claim, limits, started_ns)
-            wrong = self._sanity.restore(self._database.descriptor())
+        setproctitle(f"{self._title}{claim.type} {claim.task_id}")
+        logs.task_begins(claim.task_id, claim.type, claim.attempt)
+        outcome = self._executor.run(claim, limits, self._board.start(hard))
+        wrong = self._sanity.restore(self._database.descriptor(), outcome.started_monotonic)
+        if wrong:
+            self._log.warning("child_not_reusable", found="; ".join(wrong))
+            self._leave = LeaveReason.INSANE
+        if _is_large(outcome.result):
+            self._board.handler_ended()
             if wrong:
-                self._log.warning("child_not_reusable", found="; ".join(wrong))
-                self._leave = LeaveReason.INSANE
-            if outcome.result is not None and len(outcome.result.encode()) > MAX_INLINE_BYTES:
-                self._board.handler_ended()
-                if wrong:
-                    self._database.abandon()
-                self._write_large(outcome)
-            else:
-                self._board.end(outcome)
-                self._ledger.add(index, outcome)
+                self._database.abandon()
+            self._write_large(outcome)
+        else:
+            self._board.end(outcome)
+            self._ledger.add(index, outcome)
+        logs.task_ended()
 
     def _write_large(self, outcome: Outcome) -> None:
         """A result that the board has no room for goes to the database before anything else happens."""
@@ -244,6 +245,11 @@ class Loop:
         """One try: what does not get through stands on the board, for the supervisor to write."""
         if len(self._ledger) and self._database.connection is not None and self._leave is not LeaveReason.INSANE:
             self._flush()
+
+
+def _is_large(result: str | None) -> bool:
+    """Whether the board has no room for it, in UTF-8."""
+    return result is not None and len(result) > MAX_INLINE_BYTES // 4 and len(result.encode()) > MAX_INLINE_BYTES
 
 
 def _draw_tasks(limit: int) -> int | None:

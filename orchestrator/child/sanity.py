@@ -1,6 +1,6 @@
 """What a handler may have done to its process: undone where it can be, else a reason to replace the child.
 
-Runs in a child after every task, so each look is a system call or two.
+Runs in a child after every task, the shortest too, so each look is one cheap system call or none.
 """
 
 import fcntl
@@ -8,7 +8,9 @@ import os
 import resource
 import signal
 import threading
-from _signal import getsignal  # type: ignore[import-not-found]  # signal's looks for an enum member: 2 us, not 0.03
+import time
+from _signal import getsignal, pthread_sigmask  # type: ignore[import-not-found]  # signal's make enums: 2 us, not 0.1
+from _thread import _count as started_threads
 from collections.abc import Iterable, Sequence
 
 from orchestrator.board.birth import MARKER_VARIABLE
@@ -18,9 +20,17 @@ from orchestrator.child.time_limit import TimeLimit
 SHARE_OF_DESCRIPTORS = 0.75
 """Of the descriptors that a process may have; beyond it the next task might find none left, and pay for it."""
 
+_BRIEF_SECONDS = 0.00005
+_BRIEF_TASKS = 8
+"""So few tasks, each so brief, cannot open a quarter of all descriptors: these are counted once for all of them."""
 
+_STANDARD = (0, 1, 2)
+_STANDARD_MARK = 30
 _CONNECTION_MARK = 10
-"""Any number of a signal; the marks of the other descriptors follow it."""
+"""Any numbers of signals; the marks of the other descriptors follow them."""
+
+_F_GETSIG = fcntl.F_GETSIG
+_MARKER = MARKER_VARIABLE.encode()
 
 
 class Sanity:
@@ -28,65 +38,80 @@ class Sanity:
 
     def __init__(self, time_limit: TimeLimit, own_descriptors: Iterable[int]) -> None:
         self._time_limit = time_limit
-        self._directory = os.getcwd()
+        self._directory = os.getcwdb()
         self._umask = os.umask(0o022)
         os.umask(self._umask)
-        self._threads = threading.active_count()
+        self._threads = started_threads()
         self._has_children = _has_children()
-        self._standard = [(descriptor, _identity(descriptor)) for descriptor in (0, 1, 2)]
-        self._own = [(descriptor, mark) for mark, descriptor in enumerate(own_descriptors, _CONNECTION_MARK + 1)]
-        for descriptor, mark in self._own:
+        self._own = tuple(own_descriptors)
+        for mark, descriptor in enumerate(self._own, _CONNECTION_MARK + 1):
             fcntl.fcntl(descriptor, fcntl.F_SETSIG, mark)
-        self._handlers = {int(each): getsignal(each) for each in (*DEAF_TO, signal.SIGCHLD, signal.SIGPIPE)}
+        self._standard = [(descriptor, _identity(descriptor)) for descriptor in _STANDARD]
+        _mark_standard()
+        self._marked = (*self._own, *(descriptor for descriptor, identity in self._standard if identity is not None))
+        self._marks = [fcntl.fcntl(descriptor, _F_GETSIG) for descriptor in self._marked]
+        self._signals = [int(each) for each in (*DEAF_TO, signal.SIGCHLD, signal.SIGPIPE)]
+        self._handlers = [getsignal(each) for each in self._signals]
         self._most_descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0] * SHARE_OF_DESCRIPTORS
-        self._marker = os.environ.get(MARKER_VARIABLE)
+        self._not_counted_after = 0
+        self._marker = os.environb.get(_MARKER)
 
-    def restore(self, connection: int | None) -> Sequence[str]:
+    def restore(self, connection: int | None, began: float) -> Sequence[str]:
         """Undo what can be undone. What cannot is returned in words: then no further task may run here.
 
-        `connection` is the descriptor of the database connection, or None while there is none.
+        `connection` is the descriptor of the database connection, or None while there is none. `began`: the task's
+        start, in CLOCK_MONOTONIC seconds.
         """
         os.umask(self._umask)
         self._restore_signals()
-        if self._marker is not None and os.environ.get(MARKER_VARIABLE) != self._marker:
-            os.environ[MARKER_VARIABLE] = self._marker  # what later tasks start must be found by it
+        if self._marker is not None and os.environb.get(_MARKER) != self._marker:
+            os.environb[_MARKER] = self._marker  # what later tasks start must be found by it
         wrong = self._broken_descriptors(connection)
         try:
-            if os.getcwd() != self._directory:
+            if os.getcwdb() != self._directory:
                 os.chdir(self._directory)
         except OSError as error:
             wrong.append(f"the working directory is gone: {error}")
-        if threading.active_count() > self._threads:
+        if started_threads() > self._threads:
             names = ", ".join(sorted(thread.name for thread in threading.enumerate()))
             wrong.append(f"threads were left running ({names}); start those that shall stay in @app.on_child_start")
         if not self._has_children and _has_children():
             wrong.append("subprocesses were left running")
-        if not wrong and self._descriptors_run_out():
+        if not wrong and self._descriptors_run_out(began):
             wrong.append("file descriptors leak: nearly all that the process may have are open")
         return wrong
 
     def _restore_signals(self) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for each, handler in self._handlers.items():
-            if getsignal(each) is not handler:
+        signal.alarm(0)  # ends an interval timer (setitimer) too
+        if list(map(getsignal, self._signals)) != self._handlers:
+            for each, handler in zip(self._signals, self._handlers, strict=True):
                 signal.signal(each, handler if handler is not None else do_nothing)
         self._time_limit.install()
-        if signal.pthread_sigmask(signal.SIG_BLOCK, ()):
-            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        if pthread_sigmask(signal.SIG_BLOCK, ()):
+            pthread_sigmask(signal.SIG_SETMASK, ())
 
     def _broken_descriptors(self, connection: int | None) -> list[str]:
         """Ours that a handler closed or replaced. A replaced one must not be written to: it may be the user's file."""
-        broken = [number for number, was in self._standard if _identity(number) != was]
-        broken += [number for number, mark in self._own if not _has_mark(number, mark)]
-        wrong = [f"descriptor {number} was closed or replaced" for number in broken]
-        if connection is not None and not _has_mark(connection, _CONNECTION_MARK):
+        wrong: list[str] = []
+        if connection is not None and _mark_of(connection) != _CONNECTION_MARK:
             wrong.append("the database connection was closed or replaced")
-        return wrong
-
-    def _descriptors_run_out(self) -> bool:
-        """The kernel gives the lowest number that is free: one of the highest, and the rest are open."""
         try:
-            lowest_free = os.dup(self._own[-1][0])
+            if [fcntl.fcntl(descriptor, _F_GETSIG) for descriptor in self._marked] == self._marks:
+                return wrong
+        except OSError:
+            pass
+        broken = [number for number, was in self._standard if _identity(number) != was]
+        broken += [number for number, mark in zip(self._own, self._marks, strict=False) if _mark_of(number) != mark]
+        return wrong + [f"descriptor {number} was closed or replaced" for number in broken]
+
+    def _descriptors_run_out(self, began: float) -> bool:
+        """The kernel gives the lowest number that is free: one of the highest, and the rest are open."""
+        self._not_counted_after += 1
+        if self._not_counted_after < _BRIEF_TASKS and time.monotonic() - began < _BRIEF_SECONDS:
+            return False
+        self._not_counted_after = 0
+        try:
+            lowest_free = os.dup(self._own[-1])
         except OSError:
             return True
         os.close(lowest_free)
@@ -98,15 +123,22 @@ class Sanity:
             fcntl.fcntl(connection, fcntl.F_SETSIG, _CONNECTION_MARK)
 
 
-def _has_mark(descriptor: int, mark: int) -> bool:
-    """Whether it still is the open file that was marked: one system call, a quarter of what fstat costs.
+def _mark_of(descriptor: int) -> int | None:
+    """By what an open file was marked: one system call, a quarter of what fstat costs. None: it was closed.
 
     The mark is the signal for input on it (F_SETSIG), which nobody gets who has not asked for signals.
     """
     try:
-        return fcntl.fcntl(descriptor, fcntl.F_GETSIG) == mark
+        return int(fcntl.fcntl(descriptor, _F_GETSIG))
     except OSError:
-        return False
+        return None
+
+
+def _mark_standard() -> None:
+    """Mark the standard streams, unless they are: other processes share them, and perhaps they share one open file."""
+    for descriptor in _STANDARD:
+        if _mark_of(descriptor) == 0:
+            fcntl.fcntl(descriptor, fcntl.F_SETSIG, _STANDARD_MARK + descriptor)
 
 
 def _identity(descriptor: int) -> tuple[int, int] | None:

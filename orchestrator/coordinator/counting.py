@@ -1,5 +1,6 @@
 """What the two threads count. telemetry's TaskMetrics satisfies it; nothing here knows prometheus."""
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from orchestrator.errors import StoreError
@@ -12,8 +13,8 @@ class Counting(Protocol):
     def enqueued(self, type_name: str, count: int) -> None:
         """`count` tasks were added to the queue, by anyone."""
 
-    def ended(self, outcome: Outcome) -> None:
-        """The database accepted an outcome."""
+    def ended(self, outcomes: Iterable[Outcome]) -> None:
+        """The database accepted these outcomes."""
 
     def stale(self, type_name: str) -> None:
         """An outcome was refused: its claim was no longer the task's."""

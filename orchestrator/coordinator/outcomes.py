@@ -1,7 +1,6 @@
 """Finish → Written: outcomes that children ended and could not write themselves. Runs in the coordinator thread."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from orchestrator.coordinator.counting import Counting
 from orchestrator.coordinator.order_book import OrderBook
@@ -56,8 +55,7 @@ class WriteOutcomes:
         self._at_once = min(self._at_once * 2, OUTCOMES_AT_ONCE)
         refused = {outcome.token for outcome in batch.unaccepted}
         accepted = [outcome for outcome in outcomes if outcome.token not in refused]
-        for outcome in accepted:
-            self._counting.ended(outcome)
+        self._counting.ended(accepted)
         self._settle(accepted)
         if batch.unaccepted:
             self._judge(connection, batch.unaccepted)
@@ -75,7 +73,7 @@ class WriteOutcomes:
                 self._counting.stale(outcome.type)
                 self._tell_stale(outcome, now.get(outcome.task_id, {}))
             elif outcome.token in self._unsure or self._book.is_estate(outcome.token):
-                self._counting.ended(outcome)
+                self._counting.ended([outcome])
             else:
                 by_child.append(outcome.token)
         self._settle(outcomes, by_child)
@@ -116,7 +114,7 @@ class WriteOutcomes:
         self._plain.add(outcome.token)
         error = None if outcome.error is None else f"the error could not be stored: {refusal.sqlstate}"
         note = None if outcome.result is None else '{"note": "the result could not be stored"}'
-        self._book.replace(replace(outcome, error=error, result=note))
+        self._book.replace(outcome._replace(error=error, result=note))
 
 
 def _fitting(outcomes: Sequence[Outcome]) -> Sequence[Outcome]:

@@ -5,8 +5,6 @@ standard library in a child carry the id, type and attempt of the task that runs
 """
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from orchestrator.config import without_password
 from orchestrator.errors import TaskTimeout
@@ -101,18 +99,16 @@ def configure(*, debug: bool, format: LogFormat, process: str) -> None:
     own.setLevel(level)
 
 
-@contextmanager
-def task_context(task_id: str, type: str, attempt: int) -> Iterator[None]:
-    """While it is open, every line of this process carries the task: a process runs one at a time, on any threads."""
-    if _handler is None:
-        yield
-        return
-    before = _handler.lines.task
-    _handler.lines.task = {"task_id": task_id, "type": type, "attempt": attempt}
-    try:
-        yield
-    finally:
-        _handler.lines.task = before
+def task_begins(task_id: str, type: str, attempt: int) -> None:
+    """From now on every line of this process carries the task: a process runs one at a time, on any threads."""
+    if _handler is not None:
+        _handler.lines.task = {"task_id": task_id, "type": type, "attempt": attempt}
+
+
+def task_ended() -> None:
+    """Lines carry no task any more."""
+    if _handler is not None:
+        _handler.lines.task = {}
 
 
 def hide(secret: str) -> None:

@@ -273,7 +273,7 @@ def test_outside_a_handler_there_is_no_current_task() -> None:
 
 
 def test_inside_a_handler_the_current_task_is_known() -> None:
-    token = running_task.set(CurrentTask(id="8f3c", type="a", attempt=2, max_retries=2))
+    token = running_task.set(("8f3c", "a", 2, 2, None))
     try:
         assert current_task().attempt == 2
         assert not current_task().is_last_attempt

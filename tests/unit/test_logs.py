@@ -148,9 +148,10 @@ class TestTaskContext:
         inside, thread, outside = facts_of(
             "import threading\n"
             "def speak(): logging.getLogger('shop').info('sent %d', 5, extra={'order': 7})\n"
-            "with logs.task_context('8f3c', 'email:send', 2):\n"
-            "    speak()\n"
-            "    t = threading.Thread(target=speak); t.start(); t.join()\n"
+            "logs.task_begins('8f3c', 'email:send', 2)\n"
+            "speak()\n"
+            "t = threading.Thread(target=speak); t.start(); t.join()\n"
+            "logs.task_ended()\n"
             "speak()\n"
         )
         task = {"task_id": "8f3c", "type": "email:send", "attempt": 2}
@@ -161,8 +162,8 @@ class TestTaskContext:
 
     def test_extra_facts_of_user_code_cannot_change_the_task_of_a_line(self) -> None:
         [told] = facts_of(
-            "with logs.task_context('8f3c', 'email:send', 2):\n"
-            "    logging.warning('x', extra={'task_id': 'forged', 'type': 'forged'})\n"
+            "logs.task_begins('8f3c', 'email:send', 2)\n"
+            "logging.warning('x', extra={'task_id': 'forged', 'type': 'forged'})\n"
         )
         assert (told["task_id"], told["type"]) == ("8f3c", "email:send")
 
