@@ -67,8 +67,7 @@ def measure(server: Server, tasks: int, rounds: int) -> Iterator[Line]:
     def theirs() -> float:
         server.empty()
         fill(server, tasks)
-        pgbench.drain(server, 100, tasks)
-        return rate(server, tasks)
+        return rate(server, pgbench.drain(server, 100, tasks))
 
     name = f"drain {tasks:,} no-ops, pool of {CHILDREN}"
     if server.pgbench is None:
