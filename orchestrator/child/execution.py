@@ -98,17 +98,9 @@ class Executor:
                 "attempt_failed", task_id=claim.task_id, type=claim.type, attempt=claim.attempt, then=status.value,
                 error=error.partition("\n")[0][:200],
             )  # fmt: skip
+        task_id, type_name, token, _, attempt, *_ = claim
         return Outcome(
-            task_id=claim.task_id,
-            token=claim.token,
-            type=claim.type,
-            status=status,
-            attempt=claim.attempt,
-            started_monotonic=started_ns / 1e9,
-            ended_monotonic=time.monotonic(),
-            error=error,
-            result=result,
-            delay_seconds=delay,
+            task_id, token, type_name, status, attempt, started_ns / 1e9, time.monotonic(), error, result, delay
         )
 
     def _prepare(self, claim: Claim) -> tuple[Handler | None, dict[str, Any], str]:

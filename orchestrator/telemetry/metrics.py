@@ -106,19 +106,20 @@ class TaskMetrics:
 
     def ended(self, outcomes: Iterable[Outcome]) -> None:
         """The database accepted these outcomes: their attempts, and what these made of the tasks."""
-        seconds: dict[str, list[float]] = {}
-        completed: dict[str, int] = {}
+        by_type: dict[str, list[Outcome]] = {}
         for each in outcomes:
-            type_name = each.type
-            seconds.setdefault(type_name, []).append(each.ended_monotonic - each.started_monotonic)
-            if each.status is TaskStatus.COMPLETED:
-                completed[type_name] = completed.get(type_name, 0) + 1
+            if each.type in by_type:
+                by_type[each.type].append(each)
             else:
+                by_type[each.type] = [each]
+        for type_name, ended in by_type.items():
+            label = self._admitted(type_name)
+            _observe_all(self._duration[label,], [each.ended_monotonic - each.started_monotonic for each in ended])
+            failed = [each for each in ended if each.status is not TaskStatus.COMPLETED]
+            if len(failed) < len(ended):
+                self._completed[label, "success"].inc(len(ended) - len(failed))
+            for each in failed:
                 self._attempt_failed(type_name, each.status, each.attempt)
-        for type_name, durations in seconds.items():
-            _observe_all(self._duration[self._admitted(type_name),], durations)
-        for type_name, count in completed.items():
-            self._completed[self._admitted(type_name), "success"].inc(count)
 
     def recovered(self, task: Recovered) -> None:
         """A task was taken back from a dead worker; if it had started, that was an attempt that failed."""
