@@ -27,6 +27,9 @@ from orchestrator.telemetry.metrics import TaskMetrics
 FLUSH_SECONDS = 0.03
 """An outcome waits no longer than this for company before it is written (between tasks)."""
 
+FULL_SECONDS = 0.05
+"""Full claims are told no more often: each wakes the supervisor, of a busy pool hundreds would a second."""
+
 REFUSED_WAIT_SECONDS = 1.0
 SETTLE_SECONDS = 0.002
 SETTLE_LOST_SECONDS = 5.0
@@ -61,6 +64,7 @@ class Loop:
         self._ledger = Ledger(board, database, metrics, worker_id=context.request.worker_id, slot=self._slot)
         self._pace = Pace(self._settings.claim_limit)
         self._leave: LeaveReason | None = None
+        self._full_due = 0.0
         self._tasks_left = _draw_tasks(self._settings.max_tasks_per_child)
         self._log = logs.get("child")
 
@@ -130,10 +134,11 @@ class Loop:
         claims = self._claim(asked)
         if not claims:
             return claims is None or not self._ledger.has_seen_front
-        if len(claims) >= asked:
+        began = time.monotonic()
+        if len(claims) >= asked and began >= self._full_due:
+            self._full_due = began + FULL_SECONDS
             self._channel.send(FULL)
         self._board.enter(SlotState.BUSY)
-        began = time.monotonic()
         self._run_batch(claims)
         self._pace.learn(asked=asked, got=len(claims), seconds=time.monotonic() - began)
         if self._tasks_left is not None:
