@@ -49,7 +49,9 @@ GOODBYE_SHARE, LONGEST_GOODBYE_SECONDS = 0.3, 2.0
 JOIN_SECONDS = 0.05
 
 AUDIT_SECONDS = 5.0
-COUNT_SECONDS = 5.0
+CENSUS_SECONDS, ENQUEUED_SECONDS = 8.0, 6.5
+"""Rare enough that a worker with nothing to do sends two statements a second in all; counts are to be 10 s old at most,
+what was enqueued is to be counted within 15 s, which takes two looks."""
 
 
 class Coordination:
@@ -234,8 +236,8 @@ def _make_duties(
             Promotion(standing, reports, claim_interval=settings.claim_interval),
             recovery,
             Audit(standing, reports, every_seconds=min(AUDIT_SECONDS, tick)),
-            Census(standing, every_seconds=min(COUNT_SECONDS, tick)),
-            Enqueued(standing, counting, lease_seconds=lease, every_seconds=min(COUNT_SECONDS, tick)),
+            Census(standing, every_seconds=min(CENSUS_SECONDS, tick)),
+            Enqueued(standing, counting, lease_seconds=lease, every_seconds=min(ENQUEUED_SECONDS, tick)),
             Retention(
                 standing,
                 counting,

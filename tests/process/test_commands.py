@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator._version import __version__
 from orchestrator.cli import run
+from orchestrator.store.schema import SCHEMA_VERSION
 from tests.fixtures.command import ENTRY, Command, clean_environment
 
 
@@ -179,9 +180,9 @@ def test_workers_are_listed_with_who_leads_and_who_is_dead(ask: Ask, database_ur
 
 def test_migrate_makes_the_tables_once_and_may_be_repeated(orchestratord: Command, empty_database_url: str) -> None:
     first = orchestratord("migrate", DATABASE_URL=empty_database_url)
-    assert (first.returncode, first.stdout) == (0, "the schema is now at version 2\n")
+    assert (first.returncode, first.stdout) == (0, f"the schema is now at version {SCHEMA_VERSION}\n")
     second = orchestratord("migrate", "--database-url", empty_database_url, DATABASE_URL="postgres://nowhere.invalid/x")
-    assert (second.returncode, second.stdout) == (0, "the schema was already at version 2\n")
+    assert (second.returncode, second.stdout) == (0, f"the schema was already at version {SCHEMA_VERSION}\n")
 
 
 def test_a_newer_schema_ends_with_6(ask: Ask, database_url: str) -> None:

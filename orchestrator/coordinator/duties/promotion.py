@@ -34,7 +34,7 @@ class Promotion:
         if due.is_ready and self._standing.activity.has_sleepers:
             self._standing.stirred()
             self._reports.post(WorkIsDue())
-        seconds = self.every_seconds * random.uniform(0.75, 1.0)  # many workers must not ask in step
+        seconds = self.every_seconds * random.uniform(0.95, 1.0)  # many workers must not ask in step
         if due.next_due_in is not None:
             seconds = min(seconds, due.next_due_in)
         return max(seconds, SOONEST_SECONDS)
