@@ -18,7 +18,7 @@ from orchestrator.telemetry.metrics import TaskMetrics
 EXCHANGE_SECONDS = 20.0
 """A claim or a write that takes longer is given up with its connection; the supervisor finds what it left."""
 
-MANY = 8
+MANY = 25
 """So many outcomes and claims are worth a commit each: see `_claim_then_finish`."""
 
 
