@@ -5,7 +5,7 @@ Nothing is connected before the first task; what a fork inherits is dropped and 
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from types import MappingProxyType, TracebackType
@@ -31,7 +31,7 @@ from orchestrator.limits import (
 )
 from orchestrator.model import NewTask
 from orchestrator.payload import decode_payload, encode_payload
-from orchestrator.store.enqueue import enqueue, enqueue_many
+from orchestrator.store.enqueue import BATCH, enqueue, enqueue_many
 from orchestrator.store.session import Session, open_session
 
 MAX_CONNECTIONS = 4
@@ -108,13 +108,21 @@ class Client:
         Each is a (type, payload), a dict with the arguments of `enqueue`, or a NewTask. Errors as for `enqueue`; they
         name the task by its position.
         """
-        checked = [_checked(index, task) for index, task in enumerate(tasks)]
+        given = list(tasks)
         if connection is not None:
-            return enqueue_many(_cursor(connection), checked)
-        if not checked:
+            return enqueue_many(_cursor(connection), [_checked(index, task) for index, task in enumerate(given)])
+        first = _checked_batch(given, 0)
+        if not first:
             return []
-        is_repeatable = all(task.idempotency_key is not None for task in checked)
-        return self._run(lambda session: session.enqueue_many(checked, within=self._timeout), is_repeatable)
+
+        def batches() -> Iterator[list[NewTask]]:
+            """The next is looked at while the server is busy with the last: what it refuses undoes all of them."""
+            yield first
+            for start in range(BATCH, len(given), BATCH):
+                yield _checked_batch(given, start)
+
+        is_repeatable = all(_has_key(task) for task in given)
+        return self._run(lambda session: session.enqueue_many(batches(), within=self._timeout), is_repeatable)
 
     def close(self) -> None:
         """Close the connections that are idle. The client can be used again; it would open new ones."""
@@ -249,6 +257,16 @@ def _option_problem(
         timeout_problem(timeout),
     )
     return next((problem for problem in problems if problem is not None), None)
+
+
+def _has_key(given: object) -> bool:
+    if isinstance(given, NewTask):
+        return given.idempotency_key is not None
+    return isinstance(given, Mapping) and given.get("idempotency_key") is not None
+
+
+def _checked_batch(given: Sequence[object], start: int) -> list[NewTask]:
+    return [_checked(index, task) for index, task in enumerate(given[start : start + BATCH], start)]
 
 
 def _checked(index: int, given: object) -> NewTask:

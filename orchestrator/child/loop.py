@@ -25,8 +25,8 @@ from orchestrator.telemetry import logs
 from orchestrator.telemetry.metrics import TaskMetrics
 
 FLUSH_SECONDS = 0.045
-"""An outcome waits no longer than this for company before it is written (between tasks): a little longer than a batch is
-to take, so that one that goes as expected is written once, at its end."""
+"""An outcome waits no longer than this for company before it is written (between tasks): a little longer than a batch
+is to take, so that one that goes as expected is written once, at its end."""
 
 FULL_SECONDS = 0.05
 """Full claims are told no more often: each wakes the supervisor, of a busy pool hundreds would a second."""

@@ -8,7 +8,7 @@ or several in one string, is one transaction. Must never block on closing, nor b
 
 import select
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Self
 
@@ -84,9 +84,17 @@ class Connection:
         raise DatabaseUnavailable(message)
 
     def execute(
-        self, sql: str, params: Mapping[str, Any] | None = None, *, within: float, lock_within: float | None = None
+        self,
+        sql: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        within: float,
+        lock_within: float | None = None,
+        meanwhile: Callable[[], None] | None = None,
     ) -> list[tuple[Any, ...]]:
         """Runs one statement, or several as one transaction, and returns the rows of the last.
+
+        `meanwhile` is called once it is sent, before its reply is waited for; what it raises closes the connection.
 
         With `lock_within` the server itself ends it as well: a little before `within` is over, so that its refusal
         still arrives, and after so many seconds of waiting for a lock. After a deadlock it is tried again.
@@ -98,7 +106,7 @@ class Connection:
             sql = limits(within * 0.9, min(lock_within, within * 0.8)) + sql
         for attempt in range(1, _TRIES + 1):
             try:
-                return self._run(sql, params, deadline)
+                return self._run(sql, params, deadline, meanwhile)
             except StatementRefused as refusal:
                 if refusal.sqlstate not in _TRY_AGAIN_STATES or attempt == _TRIES or self._is_in_transaction():
                     raise
@@ -107,11 +115,15 @@ class Connection:
     def _is_in_transaction(self) -> bool:
         return bool(self._raw.info.transaction_status != TRANSACTION_STATUS_IDLE)
 
-    def _run(self, sql: str, params: Mapping[str, Any] | None, deadline: float) -> list[tuple[Any, ...]]:
+    def _run(
+        self, sql: str, params: Mapping[str, Any] | None, deadline: float, meanwhile: Callable[[], None] | None = None
+    ) -> list[tuple[Any, ...]]:
         if self._raw.closed:
             raise DatabaseUnavailable("the connection is closed")
         try:
             self._cursor.execute(sql, params)
+            if meanwhile is not None:
+                meanwhile()
             _drive(self._raw, deadline, self._interrupt)
             return self._cursor.fetchall() if self._cursor.description else []
         except (psycopg2.Error, ValueError) as error:

@@ -10,7 +10,9 @@ from typing import Any, Protocol
 from orchestrator.errors import EnqueueError
 from orchestrator.model import NewTask
 
-BATCH = 5000
+BATCH = 2000
+"""Tasks per statement. Of an ordinary size they fit the socket's buffer, so that who sends them can go on meanwhile."""
+
 _ROUNDS = 20
 
 
@@ -37,7 +39,10 @@ def enqueue_many(cursor: Cursor, tasks: Sequence[NewTask]) -> list[str]:
     A task whose (type, idempotency key) is there already, or stands earlier among `tasks`, gets that one's id and
     changes nothing.
     """
-    return enqueue_many_with(on_cursor(cursor), tasks)
+    run = on_cursor(cursor)
+    return [
+        task_id for start in range(0, len(tasks), BATCH) for task_id in enqueue_batch(run, tasks[start : start + BATCH])
+    ]
 
 
 def on_cursor(cursor: Cursor) -> Run:
@@ -72,15 +77,11 @@ def enqueue_with(run: Run, task: NewTask) -> str:
     return str(ids[0])
 
 
-def enqueue_many_with(run: Run, tasks: Sequence[NewTask]) -> list[str]:
-    """`enqueue_many`, by whatever runs statements. `run` returns ids, None where there is none yet."""
-    ids: list[str] = []
-    for start in range(0, len(tasks), BATCH):
-        batch = tasks[start : start + BATCH]
-        if any(task.idempotency_key is not None for task in batch):
-            ids.extend(_enqueue_keyed(run, batch))
-        else:
-            ids.extend(run(_INSERT_PLAIN, _columns(batch)))
+def enqueue_batch(run: Run, batch: Sequence[NewTask]) -> Sequence[str]:
+    """Adds some of `enqueue_many`'s, by whatever runs statements. `run` returns ids, None where there is none yet."""
+    if any(task.idempotency_key is not None for task in batch):
+        return _enqueue_keyed(run, batch)
+    ids: Sequence[str] = run(_INSERT_PLAIN, _columns(batch))
     return ids
 
 

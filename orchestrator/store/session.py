@@ -1,12 +1,12 @@
 """A session of the Client's own, for enqueueing outside of the caller's transactions. Used by user processes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.errors import DatabaseUnavailable, StatementRefused
 from orchestrator.model import NewTask
 from orchestrator.store.connection import Connection
-from orchestrator.store.enqueue import enqueue_many_with, enqueue_with
+from orchestrator.store.enqueue import enqueue_batch, enqueue_with
 
 
 class Session:
@@ -31,12 +31,18 @@ class Session:
         self._connection.wait(0)
         return enqueue_with(self._runner(within), task)
 
-    def enqueue_many(self, tasks: Sequence[NewTask], *, within: float) -> list[str]:
-        """Adds tasks, all or none; their ids in the same order. `within` is for each statement of some thousands."""
+    def enqueue_many(self, batches: Iterable[Sequence[NewTask]], *, within: float) -> list[str]:
+        """Adds tasks, all or none; their ids in the same order. `within` is for each batch.
+
+        While the server is busy with one the next is asked for; what `batches` raises undoes all of them.
+        """
         self._connection.wait(0)
+        upcoming = _Upcoming(batches)
+        ids: list[str] = []
         try:
             self._connection.execute("BEGIN", within=within)
-            ids = enqueue_many_with(self._runner(within), tasks)
+            while batch := upcoming.take():
+                ids.extend(enqueue_batch(self._runner(within, meanwhile=upcoming.prepare), batch))
         except DatabaseUnavailable as failure:
             failure.sent = False  # COMMIT was not
             raise
@@ -49,11 +55,30 @@ class Session:
     def close(self) -> None:
         self._connection.close()
 
-    def _runner(self, within: float) -> Any:
+    def _runner(self, within: float, meanwhile: Callable[[], None] | None = None) -> Any:
         def run(sql: str, params: Mapping[str, Any]) -> list[Any]:
-            return [row[0] for row in self._connection.execute(sql, params, within=within, lock_within=within)]
+            rows = self._connection.execute(sql, params, within=within, lock_within=within, meanwhile=meanwhile)
+            return [row[0] for row in rows]
 
         return run
+
+
+class _Upcoming:
+    """The batches, one ahead."""
+
+    def __init__(self, batches: Iterable[Sequence[NewTask]]) -> None:
+        self._batches = iter(batches)
+        self._next: Sequence[NewTask] | None = None
+
+    def prepare(self) -> None:
+        if self._next is None:
+            self._next = next(self._batches, ())
+
+    def take(self) -> Sequence[NewTask]:
+        """The next batch; none is left: an empty one."""
+        self.prepare()
+        taken, self._next = self._next, None
+        return taken or ()
 
 
 def open_session(url: str, *, within: float, application_name: str = "orchestrator-client") -> Session:

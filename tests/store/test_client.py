@@ -127,6 +127,16 @@ def test_thousands_are_stored_in_order_and_none_is_no_work(client: Client, look:
     assert client.enqueue_many([]) == []
 
 
+def test_a_bad_one_among_thousands_is_named_and_undoes_all_of_them(client: Client, look: Look) -> None:
+    """Those before it were on their way to the server when it was looked at."""
+    tasks: list[ToEnqueue] = [("bulk", {"n": n}) for n in range(12_000)]
+    tasks[9_999] = ("bulk", {"n": float("nan")})
+    with pytest.raises(PayloadError, match=r"task 9999: payload\.n"):
+        client.enqueue_many(tasks)
+    assert look("SELECT count(*) FROM tasks") == [(0,)]
+    assert len(client.enqueue_many(tasks[:100])) == 100
+
+
 def test_the_built_in_examples_can_be_enqueued(client: Client, look: Look) -> None:
     assert len(client.enqueue_many(example_tasks())) == look("SELECT count(*) FROM tasks")[0][0] > 0
 

@@ -133,13 +133,17 @@ def test_nothing_to_enqueue_is_no_statement(callers_connection: Any) -> None:
 
 def test_a_session_commits_each_call(session: Session, connection: Connection) -> None:
     session.enqueue(NewTask("t", "{}"), within=5.0)
-    session.enqueue_many([NewTask("t", "{}"), NewTask("t", "{}")], within=5.0)
+    session.enqueue_many([[NewTask("t", "{}"), NewTask("t", "{}")]], within=5.0)
     assert count(connection) == 3
 
 
 def test_thousands_of_tasks_are_all_stored_in_their_order(session: Session, connection: Connection) -> None:
     amount = 2 * BATCH + 10
-    ids = session.enqueue_many([NewTask("t", f'{{"n": {n}}}') for n in range(amount)], within=10.0)
+    batches = (
+        [NewTask("t", f'{{"n": {n}}}') for n in range(start, min(start + BATCH, amount))]
+        for start in range(0, amount, BATCH)
+    )
+    ids = session.enqueue_many(batches, within=10.0)
     rows = connection.execute("SELECT id::text FROM tasks ORDER BY (payload->>'n')::integer", within=10.0)
     assert [task_id for (task_id,) in rows] == ids
     assert [task_id[:18] for task_id in ids] == sorted(task_id[:18] for task_id in ids)
@@ -148,16 +152,16 @@ def test_thousands_of_tasks_are_all_stored_in_their_order(session: Session, conn
 def test_tasks_with_keys_run_in_the_order_in_which_they_were_given(session: Session, connection: Connection) -> None:
     add_worker(connection)
     keys = ["z", "b", "y", "a"]
-    ids = session.enqueue_many([NewTask("t", "{}", idempotency_key=key) for key in keys], within=5.0)
+    ids = session.enqueue_many([[NewTask("t", "{}", idempotency_key=key) for key in keys]], within=5.0)
     assert [one.task_id for one in claim(connection, 4)] == ids
 
 
 def test_a_refused_task_stores_none_of_its_call_and_the_session_goes_on(
     session: Session, connection: Connection
 ) -> None:
-    tasks = [NewTask("t", "{}") for _ in range(BATCH)] + [NewTask("t", '{"x": "\\u0000"}')]
+    batches = [[NewTask("t", "{}") for _ in range(BATCH)], [NewTask("t", '{"x": "\\u0000"}')]]
     with pytest.raises(StatementRefused):
-        session.enqueue_many(tasks, within=10.0)
+        session.enqueue_many(batches, within=10.0)
     with pytest.raises(StatementRefused):
         session.enqueue(NewTask("t", "[1]"), within=5.0)
     assert count(connection) == 0
@@ -204,7 +208,7 @@ def still_there(connection: Connection, pid: int) -> bool:
 def test_what_is_due_already_need_not_wait_for_promotion(
     session: Session, connection: Connection, task: NewTask
 ) -> None:
-    for task_id in (session.enqueue(task, within=5.0), *session.enqueue_many([task], within=5.0)):
+    for task_id in (session.enqueue(task, within=5.0), *session.enqueue_many([[task]], within=5.0)):
         assert value(connection, "next_retry_at", task_id) is None
 
 
@@ -217,7 +221,7 @@ def test_of_many_that_enqueue_one_key_at_once_all_get_the_same_id(database_url: 
         task = NewTask("t", "{}", idempotency_key=f"key {number}")
         ids = at_once(
             *(partial(own.enqueue, task, within=20.0) for own in sessions[:3]),
-            *(partial(own.enqueue_many, [task, task], within=20.0) for own in sessions[3:]),
+            *(partial(own.enqueue_many, [[task, task]], within=20.0) for own in sessions[3:]),
         )
         assert len({*ids[:3], *(one for pair in ids[3:] for one in pair)}) == 1
     assert count(connection) == 10
@@ -231,8 +235,8 @@ def test_batches_that_share_their_keys_in_opposite_orders_do_not_deadlock(
     tasks = [NewTask("t", "{}", idempotency_key=f"k{number}") for number in range(500)]
     first, second = open_session(database_url, within=10.0), open_session(database_url, within=10.0)
     found = at_once(
-        lambda: first.enqueue_many(tasks, within=30.0),
-        lambda: list(reversed(second.enqueue_many(list(reversed(tasks)), within=30.0))),
+        lambda: first.enqueue_many([tasks], within=30.0),
+        lambda: list(reversed(second.enqueue_many([list(reversed(tasks))], within=30.0))),
     )
     assert found[0] == found[1]
     assert count(connection) == 500
@@ -246,9 +250,9 @@ def test_a_key_that_is_being_added_by_an_open_transaction_is_waited_for(
     with psycopg.connect(database_url) as caller:
         own = enqueue(caller.cursor(), NewTask("t", "{}", idempotency_key="k"))
         with pytest.raises(StatementRefused) as refusal:
-            session.enqueue_many([NewTask("t", "{}", idempotency_key="k")], within=0.4)
+            session.enqueue_many([[NewTask("t", "{}", idempotency_key="k")]], within=0.4)
         assert refusal.value.sqlstate == "55P03"
-    assert session.enqueue_many([NewTask("t", "{}", idempotency_key="k")], within=5.0) == [own]
+    assert session.enqueue_many([[NewTask("t", "{}", idempotency_key="k")]], within=5.0) == [own]
 
 
 def test_a_key_whose_transaction_rolled_back_is_free_again(session: Session, database_url: str) -> None:

@@ -49,7 +49,7 @@ class Examples:
             task._replace(idempotency_key=task.idempotency_key or f"example:{self._prefix}:{number}")
             for number, task in enumerate(self._tasks)
         ]
-        enqueue.enqueue_many_with(run, keyed)
+        enqueue.enqueue_batch(run, keyed)
         self._log.info("examples_enqueued", tasks=len(keyed))
         self._tasks = ()
         return None
