@@ -22,8 +22,8 @@ _DECODER = json.JSONDecoder()
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 _PLAIN = frozenset({str, int, bool, type(None)})
-_PLAIN_ITEMS, _PLAIN_LENGTH = 20, 1000
-"""What is no larger is not worth a walk in Python, if there is nothing in it that the encoder would not find."""
+_PLAIN_ITEMS = 20
+"""What has no more is not worth a walk in Python, if there is nothing in it that the encoder would not find."""
 
 
 class _Unfit(Exception):
@@ -173,18 +173,18 @@ def storable(text: str, max_bytes: int) -> str:
 
 
 def _encode(value: object, max_bytes: int) -> str:
-    text = _encode_plain(value)
+    text = _encode_plain(value, max_bytes)
     if text is None:
         walk = _Walk(max_bytes)
         walk.visit(value, 0)
         text = _ENCODER.encode(value)
-    if len(text.encode()) > max_bytes:
-        raise _Unfit(_too_large(max_bytes))
+        if len(text.encode()) > max_bytes:
+            raise _Unfit(_too_large(max_bytes))
     return text
 
 
-def _encode_plain(value: object) -> str | None:
-    """The text of a small flat dict, as most are, at a third of the cost; None: it has to be looked at closely."""
+def _encode_plain(value: object, max_bytes: int) -> str | None:
+    """The text of a flat dict, as most are, at a third of the cost; None: it has to be looked at closely."""
     if type(value) is not dict or len(value) > _PLAIN_ITEMS:
         return None
     for key, item in value.items():
@@ -192,10 +192,10 @@ def _encode_plain(value: object) -> str | None:
             return None
     try:
         text = _ENCODER.encode(value)
-        text.encode()
+        size = len(text.encode())
     except ValueError:  # an endless integer, or a lone surrogate
         return None
-    return text if len(text) <= _PLAIN_LENGTH and "\\u0000" not in text else None
+    return text if size <= max_bytes and "\\u0000" not in text else None
 
 
 def _too_large(max_bytes: int) -> str:
