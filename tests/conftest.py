@@ -2,6 +2,7 @@
 
 pytest_plugins = [
     "tests.fixtures.command",
+    "tests.fixtures.connections",
     "tests.fixtures.coordination",
     "tests.fixtures.daemon",
     "tests.fixtures.database",
