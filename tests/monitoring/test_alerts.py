@@ -44,9 +44,3 @@ def test_the_alerts_ask_for_metrics_that_there_are() -> None:
     } - NOT_OURS
     assert len(asked) >= 12
     assert {name.removesuffix("_count") for name in asked} <= names
-
-
-def test_the_page_lists_the_metrics_that_there_are() -> None:
-    page = (MONITORING.parent / "docs" / "monitoring.md").read_text()
-    told = re.findall(r"^\| `(\w+)` \| (\w+) \|.*\| (.*) \|$", page, re.MULTILINE)
-    assert sorted(told) == sorted((exported_name(each), each.type, each.documentation) for each in metrics())
