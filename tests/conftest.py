@@ -8,6 +8,7 @@ pytest_plugins = [
     "tests.fixtures.database",
     "tests.fixtures.fleet",
     "tests.fixtures.gates",
+    "tests.fixtures.prometheus",
     "tests.fixtures.proxy",
     "tests.fixtures.toys",
     "tests.hosts.network",
