@@ -1,13 +1,17 @@
 """What the two threads count. telemetry's TaskMetrics satisfies it; nothing here knows prometheus."""
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from orchestrator.errors import StoreError
-from orchestrator.model import Outcome, Recovered
+from orchestrator.model import Outcome, Recovered, TaskType
 
 
 class Counting(Protocol):
     """Counters that never block for long, never raise, and may be called from both threads."""
+
+    def expect(self, types: Iterable[TaskType]) -> None:
+        """Have every count of these types at 0."""
 
     def enqueued(self, type_name: str, count: int) -> None:
         """`count` tasks were added to the queue, by anyone."""
