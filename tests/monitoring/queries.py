@@ -11,8 +11,8 @@ from tests.guide.text import code
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD: dict[str, Any] = json.loads((ROOT / "monitoring" / "grafana" / "task-orchestrator.json").read_text())
-VARIABLES = {"$__rate_interval": "5s", "$job": "task-orchestrator", "$type": ".*"}
-"""What Grafana would put there, for a Prometheus that scrapes twice a second."""
+VARIABLES = {"$__rate_interval": "30s", "$job": "task-orchestrator", "$type": ".*"}
+"""What Grafana would put there, for a Prometheus that scrapes every two seconds."""
 
 
 def of_the_dashboard() -> dict[str, str]:
