@@ -2,11 +2,13 @@
 
 pytest_plugins = [
     "tests.fixtures.command",
+    "tests.fixtures.connections",
     "tests.fixtures.coordination",
     "tests.fixtures.daemon",
     "tests.fixtures.database",
     "tests.fixtures.fleet",
     "tests.fixtures.gates",
+    "tests.fixtures.prometheus",
     "tests.fixtures.proxy",
     "tests.fixtures.toys",
     "tests.hosts.network",

@@ -15,6 +15,7 @@ from orchestrator.coordinator.duties.audit import Audit
 from orchestrator.coordinator.duties.census import Census
 from orchestrator.coordinator.duties.enqueued import Enqueued
 from orchestrator.coordinator.duties.examples import Examples
+from orchestrator.coordinator.duties.known_types import KnownTypes
 from orchestrator.coordinator.duties.promotion import Promotion
 from orchestrator.coordinator.duties.recovery import Recovery, Silence
 from orchestrator.coordinator.duties.retention import Retention
@@ -245,6 +246,7 @@ def _make_duties(
                 lease_seconds=lease,
                 every_seconds=settings.cleanup_interval,
             ),
+            KnownTypes(standing, counting, is_distributed=settings.distributed, every_seconds=tick),
             RollCall(standing, is_distributed=settings.distributed, every_seconds=tick),
             example_duty,
         ),

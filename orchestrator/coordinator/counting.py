@@ -4,11 +4,14 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from orchestrator.errors import StoreError
-from orchestrator.model import Outcome, Recovered
+from orchestrator.model import Outcome, Recovered, TaskType
 
 
 class Counting(Protocol):
     """Counters that never block for long, never raise, and may be called from both threads."""
+
+    def expect(self, types: Iterable[TaskType]) -> None:
+        """Have every count of these types at 0."""
 
     def enqueued(self, type_name: str, count: int) -> None:
         """`count` tasks were added to the queue, by anyone."""

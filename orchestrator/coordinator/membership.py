@@ -8,6 +8,7 @@ import time
 
 from orchestrator.config import Settings
 from orchestrator.coordinator.process import new_worker_id
+from orchestrator.errors import StatementRefused
 from orchestrator.model import Process
 from orchestrator.store import workers
 from orchestrator.store.connection import Connection
@@ -76,14 +77,18 @@ class Membership:
     def _register(self, connection: Connection, worker_id: str) -> bool:
         now = time.monotonic()
         self._is_entered = True  # perhaps, should the reply be lost: then there is a row to take out
-        is_alive = workers.register(
-            connection,
-            worker_id=worker_id,
-            hostname=self._process.hostname,
-            pool_size=self._settings.pool_size,
-            version=self._version,
-            within=self._within,
-        )
+        try:
+            is_alive = workers.register(
+                connection,
+                worker_id=worker_id,
+                hostname=self._process.hostname,
+                pool_size=self._settings.pool_size,
+                version=self._version,
+                within=self._within,
+            )
+        except StatementRefused as refusal:
+            self._log.error("registration_failed", worker_id=worker_id, error=str(refusal))
+            raise
         self._beat_at = self._after(now)
         return is_alive
 

@@ -5,7 +5,6 @@ from orchestrator.coordinator.election import Election
 from orchestrator.coordinator.guard import Guard
 from orchestrator.coordinator.leadership import Leadership
 from orchestrator.coordinator.membership import Membership
-from orchestrator.errors import StatementRefused
 from orchestrator.store import schema, server
 from orchestrator.store.connection import Connection
 from orchestrator.telemetry import logs
@@ -48,11 +47,7 @@ class Starting:
             again = self._guard.look(connection, self._membership.worker_id)
             if again is not None:
                 return again
-        try:
-            self._membership.enter(connection)
-        except StatementRefused as refusal:
-            self._log.error("registration_failed", worker_id=self._membership.worker_id, error=str(refusal))
-            raise
+        self._membership.enter(connection)
         if self._guard is None:
             self._election.tick(connection, self._membership.worker_id)
         elif not self._leadership.renew(connection):  # it also shows the new row as the leader's

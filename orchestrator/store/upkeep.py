@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from orchestrator.model import Recovered, TaskStatus
 from orchestrator.store.connection import Connection
+from orchestrator.store.prepared import execute_prepared, prepared
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,33 +178,37 @@ def forget_dead_workers(connection: Connection, *, term: int, holder: str, withi
     return int(rows[0][0])
 
 
+# Kept and planned from index scans alone, like the claim: idx_tasks_claimable begins with whether a task is due, and
+# for which share of the pending ones that holds the planner only guesses, so it would rather read the table.
+_PROMOTE_DUE = prepared(
+    "orchestrator_promote",
+    """
+WITH due AS MATERIALIZED (
+    SELECT id FROM tasks
+    WHERE status = 'pending' AND next_retry_at <= now()
+    ORDER BY next_retry_at
+    LIMIT %(limit)s
+    FOR UPDATE SKIP LOCKED
+), promoted AS (
+    UPDATE tasks AS t SET next_retry_at = NULL, updated_at = now()
+    FROM due WHERE t.id = ANY (ARRAY[due.id])
+    RETURNING 1
+)
+SELECT (SELECT count(*) FROM promoted),
+    EXISTS (SELECT FROM tasks WHERE status = 'pending' AND next_retry_at IS NULL),
+    (SELECT date_part('epoch', next_retry_at - now()) FROM tasks
+     WHERE status = 'pending' AND next_retry_at > now() AND next_retry_at < 'infinity'
+     ORDER BY next_retry_at LIMIT 1)
+""",
+    {"limit": "bigint"},
+)
+
+
 def promote_due(connection: Connection, *, limit: int, within: float) -> Due:
     """Makes up to `limit` waiting tasks whose time has come claimable. Any worker may, a leader is not needed for it.
 
     They take the place among the claimable that their priority and age give them.
     """
-    rows = connection.execute(
-        """
-        WITH due AS MATERIALIZED (
-            SELECT id FROM tasks
-            WHERE status = 'pending' AND next_retry_at <= now()
-            ORDER BY next_retry_at
-            LIMIT %(limit)s
-            FOR UPDATE SKIP LOCKED
-        ), promoted AS (
-            UPDATE tasks AS t SET next_retry_at = NULL, updated_at = now()
-            FROM due WHERE t.id = due.id
-            RETURNING 1
-        )
-        SELECT (SELECT count(*) FROM promoted),
-            EXISTS (SELECT FROM tasks WHERE status = 'pending' AND next_retry_at IS NULL),
-            (SELECT date_part('epoch', next_retry_at - now()) FROM tasks
-             WHERE status = 'pending' AND next_retry_at > now() AND next_retry_at < 'infinity'
-             ORDER BY next_retry_at LIMIT 1)
-        """,
-        {"limit": limit},
-        within=within,
-        lock_within=within / 2,
-    )
+    rows = execute_prepared(connection, _PROMOTE_DUE, {"limit": limit}, within=within, lock_within=within / 2)
     promoted, is_ready, next_due_in = rows[0]
     return Due(promoted, is_ready or promoted > 0, 0.0 if promoted == limit else next_due_in)

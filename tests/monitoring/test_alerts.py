@@ -2,11 +2,11 @@
 
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.fixtures.debian import unpack
 from tests.fixtures.metric_names import exported_name, metrics
 
 MONITORING = Path(__file__).parents[2] / "monitoring"
@@ -16,8 +16,8 @@ NOT_OURS = {"up"}
 
 
 @pytest.mark.slow
-def test_promtool_fires_every_alert_and_sees_it_quiet(tmp_path: Path) -> None:
-    promtool = unpack("prometheus", "usr/bin/promtool", tmp_path / "prometheus")
+def test_promtool_fires_every_alert_and_sees_it_quiet(prometheus_programs: Callable[[str], Path]) -> None:
+    promtool = prometheus_programs("promtool")
     for arguments in (
         ["check", "rules", "alerts.yml"],
         ["test", "rules", "alerts_test.yml"],
@@ -44,9 +44,3 @@ def test_the_alerts_ask_for_metrics_that_there_are() -> None:
     } - NOT_OURS
     assert len(asked) >= 12
     assert {name.removesuffix("_count") for name in asked} <= names
-
-
-def test_the_page_lists_the_metrics_that_there_are() -> None:
-    page = (MONITORING.parent / "docs" / "monitoring.md").read_text()
-    told = re.findall(r"^\| `(\w+)` \| (\w+) \|.*\| (.*) \|$", page, re.MULTILINE)
-    assert sorted(told) == sorted((exported_name(each), each.type, each.documentation) for each in metrics())

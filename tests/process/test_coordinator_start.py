@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from orchestrator.coordinator.process import this_process
-from orchestrator.mailbox import Begin, Registered, Serving, StartFailed
+from orchestrator.mailbox import Begin, DeclaredDead, Registered, Serving, StartFailed
 from orchestrator.model import Process
 from tests.fixtures.coordination import TYPES, Database, Events, MakeWorker, eventually, workers_of
 
@@ -196,6 +196,23 @@ def test_of_two_distributed_workers_one_leads_and_the_other_follows_when_it_leav
     leaders[0].coordination.stop(within=5.0)
     eventually(lambda: workers[1].coordination.status().is_leader, within=1.0)
     assert database.rows("SELECT id FROM workers WHERE is_leader") == [(workers[1].coordination.status().worker_id,)]
+
+
+def test_a_registration_that_is_refused_is_told_at_the_start_and_later_too(
+    database: Database, make_worker: MakeWorker, events: Events
+) -> None:
+    database.run("ALTER TABLE workers ADD CONSTRAINT closed CHECK (hostname = 'nobody')")
+    worker = make_worker().start()
+    eventually(lambda: events.of("registration_failed"))
+    database.run("ALTER TABLE workers DROP CONSTRAINT closed")
+    worker.reports.wait(Registered)
+
+    told = len(events.of("registration_failed"))
+    database.run("ALTER TABLE workers ADD CONSTRAINT closed CHECK (hostname = 'nobody') NOT VALID")
+    database.run("DELETE FROM workers")
+    eventually(lambda: len(events.of("registration_failed")) > told)
+    database.run("ALTER TABLE workers DROP CONSTRAINT closed")
+    worker.reports.wait(DeclaredDead)
 
 
 def test_a_server_with_too_few_connections_is_told_at_start_with_the_numbers(

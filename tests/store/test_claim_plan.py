@@ -176,6 +176,27 @@ def test_a_poll_with_nothing_due_reads_next_to_nothing(connection: Connection, r
     assert buffers(found) < 30
 
 
+@pytest.mark.parametrize("is_analyzed", [True, False])
+def test_a_poll_whose_plan_was_made_on_an_empty_table_serves_a_full_one(
+    connection: Connection, recorder: Recorder, is_analyzed: bool
+) -> None:
+    connection.execute("ALTER TABLE tasks SET (autovacuum_enabled = off)", within=5.0)
+    if is_analyzed:
+        connection.execute("VACUUM ANALYZE tasks", within=60.0)
+    upkeep.promote_due(recorder, limit=1000, within=60.0)
+    add_waiting(connection)
+    for count in (0, 10, 50_000):  # of the due, beside those
+        add_tasks(connection, count)
+        upkeep.promote_due(recorder, limit=1000, within=60.0)
+        found = recorder.plan()
+        assert {node["Index Name"] for node in nodes(found["Plan"]) if "Index Name" in node} >= {
+            "idx_tasks_waiting",
+            "idx_tasks_claimable",
+        }
+        assert all("Index Cond" in node for node in nodes(found["Plan"]) if "Index Name" in node)
+        assert buffers(found) < 40
+
+
 def test_promotion_reads_what_is_due_and_not_what_waits(connection: Connection, recorder: Recorder) -> None:
     add_waiting(connection)
     connection.execute(

@@ -75,6 +75,23 @@ def test_an_older_schema_is_upgraded_while_workers_work(connection: Connection, 
     assert schema.version(connection, within=5.0) == schema.SCHEMA_VERSION
 
 
+def test_the_claims_index_of_version_2_is_replaced_by_todays(connection: Connection) -> None:
+    definition = "SELECT pg_get_indexdef('idx_tasks_claimable'::regclass)"
+    today = connection.execute(definition, within=5.0)
+    connection.execute(
+        """
+        DROP INDEX idx_tasks_claimable;
+        CREATE INDEX idx_tasks_claimable ON tasks (priority DESC, created_at)
+            WHERE status = 'pending' AND next_retry_at IS NULL;
+        UPDATE orchestrator_schema SET version = 2
+        """,
+        within=5.0,
+    )
+    assert connection.execute(definition, within=5.0) != today
+    assert schema.migrate(connection, within=20.0)
+    assert connection.execute(definition, within=5.0) == today
+
+
 def test_a_long_lock_refuses_the_upgrade_and_is_no_schema_error(connection: Connection, other: Connection) -> None:
     connection.execute("UPDATE orchestrator_schema SET version = 0", within=5.0)
     other.execute("BEGIN; DELETE FROM tasks", within=5.0)

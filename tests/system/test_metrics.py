@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from orchestrator import Client
 from tests.fixtures.daemon import Daemon, Queue, Start
 from tests.fixtures.waiting import eventually
+from tests.guide.text import rows
 
 APP = """
 import os, time
@@ -55,25 +56,17 @@ TYPES = ("good", "flaky", "given-up", "crash", "slow")
 QUICK = {"HEARTBEAT_INTERVAL": "200ms"}
 """Counts of the queue are at most this old."""
 
+KINDS = {"counter": rows("Counter Metrics"), "gauge": rows("Gauge Metrics"), "histogram": rows("Histogram Metrics")}
 GUIDE = {
-    "tasks_enqueued": ("counter", {"type"}),
-    "tasks_completed": ("counter", {"type", "status"}),
-    "task_retries": ("counter", {"type", "attempt"}),
-    "tasks_dead_letter": ("counter", {"type"}),
-    "tasks_pending": ("gauge", {"type"}),
-    "tasks_running": ("gauge", {"type"}),
-    "worker_pool_active": ("gauge", set()),
-    "worker_pool_capacity": ("gauge", set()),
-    "workers_total": ("gauge", set()),
-    "leader_status": ("gauge", {"worker_id"}),
-    "task_duration_seconds": ("histogram", {"type"}),
-    "task_claim_duration_seconds": ("histogram", set()),
+    name.removesuffix("_total") if kind == "counter" else name: (kind, set(labels.split(", ")) - {"—"})
+    for kind, table in KINDS.items()
+    for name, labels, *_ in table.values()
 }
 """The tables of the operations guide; a counter's samples have `_total` behind its name."""
 
 BUCKETS = {
-    "task_duration_seconds": (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 600, float("inf")),
-    "task_claim_duration_seconds": Histogram.DEFAULT_BUCKETS,
+    name: Histogram.DEFAULT_BUCKETS if bounds == "Default" else (*map(float, bounds.split(", ")), float("inf"))
+    for name, _, bounds, _ in KINDS["histogram"].values()
 }
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]

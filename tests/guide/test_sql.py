@@ -1,65 +1,19 @@
-"""Every SQL statement of the operations guide, to the letter."""
+"""Every SQL statement of the operations guide, to the letter, on rows made for it."""
 
 import pytest
 
 from orchestrator.model import TaskStatus
 from orchestrator.store import holdings, workers
 from orchestrator.store.connection import Connection
+from tests.guide.text import code
 from tests.store.rows import add_task, add_worker, claim, ending, finish, value, values
 
-PENDING_BY_TYPE = """
--- Pending tasks by type
-SELECT type, COUNT(*) 
-FROM tasks 
-WHERE status = 'pending' 
-GROUP BY type;
-"""  # noqa: W291
-
-DEAD_LETTERS = """
--- Dead letter tasks
-SELECT id, type, last_error, attempts 
-FROM tasks 
-WHERE status = 'dead_letter' 
-ORDER BY updated_at DESC;
-"""  # noqa: W291
-
-RUNNING = """
--- Currently running tasks
-SELECT id, type, worker_id, started_at 
-FROM tasks 
-WHERE status = 'running';
-"""  # noqa: W291
-
-ORPHANED = """
--- Orphaned tasks (assigned to non-existent workers)
-SELECT t.id, t.type, t.worker_id 
-FROM tasks t 
-LEFT JOIN workers w ON t.worker_id = w.id 
-WHERE t.status IN ('claimed', 'running') 
-  AND t.worker_id IS NOT NULL 
-  AND w.id IS NULL;
-"""  # noqa: W291
-
-RETRY_ONE = """
--- Retry a specific dead-letter task
-UPDATE tasks 
-SET status = 'pending', 
-    attempts = 0, 
-    next_retry_at = NULL 
-WHERE id = 'task-uuid-here';
-"""  # noqa: W291
-
-RETRY_TYPE = """
--- Retry all dead-letter tasks of a type
-UPDATE tasks 
-SET status = 'pending', 
-    attempts = 0, 
-    next_retry_at = NULL 
-WHERE status = 'dead_letter' 
-  AND type = 'example:task';
-"""  # noqa: W291
-
-RECENT_HEARTBEATS = "SELECT id, last_heartbeat FROM workers WHERE last_heartbeat > now() - interval '30 s'"
+PENDING_BY_TYPE = code("Pending tasks by type")
+DEAD_LETTERS = code("Dead letter tasks")
+RUNNING = code("Currently running tasks")
+ORPHANED = code("Orphaned tasks (assigned to non-existent workers)")
+RETRY_ONE = code("Retry a specific dead-letter task")
+RETRY_TYPE = code("Retry all dead-letter tasks of a type")
 
 
 def die(connection: Connection, type_name: str) -> str:
@@ -146,14 +100,3 @@ def test_a_manual_retry_of_a_running_task_fences_the_execution_that_goes_on(conn
     connection.execute(RETRY_ONE.replace("task-uuid-here", task_id), within=5.0)
     assert finish(connection, [ending(taken)]).accepted == 0
     assert holdings.owned(connection, "w", None, within=5.0) == []
-
-
-def test_the_claimable_index_that_the_guide_names_exists(connection: Connection) -> None:
-    rows = connection.execute("SELECT indexdef FROM pg_indexes WHERE indexname = 'idx_tasks_claimable'", within=5.0)
-    assert len(rows) == 1
-    assert " WHERE " in rows[0][0]
-
-
-def test_recent_heartbeats_are_seen_in_the_workers_table(connection: Connection) -> None:
-    rows = connection.execute(RECENT_HEARTBEATS, within=5.0)
-    assert [worker_id for worker_id, _ in rows] == ["w"]
