@@ -7,6 +7,7 @@ import fcntl
 import os
 import resource
 import signal
+import sys
 import threading
 from _signal import getsignal  # type: ignore[import-not-found]  # signal's looks for an enum member: 2 us, not 0.03
 from collections.abc import Iterable, Sequence
@@ -33,6 +34,7 @@ class Sanity:
         os.umask(self._umask)
         self._threads = threading.active_count()
         self._has_children = _has_children()
+        self._streams = (sys.stdin, sys.stdout, sys.stderr)
         self._standard = [(descriptor, _identity(descriptor)) for descriptor in (0, 1, 2)]
         self._own = [(descriptor, mark) for mark, descriptor in enumerate(own_descriptors, _CONNECTION_MARK + 1)]
         for descriptor, mark in self._own:
@@ -51,6 +53,7 @@ class Sanity:
         if self._marker is not None and os.environ.get(MARKER_VARIABLE) != self._marker:
             os.environ[MARKER_VARIABLE] = self._marker  # what later tasks start must be found by it
         wrong = self._broken_descriptors(connection)
+        wrong += self._restore_streams()
         try:
             if os.getcwd() != self._directory:
                 os.chdir(self._directory)
@@ -73,6 +76,11 @@ class Sanity:
         self._time_limit.install()
         if signal.pthread_sigmask(signal.SIG_BLOCK, ()):
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+    def _restore_streams(self) -> list[str]:
+        """Put sys.stdout and its like back; one that was closed would raise in whichever task prints next."""
+        sys.stdin, sys.stdout, sys.stderr = self._streams
+        return ["sys.stdin, sys.stdout or sys.stderr was closed"] if any(map(_is_closed, self._streams)) else []
 
     def _broken_descriptors(self, connection: int | None) -> list[str]:
         """Ours that a handler closed or replaced. A replaced one must not be written to: it may be the user's file."""
@@ -115,6 +123,11 @@ def _identity(descriptor: int) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def _is_closed(stream: object) -> bool:
+    """None, where a process was started without that descriptor, is not closed; nor is a start hook's own object."""
+    return getattr(stream, "closed", False) is True
 
 
 def _has_children() -> bool:

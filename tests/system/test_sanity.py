@@ -60,6 +60,12 @@ def close_standard():
     for descriptor in (0, 1, 2):
         os.close(descriptor)
 
+def lose_streams():
+    sys.stdout, sys.stderr = None, open(os.devnull)
+
+def close_streams():
+    sys.stdout.close()
+
 MISDEEDS = {
     "directory": lambda: os.chdir("/"),
     "umask": lambda: os.umask(0o777),
@@ -68,6 +74,8 @@ MISDEEDS = {
     "mask": lambda: signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals()),
     "zombie": leave_zombie,
     "environment": os.environ.clear,
+    "streams": lose_streams,
+    "closed streams": close_streams,
     "descriptors": leak_descriptors,
     "thread": lambda: threading.Thread(target=time.sleep, args=(600,)).start(),
     "daemon thread": lambda: threading.Thread(target=time.sleep, args=(600,), daemon=True).start(),
@@ -100,8 +108,10 @@ def misbehave(how: str, result: str | None = None) -> str | None:
     MISDEEDS[how]()
     return result
 
-@app.task("probe")
+@app.task("probe", max_retries=0)
 def probe() -> dict:
+    print("probed")
+    print("probed", file=sys.stderr)
     return {"pid": os.getpid(), "state": state()}
 
 def sort_out(n: int) -> int:
@@ -130,10 +140,10 @@ async def fork_async(end: str) -> int:
     return fork(end)
 """
 
-UNDONE = ("directory", "umask", "signals", "alarm", "mask", "zombie", "environment")
+UNDONE = ("directory", "umask", "signals", "alarm", "mask", "zombie", "environment", "streams")
 NOT_UNDONE = (
     "thread", "daemon thread", "subprocess", "own session", "closed all", "closed standard", "replaced",
-    "lost directory", "descriptors",
+    "lost directory", "descriptors", "closed streams",
 )  # fmt: skip
 
 
