@@ -119,13 +119,18 @@ def _look_at_room(connection: Connection, settings: Settings) -> Iterator[Findin
 def _look_at_schema(connection: Connection) -> Iterator[Finding]:
     """Raises StatementRefused where there are no tables, which ends the look."""
     present = schema.version(connection, within=ANSWER_SECONDS)
-    if present is None:
-        yield Finding("schema", "warning", "there are no tables yet: `orchestratord migrate` or `start` makes them")
-    elif present < schema.SCHEMA_VERSION:
-        yield Finding("schema", "warning", f"version {present}: `migrate` or `start` upgrades it")
-    elif present > schema.SCHEMA_VERSION:
+    if (present or 0) < schema.SCHEMA_VERSION:
+        found = "there are no tables yet" if present is None else f"version {present} is old"
+        if schema.may_apply(connection, within=ANSWER_SECONDS):
+            yield Finding("schema", "warning", f"{found}: `orchestratord migrate` or `start` makes it right")
+        else:
+            message = f"{found}, and this role may not change that: {schema.NO_RIGHTS_CURE}"
+            yield Finding("schema", "problem", message, ExitCode.SCHEMA)
+    elif present is not None and present > schema.SCHEMA_VERSION:
         message = f"version {present} is newer than the {schema.SCHEMA_VERSION} of this orchestratord"
         yield Finding("schema", "problem", message, ExitCode.SCHEMA)
+    elif missing := schema.missing(connection, within=ANSWER_SECONDS):
+        yield Finding("schema", "warning", f"missing: {', '.join(missing)}; `orchestratord migrate` makes them again")
     else:
         yield Finding("schema", "ok", f"version {present}")
 
