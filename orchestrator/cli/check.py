@@ -10,7 +10,7 @@ from orchestrator.app import App, load_app
 from orchestrator.cli.database import ANSWER_SECONDS, open_when_there
 from orchestrator.cli.failures import exit_code, explanation
 from orchestrator.cli.output import json_flag, print_json
-from orchestrator.cli.settings_flags import settings_flags
+from orchestrator.cli.settings_flags import load_settings, settings_flags
 from orchestrator.config import Settings, without_password
 from orchestrator.coordinator.starting import SUPERVISOR_CONNECTIONS
 from orchestrator.errors import ForkSafetyError, OrchestratorError
@@ -52,7 +52,7 @@ def check(as_json: bool, **flags: object) -> ExitCode:
 def _findings(flags: dict[str, object]) -> Iterator[Finding]:
     """Everything that can still be looked at after what was found before."""
     try:
-        settings = Settings.load(os.environ, flags)
+        settings = load_settings(os.environ, flags)
     except OrchestratorError as error:
         yield _problem("settings", error)
         return

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from orchestrator.cli.settings_flags import Command, settings_flags_of
+from orchestrator.cli.settings_flags import Command, load_settings, settings_flags_of
 from orchestrator.config import FIELDS, Settings
 from orchestrator.errors import DatabaseUnavailable
 from orchestrator.store.connection import Connection
@@ -48,4 +48,4 @@ def some_settings(names: tuple[str, ...], flags: Mapping[str, object]) -> Settin
     """Settings of which only these are read: a command is not refused for what it does not use."""
     variables = {field.variable for field in FIELDS if field.name in names}
     environ = {name: value for name, value in os.environ.items() if name in variables}
-    return Settings.load(environ, {name: flags.get(name) for name in names})
+    return load_settings(environ, {name: flags.get(name) for name in names})

@@ -231,6 +231,18 @@ def test_all_wrong_settings_are_told_at_once_each_with_its_value_and_what_is_acc
 # The port
 
 
+@pytest.mark.parametrize("command", [("start",), ("check",), ("stats",)])
+def test_a_url_that_libpq_does_not_understand_is_a_wrong_setting_and_not_waited_for(
+    orchestratord: Command, command: tuple[str, ...]
+) -> None:
+    done = orchestratord(*command, DATABASE_URL="postgres://ann:s3cret@localhost/shop?sllmode=require")
+
+    assert done.returncode == 2
+    said = done.stdout + done.stderr
+    assert "DATABASE_URL is 'postgres://ann:***@localhost/shop?sllmode=require': libpq takes it for no" in said
+    assert "s3cret" not in said
+
+
 def test_a_port_that_stays_taken_is_named(daemon: Start, queue: Queue) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
