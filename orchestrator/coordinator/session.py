@@ -19,18 +19,30 @@ REPORT_SECONDS, REPORT_SECONDS_AT_START = 30.0, 5.0
 LONGEST_PAUSE_AT_START_SECONDS = 2.0
 """Between tries, before the first success: the start waits for the database for a bounded time only."""
 
+LONGEST_PAUSE_SECONDS, SHORTEST_PAUSE_LIMIT_SECONDS = 5.0, 0.5
+SHARE_OF_WORKER_TIMEOUT = 0.25
+
 HURRIED_SECONDS = 0.25
+
+
+def longest_pause(worker_timeout: float) -> float:
+    """Between tries. Whoever comes back from an outage long after the leader has would be taken for dead."""
+    share = worker_timeout * SHARE_OF_WORKER_TIMEOUT
+    return min(LONGEST_PAUSE_SECONDS, max(SHORTEST_PAUSE_LIMIT_SECONDS, share))
 
 
 class Session:
     """One thread's connection. Only that thread uses it, but for `abort`, which ends any wait at once, for good."""
 
-    def __init__(self, url: str, *, thread: str, standing: Standing, counting: Counting, abort: Bell) -> None:
+    def __init__(
+        self, url: str, *, thread: str, standing: Standing, counting: Counting, abort: Bell, longest_pause: float
+    ) -> None:
         self._url = url
         self._thread = thread
         self._standing = standing
         self._counting = counting
         self._abort = abort
+        self._longest_pause = longest_pause
         self._backoff = Backoff(cap=LONGEST_PAUSE_AT_START_SECONDS)
         self._has_answered = False
         self._connection: Connection | None = None
@@ -59,7 +71,7 @@ class Session:
         """The database did what was asked: the outage, if there was one, is over."""
         if not self._has_answered:
             self._has_answered = True
-            self._backoff = Backoff()
+            self._backoff = Backoff(cap=self._longest_pause)
         self._backoff.succeed()
         down_seconds = self._standing.reached(self._thread)
         if self._told is not None:
