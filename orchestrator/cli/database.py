@@ -30,12 +30,15 @@ def opened(flags: Mapping[str, object]) -> Iterator[Connection]:
 
 
 def open_when_there(url: str, wait_seconds: float) -> Connection:
-    """A connection as soon as the database answers; says on standard error that it waits, and for what."""
+    """A connection as soon as the database answers; says on standard error that it waits, and for what.
+
+    0 seconds are one try, with the patience that a distant or busy server needs.
+    """
     deadline = time.monotonic() + wait_seconds
     while True:
         left = deadline - time.monotonic()
         try:
-            within = max(1.0, min(_CONNECT_SECONDS, left))
+            within = max(1.0, min(_CONNECT_SECONDS, left)) if wait_seconds else _CONNECT_SECONDS
             return Connection.open(url, within=within, application_name="orchestratord-command")
         except DatabaseUnavailable as error:
             if left <= 1.0:

@@ -16,6 +16,7 @@ from psycopg.conninfo import make_conninfo
 from orchestrator._version import __version__
 from orchestrator.cli import run
 from tests.fixtures.command import ENTRY, Command, clean_environment
+from tests.fixtures.proxy import Proxy
 
 
 class Answer:
@@ -272,6 +273,13 @@ def test_check_says_that_there_are_no_tables_yet(orchestratord: Command, empty_d
     done = orchestratord("check", DATABASE_URL=empty_database_url)
     assert done.returncode == 0
     assert "warning  schema: there are no tables yet" in done.stdout
+
+
+def test_check_has_patience_with_a_database_that_answers_slowly(orchestratord: Command, proxy: Proxy) -> None:
+    proxy.slow(0.4)  # each message: a connection takes a few of them
+    done = orchestratord("check", DATABASE_URL=proxy.url)
+    assert "ok       database: " in done.stdout
+    assert done.returncode == 0
 
 
 def test_check_says_that_start_would_not_be_allowed_to_make_the_tables(
