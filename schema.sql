@@ -62,9 +62,10 @@ CREATE TABLE IF NOT EXISTS tasks (
     timeout_seconds double precision CHECK (timeout_seconds > 0 AND timeout_seconds <= 31622400),
     status task_status NOT NULL DEFAULT 'pending',
     priority integer NOT NULL DEFAULT 0,
-    attempts integer NOT NULL DEFAULT 0,
+    -- One row by raw SQL with a number that cannot be counted on would stop every claim, or every recovery.
+    attempts integer NOT NULL DEFAULT 0 CHECK (attempts BETWEEN 0 AND 1073741823),
     max_retries integer CHECK (max_retries >= 0),
-    recoveries integer NOT NULL DEFAULT 0,
+    recoveries integer NOT NULL DEFAULT 0 CHECK (recoveries BETWEEN 0 AND 1073741823),
     slot integer,
     type text NOT NULL CHECK (octet_length(type) BETWEEN 1 AND 200),
     worker_id text,
@@ -136,8 +137,8 @@ CREATE TABLE IF NOT EXISTS task_types (
     type text PRIMARY KEY,
     max_retries integer NOT NULL DEFAULT 3 CHECK (max_retries >= 0),
     timeout_seconds double precision CHECK (timeout_seconds > 0),
-    retry_base_seconds double precision NOT NULL DEFAULT 1,
-    retry_cap_seconds double precision NOT NULL DEFAULT 3600,
+    retry_base_seconds double precision NOT NULL DEFAULT 1 CHECK (retry_base_seconds BETWEEN 0 AND 31622400),
+    retry_cap_seconds double precision NOT NULL DEFAULT 3600 CHECK (retry_cap_seconds BETWEEN 0 AND 31622400),
     last_seen timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE task_types IS 'What the apps of the workers serve, as the newest start registered it';

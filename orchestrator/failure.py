@@ -53,6 +53,10 @@ def _lines(error: BaseException) -> Iterator[str]:
         yield f"{relation}{_type_name(each)}: {_text(each)}".removesuffix(": ")
         yield from (f"  note: {_text(note)}" for note in list(getattr(each, "__notes__", ()))[:3])
         yield from user_frames(each.__traceback__)
+        if isinstance(each, SyntaxError) and each.filename:
+            yield f'  File "{_text(each.filename)}", line {each.lineno}'
+            if each.text:
+                yield f"    {_text(each.text).strip()[:200]}"
 
 
 def _links(error: BaseException) -> list[tuple[str, BaseException]]:

@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +26,9 @@ MAX_KNOWN_LIMITS = 1000
 """Who may enqueue decides how many there are."""
 
 _DEFAULT_POLICY = RetryPolicy()
+_THREADS = "task-asyncio"
+_THREAD_SECONDS = 0.1
+"""A thread of the event loop's that is idle has ended long before; one that isn't keeps the child from going on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,7 @@ class Executor:
         self._default_timeout = default_timeout
         self._max_result_size = max_result_size
         self._runner: asyncio.Runner | None = None
+        self._threads: ThreadPoolExecutor | None = None  # of its event loop: to_thread() and name look-ups use them
         self._pid = os.getpid()
         self._limits: dict[tuple[str, int | None, float | None], Limits] = {}
         self._policies = {
@@ -139,12 +145,34 @@ class Executor:
     def _call_async(self, coroutine: Coroutine[Any, Any, Any], timeout_seconds: float | None, context: Context) -> Any:
         if self._runner is None:
             self._runner = asyncio.Runner()
+            self._give_threads(self._runner)
+        threads_before, is_sound = threading.active_count(), False
         try:
             # without a context of ours the runner goes on with that of its first coroutine
-            return self._runner.run(_limited(coroutine, timeout_seconds, self._pid), context=context)
-        except BaseException:
-            self._drop_loop()  # whatever state it is in, the next task gets a new one
-            raise
+            value = self._runner.run(_limited(coroutine, timeout_seconds, self._pid), context=context)
+            is_sound = True
+            return value
+        finally:
+            if threading.active_count() > threads_before:
+                self._end_threads(self._runner)
+            if not is_sound:
+                self._drop_loop()  # whatever state it is in, the next task gets a new one
+
+    def _give_threads(self, runner: asyncio.Runner) -> None:
+        """A pool for the loop's default executor; it has no thread before one is needed."""
+        self._threads = ThreadPoolExecutor(thread_name_prefix=_THREADS)
+        runner.get_loop().set_default_executor(self._threads)
+
+    def _end_threads(self, runner: asyncio.Runner) -> None:
+        """End those that are idle: else each task that looks up a name would cost a child. A busy one is left alone."""
+        ending = self._threads
+        self._give_threads(runner)
+        if ending is not None:
+            ending.shutdown(wait=False, cancel_futures=True)
+        until = time.monotonic() + _THREAD_SECONDS
+        for thread in threading.enumerate():
+            if thread.name.startswith(_THREADS):
+                thread.join(max(0.0, until - time.monotonic()))
 
     def _drop_loop(self) -> None:
         runner, self._runner = self._runner, None

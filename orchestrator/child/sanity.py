@@ -7,6 +7,7 @@ import fcntl
 import os
 import resource
 import signal
+import sys
 import threading
 import time
 from _signal import getsignal, pthread_sigmask  # type: ignore[import-not-found]  # signal's make enums: 2 us, not 0.1
@@ -43,6 +44,9 @@ class Sanity:
         os.umask(self._umask)
         self._threads = started_threads()
         self._has_children = _has_children()
+        self._streams = (sys.stdin, sys.stdout, sys.stderr)
+        # None, where a process was started without that descriptor, cannot be closed; nor can a start hook's own object
+        self._closable = [each for each in self._streams if getattr(each, "closed", None) is False]
         self._own = tuple(own_descriptors)
         for mark, descriptor in enumerate(self._own, _CONNECTION_MARK + 1):
             fcntl.fcntl(descriptor, fcntl.F_SETSIG, mark)
@@ -67,6 +71,7 @@ class Sanity:
         if self._marker is not None and os.environb.get(_MARKER) != self._marker:
             os.environb[_MARKER] = self._marker  # what later tasks start must be found by it
         wrong = self._broken_descriptors(connection)
+        wrong += self._restore_streams()
         try:
             if os.getcwdb() != self._directory:
                 os.chdir(self._directory)
@@ -89,6 +94,11 @@ class Sanity:
         self._time_limit.install()
         if pthread_sigmask(signal.SIG_BLOCK, ()):
             pthread_sigmask(signal.SIG_SETMASK, ())
+
+    def _restore_streams(self) -> list[str]:
+        """Put sys.stdout and its like back; one that was closed would raise in whichever task prints next."""
+        sys.stdin, sys.stdout, sys.stderr = self._streams
+        return ["sys.stdin, sys.stdout or sys.stderr was closed"] if any(each.closed for each in self._closable) else []
 
     def _broken_descriptors(self, connection: int | None) -> list[str]:
         """Ours that a handler closed or replaced. A replaced one must not be written to: it may be the user's file."""

@@ -1,5 +1,6 @@
 """The command line: `orchestratord COMMAND`. One file a command; `start` is the composition root of the daemon."""
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from orchestrator._version import __version__
 from orchestrator.cli.check import check
 from orchestrator.cli.dev import dev
 from orchestrator.cli.enqueue import enqueue
-from orchestrator.cli.failures import report
+from orchestrator.cli.failures import report, say
 from orchestrator.cli.migrate import migrate
 from orchestrator.cli.start import start
 from orchestrator.cli.stats import stats
@@ -23,6 +24,7 @@ from orchestrator.exit_codes import ExitCode
 _NAME = "orchestratord"
 _COMPLETION = "_ORCHESTRATORD_COMPLETE"
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+_CANNOT_WRITE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
 @click.group(
@@ -46,7 +48,8 @@ def run(arguments: list[str]) -> int:
     try:
         with orchestratord.make_context(_NAME, arguments) as context:
             code = orchestratord.invoke(context)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None: it was closed from the start, nobody wants an answer
+            sys.stdout.flush()
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
     except click.ClickException as error:
@@ -58,12 +61,16 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return _INTERRUPTED
     except Exception as error:  # noqa: BLE001 whatever it is: a code of ours, and never Python's bare 1
+        if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
+            say(f"the answer could not be written: {error.strerror}")
+            _let_go_of_stdout()
+            return ExitCode.USAGE
         return report(error)
     return int(code or ExitCode.CLEAN)
 
 
 def _let_go_of_stdout() -> None:
-    """The reader has gone (`orchestratord tasks list | head`): nothing more to write, not even at exit."""
+    """Nothing more to write, not even at exit: the reader has gone (`orchestratord tasks list | head`)."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

@@ -10,7 +10,7 @@ from orchestrator.app import App, load_app
 from orchestrator.cli.database import ANSWER_SECONDS, open_when_there
 from orchestrator.cli.failures import exit_code, explanation
 from orchestrator.cli.output import json_flag, print_json
-from orchestrator.cli.settings_flags import settings_flags
+from orchestrator.cli.settings_flags import load_settings, settings_flags
 from orchestrator.config import Settings, without_password
 from orchestrator.coordinator.starting import SUPERVISOR_CONNECTIONS
 from orchestrator.errors import ForkSafetyError, OrchestratorError
@@ -52,7 +52,7 @@ def check(as_json: bool, **flags: object) -> ExitCode:
 def _findings(flags: dict[str, object]) -> Iterator[Finding]:
     """Everything that can still be looked at after what was found before."""
     try:
-        settings = Settings.load(os.environ, flags)
+        settings = load_settings(os.environ, flags)
     except OrchestratorError as error:
         yield _problem("settings", error)
         return
@@ -119,13 +119,18 @@ def _look_at_room(connection: Connection, settings: Settings) -> Iterator[Findin
 def _look_at_schema(connection: Connection) -> Iterator[Finding]:
     """Raises StatementRefused where there are no tables, which ends the look."""
     present = schema.version(connection, within=ANSWER_SECONDS)
-    if present is None:
-        yield Finding("schema", "warning", "there are no tables yet: `orchestratord migrate` or `start` makes them")
-    elif present < schema.SCHEMA_VERSION:
-        yield Finding("schema", "warning", f"version {present}: `migrate` or `start` upgrades it")
-    elif present > schema.SCHEMA_VERSION:
+    if (present or 0) < schema.SCHEMA_VERSION:
+        found = "there are no tables yet" if present is None else f"version {present} is old"
+        if schema.may_apply(connection, within=ANSWER_SECONDS):
+            yield Finding("schema", "warning", f"{found}: `orchestratord migrate` or `start` makes it right")
+        else:
+            message = f"{found}, and this role may not change that: {schema.NO_RIGHTS_CURE}"
+            yield Finding("schema", "problem", message, ExitCode.SCHEMA)
+    elif present is not None and present > schema.SCHEMA_VERSION:
         message = f"version {present} is newer than the {schema.SCHEMA_VERSION} of this orchestratord"
         yield Finding("schema", "problem", message, ExitCode.SCHEMA)
+    elif missing := schema.missing(connection, within=ANSWER_SECONDS):
+        yield Finding("schema", "warning", f"missing: {', '.join(missing)}; `orchestratord migrate` makes them again")
     else:
         yield Finding("schema", "ok", f"version {present}")
 

@@ -23,6 +23,7 @@ from orchestrator.model import TaskType
 from orchestrator.status.gauges import SnapshotGauges
 from orchestrator.status.server import StatusServer
 from orchestrator.status.snapshot import Snapshot
+from orchestrator.supervisor import descriptors
 from orchestrator.supervisor.forkserver import Forkserver
 from orchestrator.supervisor.pool import PoolSettings
 from orchestrator.supervisor.signals import SignalInbox
@@ -51,7 +52,7 @@ class Daemon:
         self._types: tuple[TaskType, ...] = ()
 
     def run(self) -> ExitCode:
-        """Run until a signal ends it. Raises ConfigurationError for what only a try can tell (port, folder)."""
+        """Run until a signal ends it. Raises ConfigurationError for what only a try can tell (port, folder, limits)."""
         signals = SignalInbox()
         signals.open()
         adopt_orphans()
@@ -59,6 +60,7 @@ class Daemon:
         settings = self._settings
         logs.configure(debug=settings.debug, format=settings.log_format, process="supervisor")
         logs.hide_password_of(settings.database_url)
+        self._descriptor_limits = descriptors.make_room(settings.pool_size)
         directory = MetricsDirectory.open(settings.multiproc_dir, f"{socket.gethostname()}-{os.getpid()}")
         try:
             return self._run(signals, directory)
@@ -160,7 +162,9 @@ class Daemon:
         # what handlers enqueue with is what the worker works on, whether it was given as a variable or as a flag
         environment = {**os.environ, "DATABASE_URL": settings.database_url}
         environment.pop(METRICS_VARIABLE, None)  # programs that tasks run would count into our folder, by pid
-        return Forkserver(generation, orders, environment)
+        forkserver = Forkserver(generation, orders, environment)
+        descriptors.limit(forkserver.pid, self._descriptor_limits)
+        return forkserver
 
     def _say_what_runs(self, address: tuple[str, int]) -> None:
         host, port = address

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from orchestrator.cli.settings_flags import Command, settings_flags_of
+from orchestrator.cli.settings_flags import Command, load_settings, settings_flags_of
 from orchestrator.config import FIELDS, Settings
 from orchestrator.errors import DatabaseUnavailable
 from orchestrator.store.connection import Connection
@@ -30,12 +30,15 @@ def opened(flags: Mapping[str, object]) -> Iterator[Connection]:
 
 
 def open_when_there(url: str, wait_seconds: float) -> Connection:
-    """A connection as soon as the database answers; says on standard error that it waits, and for what."""
+    """A connection as soon as the database answers; says on standard error that it waits, and for what.
+
+    0 seconds are one try, with the patience that a distant or busy server needs.
+    """
     deadline = time.monotonic() + wait_seconds
     while True:
         left = deadline - time.monotonic()
         try:
-            within = max(1.0, min(_CONNECT_SECONDS, left))
+            within = max(1.0, min(_CONNECT_SECONDS, left)) if wait_seconds else _CONNECT_SECONDS
             return Connection.open(url, within=within, application_name="orchestratord-command")
         except DatabaseUnavailable as error:
             if left <= 1.0:
@@ -48,4 +51,4 @@ def some_settings(names: tuple[str, ...], flags: Mapping[str, object]) -> Settin
     """Settings of which only these are read: a command is not refused for what it does not use."""
     variables = {field.variable for field in FIELDS if field.name in names}
     environ = {name: value for name, value in os.environ.items() if name in variables}
-    return Settings.load(environ, {name: flags.get(name) for name in names})
+    return load_settings(environ, {name: flags.get(name) for name in names})

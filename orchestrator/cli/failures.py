@@ -35,10 +35,10 @@ _NO_RIGHTS = "42501"
 def report(error: Exception) -> ExitCode:
     """Say on standard error what went wrong, in one line if it is one thing; the code to end with."""
     if isinstance(error, OrchestratorError) and (code := exit_code(error)) is not ExitCode.BUG:
-        _say(explanation(error))
+        say(explanation(error))
         return code
     traceback.print_exception(error)
-    _say("this is a bug of orchestratord's; please report it with the lines above")
+    say("this is a bug of orchestratord's; please report it with the lines above")
     return ExitCode.BUG
 
 
@@ -68,5 +68,6 @@ def _explained(refusal: OrchestratorError) -> OrchestratorError:
     return refusal
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """One line on standard error."""
     sys.stderr.write(f"orchestratord: {text}\n")

@@ -15,13 +15,14 @@ _NAMES = ("database_url", "database_wait")
 def migrate(**flags: object) -> None:
     """Create or upgrade the tables.
 
-    It may be run at any time, also while workers run, and does nothing where nothing is to be done. `start` does the
-    same; a role that may create tables is needed only for the one that is first.
+    It may be run at any time, also while workers run, and does nothing where nothing is to be done. An index or a
+    trigger that was dropped is made again. `start` creates and upgrades as well; a role that may create tables is
+    needed only for the one that is first.
     """
     settings = some_settings(_NAMES, flags)
     connection = open_when_there(settings.database_url, settings.database_wait)
     try:
-        is_changed = schema.migrate(connection, within=_MIGRATE_SECONDS)
+        is_changed = schema.migrate(connection, within=_MIGRATE_SECONDS, repairs=True)
     finally:
         connection.close()
     click.echo(f"the schema {'is now' if is_changed else 'was already'} at version {schema.SCHEMA_VERSION}")

@@ -1,12 +1,14 @@
 """The flags of a command that takes settings, made from the table in config.py."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
 
-from orchestrator.config import FIELDS, Field
+from orchestrator.config import FIELDS, Field, Settings, without_password
+from orchestrator.errors import ConfigurationError, Problem
 from orchestrator.setting_kinds import Boolean
+from orchestrator.store.addresses import is_connection_string
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -29,6 +31,33 @@ def settings_flags_of(*names: str) -> Callable[[Command], Command]:
         return command
 
     return decorate
+
+
+def load_settings(environ: Mapping[str, str], flags: Mapping[str, object]) -> Settings:
+    """The settings; also looks whether libpq understands DATABASE_URL: waiting for the database would not help.
+
+    Raises ConfigurationError with every problem there is.
+    """
+    url = str(flags.get("database_url") or environ.get("DATABASE_URL") or "").strip()
+    unclear = Problem(
+        "DATABASE_URL",
+        without_password(url),
+        "libpq takes it for no connection string: write postgres://user:password@host:port/database, "
+        "%-escape what is special in the password, and look at the names of the parameters",
+    )
+    problems = [unclear] if url and not is_connection_string(url) else []
+    try:
+        settings = Settings.load(environ, flags)
+    except ConfigurationError as error:
+        problems = [*error.problems, *(each for each in problems if not _is_told(each, error.problems))]
+        raise ConfigurationError(problems) from None
+    if problems:
+        raise ConfigurationError(problems)
+    return settings
+
+
+def _is_told(problem: Problem, problems: Sequence[Problem]) -> bool:
+    return any(each.variable.startswith(problem.variable) for each in problems)
 
 
 def _flag(field: Field) -> Callable[[Command], Command]:

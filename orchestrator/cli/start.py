@@ -6,8 +6,7 @@ import sys
 import click
 
 from orchestrator.cli.daemon import Daemon
-from orchestrator.cli.settings_flags import settings_flags
-from orchestrator.config import Settings
+from orchestrator.cli.settings_flags import load_settings, settings_flags
 
 
 @click.command()
@@ -21,5 +20,5 @@ def start(**flags: object) -> None:
     HUP         reload the app            USR1   log every slot's state and stack
     TTIN, TTOU  one child more, fewer     USR2   pause or resume claiming
     """
-    code = Daemon(Settings.load(os.environ, flags)).run()
+    code = Daemon(load_settings(os.environ, flags)).run()
     sys.exit(code)

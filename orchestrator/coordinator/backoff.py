@@ -3,7 +3,7 @@
 import random
 
 BASE_SECONDS = 0.5
-CAP_SECONDS = 5.0
+CAP_SECONDS = 30.0
 FIRST_SECONDS = 0.1
 
 

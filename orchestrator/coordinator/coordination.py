@@ -4,7 +4,6 @@ import threading
 import time
 
 from orchestrator.config import Settings
-from orchestrator.coordinator.backoff import CAP_SECONDS
 from orchestrator.coordinator.beginning import BeginServing
 from orchestrator.coordinator.carrier import Carrier
 from orchestrator.coordinator.coordinator import THREAD as COORDINATOR
@@ -37,7 +36,7 @@ from orchestrator.coordinator.process import this_process
 from orchestrator.coordinator.pulse import THREAD as PULSE
 from orchestrator.coordinator.pulse import Pulse
 from orchestrator.coordinator.schedule import Schedule
-from orchestrator.coordinator.session import Session
+from orchestrator.coordinator.session import Session, longest_pause
 from orchestrator.coordinator.standing import CoordinationStatus, Standing
 from orchestrator.coordinator.starting import Starting
 from orchestrator.coordinator.waiting import Bell
@@ -156,15 +155,7 @@ def _make_pulse(
     starting = Starting(settings, leadership=leadership, election=election, membership=membership, guard=guard)
     return Pulse(
         settings,
-        session=Session(
-            settings.database_url,
-            thread=PULSE,
-            standing=standing,
-            counting=counting,
-            abort=abort,
-            # whoever is back first after an outage becomes leader, and judges the others by their beats
-            longest_pause=min(CAP_SECONDS, settings.heartbeat_interval / 2),
-        ),
+        session=_session(settings, PULSE, standing, counting, abort),
         standing=standing,
         leadership=leadership,
         election=election,
@@ -204,7 +195,7 @@ def _make_coordinator(
         AuditClaims(book, standing, reports),
     )
     return Coordinator(
-        session=Session(settings.database_url, thread=COORDINATOR, standing=standing, counting=counting, abort=abort),
+        session=_session(settings, COORDINATOR, standing, counting, abort),
         standing=standing,
         book=book,
         carrier=Carrier(errands, counting),
@@ -212,6 +203,17 @@ def _make_coordinator(
         activity=activity,
         counting=counting,
         abort=abort,
+    )
+
+
+def _session(settings: Settings, thread: str, standing: Standing, counting: Counting, abort: Bell) -> Session:
+    return Session(
+        settings.database_url,
+        thread=thread,
+        standing=standing,
+        counting=counting,
+        abort=abort,
+        longest_pause=longest_pause(settings.worker_timeout),
     )
 
 

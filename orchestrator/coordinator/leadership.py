@@ -21,6 +21,8 @@ TRUSTED_SHARE = 0.95
 
 SHORTEST_CALL_SECONDS, LONGEST_CALL_SECONDS = 0.5, 5.0
 
+_FREE = LeaseHolder(holder=None, term=0, remaining_seconds=0.0, process=None)
+
 
 class Leadership:
     """One lease, held under the worker's present name. Methods with a connection raise StoreError; one thread only."""
@@ -57,8 +59,13 @@ class Leadership:
         return self._won(holder, term, asked_at)
 
     def read(self, connection: Connection) -> LeaseHolder:
-        """The lease as the database has it."""
-        return leadership.read(connection, within=self._within)
+        """The lease as the database has it. Its row is made anew if somebody has deleted it."""
+        seen = leadership.read(connection, within=self._within)
+        if seen is not None:
+            return seen
+        self._log.warning("lease_row_missing", then="it is made anew")
+        leadership.restore(connection, within=self._within)
+        return _FREE
 
     def inherit(self, connection: Connection, holder: str, seen: LeaseHolder) -> bool:
         """Takes the lease from `seen` if its process ran on this machine and has ended: nobody else can use it."""

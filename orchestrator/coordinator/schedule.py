@@ -13,15 +13,12 @@ from orchestrator.errors import DatabaseUnavailable, DeadlineExceeded, Statement
 from orchestrator.store.connection import Connection
 from orchestrator.telemetry import logs
 
-LONGEST_PAUSE_SECONDS = 30.0
-"""Between two tries of a duty that fails."""
-
 
 @dataclass(slots=True)
 class _Entry:
     duty: Duty
     due_at: float = 0.0
-    backoff: Backoff = field(default_factory=lambda: Backoff(base=1.0, cap=LONGEST_PAUSE_SECONDS))
+    backoff: Backoff = field(default_factory=lambda: Backoff(base=1.0))
 
 
 class Schedule:

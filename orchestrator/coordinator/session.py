@@ -2,7 +2,7 @@
 
 import time
 
-from orchestrator.coordinator.backoff import CAP_SECONDS, Backoff
+from orchestrator.coordinator.backoff import Backoff
 from orchestrator.coordinator.counting import Counting
 from orchestrator.coordinator.standing import Standing
 from orchestrator.coordinator.waiting import Bell
@@ -19,30 +19,31 @@ REPORT_SECONDS, REPORT_SECONDS_AT_START = 30.0, 5.0
 LONGEST_PAUSE_AT_START_SECONDS = 2.0
 """Between tries, before the first success: the start waits for the database for a bounded time only."""
 
+LONGEST_PAUSE_SECONDS, SHORTEST_PAUSE_LIMIT_SECONDS = 5.0, 0.5
+SHARE_OF_WORKER_TIMEOUT = 0.25
+
 HURRIED_SECONDS = 0.25
+
+
+def longest_pause(worker_timeout: float) -> float:
+    """Between tries. Whoever comes back from an outage long after the leader has would be taken for dead."""
+    share = worker_timeout * SHARE_OF_WORKER_TIMEOUT
+    return min(LONGEST_PAUSE_SECONDS, max(SHORTEST_PAUSE_LIMIT_SECONDS, share))
 
 
 class Session:
     """One thread's connection. Only that thread uses it, but for `abort`, which ends any wait at once, for good."""
 
     def __init__(
-        self,
-        url: str,
-        *,
-        thread: str,
-        standing: Standing,
-        counting: Counting,
-        abort: Bell,
-        longest_pause: float = CAP_SECONDS,
+        self, url: str, *, thread: str, standing: Standing, counting: Counting, abort: Bell, longest_pause: float
     ) -> None:
-        """`longest_pause`: between two tries, in seconds; at the start LONGEST_PAUSE_AT_START_SECONDS holds too."""
         self._url = url
         self._thread = thread
         self._standing = standing
         self._counting = counting
         self._abort = abort
         self._longest_pause = longest_pause
-        self._backoff = Backoff(cap=min(longest_pause, LONGEST_PAUSE_AT_START_SECONDS))
+        self._backoff = Backoff(cap=LONGEST_PAUSE_AT_START_SECONDS)
         self._has_answered = False
         self._connection: Connection | None = None
         self._told_at = 0.0

@@ -176,7 +176,9 @@ class PrivatePostgres:
         try:
             make_folder(folder, 0o711 if self._account else 0o700)
         except OSError as error:
-            raise PrivatePostgresError(f"cannot make the data folder {folder}: {error.strerror}") from error
+            raise PrivatePostgresError(
+                f"cannot make the data folder {folder}: {error.strerror}; name another folder"
+            ) from error
         refuse_unless_ours(folder)
         if not can_reach(self._account, folder):
             raise PrivatePostgresError(

@@ -4,9 +4,11 @@ It must never start a thread, open a connection, or outlive its supervisor.
 """
 
 import gc
+import io
 import os
 import select
 import socket
+import sys
 import traceback
 from importlib import import_module
 from typing import NoReturn
@@ -57,6 +59,7 @@ def main(descriptor: int) -> NoReturn:
 def _serve(supervisor: socket.socket) -> int:
     turn_deaf()
     die_with_parent()
+    _show_prints_at_once()
     kind, facts = decode(supervisor.recv(MESSAGE_BYTES))
     if kind != "orders":
         raise AssertionError(f"BUG: the first message was {kind!r}")
@@ -78,6 +81,15 @@ def _serve(supervisor: socket.socket) -> int:
     _tell_types(supervisor, app)
     _fork_on_request(supervisor, orders, child_main, identity)
     return 0
+
+
+def _show_prints_at_once() -> None:
+    """What the app and its handlers print goes out line by line, into a pipe or a file too.
+
+    A child leaves by os._exit, or is killed: what Python had kept back would never be seen.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
 
 
 def _child_main(name: str) -> ChildMain:

@@ -47,6 +47,15 @@ def addresses(url: str, *, application_name: str) -> list[Address]:
     return servers
 
 
+def is_connection_string(url: str) -> bool:
+    """Whether libpq understands it: the form, and the names of the parameters."""
+    try:
+        addresses(url, application_name="")
+    except DatabaseUnavailable:
+        return False
+    return True
+
+
 def passwords(url: str) -> tuple[str, ...]:
     """What must never be shown of `url`; nothing if it is no connection string."""
     try:

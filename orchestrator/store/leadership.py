@@ -14,16 +14,35 @@ from orchestrator.store.connection import Connection
 from orchestrator.store.server import LEASE_IS_FREE
 
 
-def read(connection: Connection, *, within: float) -> LeaseHolder:
-    """Who holds the lease or held it last; `remaining_seconds` is below 0 once it has expired."""
+def read(connection: Connection, *, within: float) -> LeaseHolder | None:
+    """Who holds the lease or held it last; `remaining_seconds` is below 0 once it has expired. None: there is no row.
+
+    Somebody has deleted it, by a TRUNCATE of all tables for instance: `restore` makes it anew.
+    """
     rows = connection.execute(
         """
         SELECT holder, term, date_part('epoch', expires_at - clock_timestamp()), holder_process::text FROM leadership
         """,
         within=within,
     )
+    if not rows:
+        return None
     holder, term, remaining, process = rows[0]
     return LeaseHolder(holder, term, remaining, Process(**json.loads(process)) if process else None)
+
+
+def restore(connection: Connection, *, within: float) -> None:
+    """Makes the row anew if it is missing; the lease is free then.
+
+    Terms must go on growing, and nobody knows the last one: a count of seconds is beyond any that was reached by ones.
+    """
+    connection.execute(
+        """
+        INSERT INTO leadership (term) VALUES (date_part('epoch', clock_timestamp())::bigint) ON CONFLICT DO NOTHING
+        """,
+        within=within,
+        lock_within=within,
+    )
 
 
 # Expired, or ours already (the reply was lost), or renewed so far in the future that the clock was set back since: its

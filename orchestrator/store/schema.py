@@ -3,6 +3,7 @@
 schema.sql at the top of the project is the only copy; it travels in the package.
 """
 
+import re
 from importlib.resources import files
 
 from orchestrator.errors import SchemaError, StatementRefused
@@ -10,10 +11,16 @@ from orchestrator.store.connection import Connection
 
 SCHEMA_VERSION = 3
 
+NO_RIGHTS_CURE = "let a role that may create tables run `orchestratord migrate`, and grant this one its rights on them"
+
 _ADVISORY_LOCK = 0x7461736B6F726368  # "taskorch"
 _LOCK_SECONDS = 5.0
 # Refusals that say nothing about the schema or our rights: somebody else is at work; try again.
 _PASSING_STATES = frozenset({"40001", "40P01", "55P03", "57014"})
+# A right that this role lacks; no schema in its search_path to create anything in.
+_NO_RIGHTS_STATES = frozenset({"42501", "3F000"})
+_RELATION = re.compile(r"^CREATE (?:UNLOGGED TABLE|TABLE|SEQUENCE|(?:UNIQUE )?INDEX) IF NOT EXISTS (\w+)", re.MULTILINE)
+_TRIGGER = re.compile(r"^CREATE OR REPLACE TRIGGER (\w+)", re.MULTILINE)
 
 
 def schema_sql() -> str:
@@ -33,15 +40,45 @@ def version(connection: Connection, *, within: float) -> int | None:
     return int(rows[0][0]) if rows else None
 
 
-def migrate(connection: Connection, *, within: float) -> bool:
+def missing(connection: Connection, *, within: float) -> list[str]:
+    """Which tables, indexes and triggers of ours somebody has dropped (or disabled), by name."""
+    text = schema_sql()
+    rows = connection.execute(
+        """
+        SELECT name FROM unnest(%(relations)s::text[]) AS name WHERE to_regclass(name) IS NULL
+        UNION ALL
+        SELECT name FROM unnest(%(triggers)s::text[]) AS name WHERE NOT EXISTS (
+            SELECT FROM pg_trigger WHERE tgrelid = to_regclass('tasks') AND tgname = name AND tgenabled <> 'D')
+        """,
+        {"relations": _RELATION.findall(text), "triggers": _TRIGGER.findall(text)},
+        within=within,
+    )
+    return [name for (name,) in rows]
+
+
+def may_apply(connection: Connection, *, within: float) -> bool:
+    """Whether this role may create our tables, or change them if they are there."""
+    rows = connection.execute(
+        """
+        SELECT coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) AND coalesce(
+            (SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass('tasks')), true)
+        """,
+        within=within,
+    )
+    return bool(rows[0][0])
+
+
+def migrate(connection: Connection, *, within: float, repairs: bool = False) -> bool:
     """Makes the schema ours: True if it was changed, False if it was current (then nothing but reading is done).
+
+    `repairs`: what somebody has dropped of a current one is made again, which may take long: an index of many tasks.
 
     One transaction, under an advisory lock that ends with it: any number may start at once, one does it. Running
     workers go on; a lock that they or others hold for long refuses it (StatementRefused 55P03: try again). SchemaError:
     the schema is newer than this version, or this role may not create or change it.
     """
     present = version(connection, within=within)
-    if present == SCHEMA_VERSION:
+    if present == SCHEMA_VERSION and not (repairs and missing(connection, within=within)):
         return False
     if present is not None and present > SCHEMA_VERSION:
         raise SchemaError(
@@ -63,4 +100,7 @@ def migrate(connection: Connection, *, within: float) -> bool:
 def _schema_error(refusal: StatementRefused) -> SchemaError | StatementRefused:
     if refusal.sqlstate in _PASSING_STATES:
         return refusal
-    return SchemaError(f"the schema cannot be applied: {refusal}")
+    message = f"the schema cannot be applied: {refusal}"
+    if refusal.sqlstate in _NO_RIGHTS_STATES:
+        message += f"; {NO_RIGHTS_CURE}"
+    return SchemaError(message)

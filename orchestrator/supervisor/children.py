@@ -9,6 +9,9 @@ from orchestrator.supervisor.restarts import Backoff, is_crash_loop
 SETTLED_SECONDS = 10.0
 """A child that lives so long after failures of its seat is no part of a crash loop."""
 
+MOST_FORKING = 50
+"""So many births are on their way at once: the forkserver's socket holds no more than a few hundred requests."""
+
 
 class Phase(Enum):
     """A seat's phases, in the order of a child's life."""
@@ -95,12 +98,18 @@ class Children:
         return seat
 
     def due(self, now: float) -> list[Seat]:
-        """Seats to fork for."""
-        return [s for s in self._seats.values() if s.phase is Phase.VACANT and s.backoff.is_due(now)]
+        """Seats to fork for, as many as may be on their way at once."""
+        due = [s for s in self._seats.values() if s.phase is Phase.VACANT and s.backoff.is_due(now)]
+        return due[: self._room()]
 
     def next_due(self) -> float | None:
-        """When the next vacant seat's backoff is over."""
+        """When the next vacant seat's backoff is over. None: there is none, or births have to be waited for first."""
+        if not self._room():
+            return None
         return min((s.backoff.not_before for s in self._seats.values() if s.phase is Phase.VACANT), default=None)
+
+    def _room(self) -> int:
+        return max(0, MOST_FORKING - len(self.in_phase(Phase.FORKING)))
 
     def fork_requested(self, seat: Seat, generation: int, now: float) -> int:
         """The seat's next child is on its way; returns its incarnation, unique in this worker's life."""

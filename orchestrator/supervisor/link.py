@@ -15,17 +15,23 @@ STUCK_SECONDS = 60.0
 
 
 class Link:
-    """Made before the fork is asked for, closed after the child was reaped."""
+    """Made before the fork is asked for, closed after the child was reaped. OSError: no descriptors or no memory."""
 
     def __init__(self, request: ForkRequest, capacity: int) -> None:
         self.request = request
-        self._memory = create_memory(f"orchestrator {request.marker}"[:200], capacity)
-        self.stacks = os.memfd_create("stacks", os.MFD_CLOEXEC)
-        self.board = SupervisorBoard(self._memory)
-        self.permits = Permits.create()
-        self.channel, self._childs_end = Channel.pair()
         self.woken_at: float | None = None  # told to look, and not heard of since
         self.is_cut = False  # it closed its end of the channel
+        with contextlib.ExitStack() as undo:
+            self._memory = create_memory(f"orchestrator {request.marker}"[:200], capacity)
+            undo.callback(os.close, self._memory)
+            self.stacks = os.memfd_create("stacks", os.MFD_CLOEXEC)
+            undo.callback(os.close, self.stacks)
+            self.board = SupervisorBoard(self._memory)
+            undo.callback(self.board.close)
+            self.permits = Permits.create()
+            undo.callback(self.permits.close)
+            self.channel, self._childs_end = Channel.pair()
+            undo.pop_all()  # nothing failed: they are the link's now
 
     def descriptors(self) -> list[int]:
         """What the child gets, in the order of board.birth."""

@@ -63,7 +63,11 @@ class Pool:
         for seat in self.children.due(now):
             incarnation = self.children.fork_requested(seat, forkserver.generation, now)
             request = ForkRequest(self.settings.worker_id, seat.number, incarnation)
-            link = Link(request, self.settings.board_capacity)
+            try:
+                link = Link(request, self.settings.board_capacity)
+            except OSError as error:
+                self.not_born(seat, f"the supervisor has no room for it: {error.strerror}", now)
+                continue
             self.links[seat.number] = link
             link.board.give(self.order)
             if forkserver.request(request, link.descriptors()):

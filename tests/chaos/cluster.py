@@ -35,6 +35,7 @@ class Node:
         self._start = start
         self._variables = variables
         self.worker: Daemon | None = None
+        self.pids: list[int] = []
 
     def start(self) -> None:
         """A new worker, not awaited; the one before has ended."""
@@ -42,6 +43,7 @@ class Node:
             None, "--app", "chaos_app:app", "--pool-size", str(POOL_SIZE), is_awaited=False,
             DATABASE_URL=self._url, **SETTINGS, **self._variables,
         )  # fmt: skip
+        self.pids.append(self.worker.pid)
 
     @property
     def is_up(self) -> bool:
@@ -83,3 +85,6 @@ class Cluster:
         self.queue.connection.close()
         for node in self.nodes:
             node.proxy.close()
+            for pid in node.pids:  # libfaketime's, which a process that is killed leaves behind
+                for name in (f"faketime_shm_{pid}", f"sem.faketime_sem_{pid}"):
+                    Path("/dev/shm", name).unlink(missing_ok=True)

@@ -2,18 +2,22 @@
 
 import json
 import os
+import secrets
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from orchestrator._version import __version__
 from orchestrator.cli import run
 from orchestrator.store.schema import SCHEMA_VERSION
 from tests.fixtures.command import ENTRY, Command, clean_environment
+from tests.fixtures.proxy import Proxy
 
 
 class Answer:
@@ -47,6 +51,17 @@ def sql(url: str, statement: str) -> Any:
     with psycopg.connect(url, autocommit=True) as connection:
         cursor = connection.execute(statement.encode())
         return cursor.fetchall() if cursor.description else None
+
+
+@contextmanager
+def a_role(url: str) -> Iterator[str]:
+    """The database's URL for a new role that has no rights of its own."""
+    role = f"plain_{secrets.token_hex(4)}"
+    sql(url, f"CREATE ROLE {role} LOGIN PASSWORD 'p'")
+    try:
+        yield make_conninfo(url, user=role, password="p")
+    finally:
+        sql(url, f"DROP ROLE {role}")
 
 
 def test_enqueue_prints_the_id_of_a_task_with_all_its_options(ask: Ask) -> None:
@@ -261,6 +276,36 @@ def test_check_says_that_there_are_no_tables_yet(orchestratord: Command, empty_d
     assert "warning  schema: there are no tables yet" in done.stdout
 
 
+def test_check_has_patience_with_a_database_that_answers_slowly(orchestratord: Command, proxy: Proxy) -> None:
+    proxy.slow(0.4)  # each message: a connection takes a few of them
+    done = orchestratord("check", DATABASE_URL=proxy.url)
+    assert "ok       database: " in done.stdout
+    assert done.returncode == 0
+
+
+def test_check_says_that_start_would_not_be_allowed_to_make_the_tables(
+    orchestratord: Command, empty_database_url: str
+) -> None:
+    sql(empty_database_url, "REVOKE CREATE ON SCHEMA public FROM public")
+    with a_role(empty_database_url) as url:
+        done = orchestratord("check", DATABASE_URL=url)
+        migrated = orchestratord("migrate", DATABASE_URL=url)
+    assert done.returncode == migrated.returncode == 6
+    assert "problem  schema: there are no tables yet, and this role may not change that: let a role" in done.stdout
+    assert "permission denied for schema public; let a role that may create tables run" in migrated.stderr
+
+
+def test_what_was_dropped_is_told_by_check_and_made_again_by_migrate(orchestratord: Command, database_url: str) -> None:
+    sql(database_url, "DROP INDEX idx_tasks_claimable")
+    sql(database_url, "ALTER TABLE tasks DISABLE TRIGGER wake_on_insert")
+    done = orchestratord("check", DATABASE_URL=database_url)
+    assert done.returncode == 0
+    assert "warning  schema: missing: idx_tasks_claimable, wake_on_insert; `orchestratord migrate`" in done.stdout
+    assert "is now at" in orchestratord("migrate", DATABASE_URL=database_url).stdout
+    assert "was already at" in orchestratord("migrate", DATABASE_URL=database_url).stdout
+    assert "ok       schema: version" in orchestratord("check", DATABASE_URL=database_url).stdout
+
+
 def test_the_version_is_the_packages(orchestratord: Command) -> None:
     assert orchestratord("--version").stdout == f"orchestratord {__version__}\n"
 
@@ -283,4 +328,28 @@ def test_a_reader_that_goes_away_is_no_error(database_url: str) -> None:
             stderr=subprocess.PIPE,
             timeout=60,
         )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_an_answer_that_cannot_be_written_is_told_in_a_line(database_url: str) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*ENTRY, "stats"],
+            env=clean_environment(DATABASE_URL=database_url),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=60,
+        )
+    said = b"orchestratord: the answer could not be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (2, said)
+
+
+def test_nobody_who_wants_an_answer_is_no_error(database_url: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$0" "$@" >&-', *ENTRY, "stats"],
+        env=clean_environment(DATABASE_URL=database_url),
+        stderr=subprocess.PIPE,
+        timeout=60,
+    )
     assert (done.returncode, done.stderr) == (0, b"")

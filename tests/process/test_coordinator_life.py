@@ -45,6 +45,21 @@ def test_the_worker_beats_and_renews(database: Database, make_worker: MakeWorker
     assert database.value("SELECT term FROM leadership") == 1
 
 
+def test_a_worker_whose_row_and_lease_somebody_deleted_registers_and_leads_again(
+    database: Database, make_worker: MakeWorker
+) -> None:
+    worker = make_worker()
+    worker_id = worker.serve()
+    term = database.value("SELECT term FROM leadership")
+    database.run("TRUNCATE tasks, workers, leadership, sleepers, task_types")
+    new_id = worker.reports.wait(DeclaredDead).worker_id
+    assert new_id != worker_id
+    eventually(lambda: database.value("SELECT holder FROM leadership") == new_id)
+    assert database.value("SELECT term FROM leadership") > term
+    beat = database.value("SELECT last_heartbeat FROM workers WHERE id = %s", new_id)
+    eventually(lambda: database.value("SELECT last_heartbeat FROM workers WHERE id = %s", new_id) > beat)
+
+
 def test_an_insert_wakes_a_sleeping_worker_without_waiting_for_its_poll(
     database: Database, make_worker: MakeWorker
 ) -> None:

@@ -60,6 +60,21 @@ def test_the_first_to_ask_leads_and_is_shown_with_its_process(connection: Connec
     assert leaders(connection) == {"a"}
 
 
+def test_a_lease_whose_row_was_deleted_is_made_anew_and_goes_on_in_a_higher_term(connection: Connection) -> None:
+    for term in range(1, 4):
+        assert acquire(connection, "a") == term
+    connection.execute("TRUNCATE leadership", within=5.0)
+    assert leadership.read(connection, within=5.0) is None
+    assert acquire(connection, "b") is None
+    leadership.restore(connection, within=5.0)
+    assert not renew(connection, "a", 3)
+    term_after = acquire(connection, "b")
+    assert term_after is not None
+    assert term_after > 3
+    leadership.restore(connection, within=5.0)  # it is there: nothing changes
+    assert renew(connection, "b", term_after)
+
+
 def test_an_expired_lease_passes_on_in_a_higher_term(connection: Connection) -> None:
     add_worker(connection, "a")
     add_worker(connection, "b")

@@ -242,12 +242,25 @@ def test_retry_delays_are_spread_from_nothing_to_their_ceiling(connection: Conne
         {"idempotency_key": ""},
         {"payload": None},
         {"priority": None},
+        {"attempts": 2**31 - 1},
+        {"attempts": -1},
+        {"recoveries": 2**31 - 1},
     ],
 )
 def test_a_row_that_could_never_run_is_refused(connection: Connection, columns: dict[str, object]) -> None:
     with pytest.raises(StatementRefused) as refusal:
         add_task(connection, **columns)
     assert refusal.value.sqlstate in {"23514", "23502"}
+
+
+@pytest.mark.parametrize("seconds", ["NaN", "Infinity", "-1", "1e300"])
+@pytest.mark.parametrize("column", ["retry_base_seconds", "retry_cap_seconds"])
+def test_a_backoff_that_recovery_could_not_reckon_with_is_refused(
+    connection: Connection, column: str, seconds: str
+) -> None:
+    with pytest.raises(StatementRefused) as refusal:
+        connection.execute(f"INSERT INTO task_types (type, {column}) VALUES ('t', '{seconds}')", within=5.0)
+    assert refusal.value.sqlstate == "23514"
 
 
 @pytest.mark.parametrize("payload", ["[1]", '"x"', "null", "7"])

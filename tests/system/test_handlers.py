@@ -225,3 +225,27 @@ def test_whatever_a_handler_raises_is_recorded_and_the_child_lives(queue: Queue,
         assert len(task["last_error"].encode()) <= 16 << 10
     assert queue.task(fine)["status"] == "completed"
     assert worker.children() == before
+
+
+TALKATIVE = """
+import os
+from orchestrator import App
+
+app = App()
+print("imported")
+
+@app.task("say", max_retries=0)
+def say(what: str) -> None:
+    print("said", what)
+    if what == "farewell":
+        os._exit(3)
+"""
+
+
+def test_what_a_handler_prints_is_seen_at_once_though_it_goes_into_a_file(queue: Queue, daemon: Start) -> None:
+    worker = daemon(TALKATIVE, "--pool-size", "1", DATABASE_URL=queue.url, PYTHONUNBUFFERED="")
+    queue.wait_status(queue.enqueue("say", {"what": "hello"}), "completed")
+    assert "said hello" in worker.log()
+    queue.wait_status(queue.enqueue("say", {"what": "farewell"}), "dead_letter")
+    assert "said farewell" in worker.log()
+    assert worker.log().count("imported") == 1

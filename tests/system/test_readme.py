@@ -1,16 +1,23 @@
 """The README's own app, through the real daemon: what it says one will see is what one sees."""
 
 import re
+import secrets
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
+from psycopg2.extensions import make_dsn
+
+from orchestrator import Client
 from tests.fixtures.command import Command, clean_environment
 from tests.fixtures.daemon import Daemon, Queue, Start
 from tests.fixtures.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 SHOP = next(block for block in BLOCKS if "app = App()" in block)
 ENQUEUE = next(block for block in BLOCKS if "from shop import" in block)
 CLIENT = next(block for block in BLOCKS if "client = Client()" in block)
@@ -97,3 +104,40 @@ def test_after_kill_9_the_next_start_takes_over_at_once(daemon: Start, queue: Qu
     assert 1 <= len(errors) <= 2
     assert all(re.search("worker .* died while it ran this task", error) for error in errors)
     assert second.stop() == 0
+
+
+@pytest.fixture
+def make_role(queue: Queue) -> Iterator[Callable[[str], str]]:
+    """Makes a role without rights; call it for its name."""
+    made = []
+
+    def make(name: str) -> str:
+        made.append(f"{name}_{secrets.token_hex(4)}")
+        queue.rows(f"CREATE ROLE {made[-1]} LOGIN PASSWORD 'p'")
+        return made[-1]
+
+    yield make
+    for role in made:
+        queue.rows(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_the_rights_that_it_grants_are_enough(
+    daemon: Start, queue: Queue, make_role: Callable[[str], str], tmp_path: Path
+) -> None:
+    (grants,) = re.findall(r"```sql\n(GRANT.*?)```", README, re.DOTALL)
+    worker_role, web_role = make_role("worker"), make_role("web")
+    queue.rows(grants.replace("worker_role", worker_role).replace("web_role", web_role))
+
+    with Client(make_dsn(queue.url, user=web_role, password="p")) as client:
+        ids = client.enqueue_many([("example:task", {}), {"type": "example:task", "idempotency_key": "k"}])
+        assert client.enqueue("example:task", idempotency_key="k") == ids[1]
+    worker = daemon(
+        None, "--pool-size", "2", DATABASE_URL=make_dsn(queue.url, user=worker_role, password="p"),
+        CLEANUP_INTERVAL="100ms", HEARTBEAT_INTERVAL="100ms", ENQUEUE_EXAMPLES="true",
+    )  # fmt: skip
+    for task_id in ids:
+        queue.wait_status(task_id, "completed")
+    queue.rows("INSERT INTO tasks (type, status, worker_id) VALUES ('example:task', 'running', 'gone')")
+    queue.wait_empty(within=30)
+    assert worker.stop() == 0
+    assert "permission denied" not in worker.log()

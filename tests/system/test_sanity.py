@@ -60,6 +60,12 @@ def close_standard():
     for descriptor in (0, 1, 2):
         os.close(descriptor)
 
+def lose_streams():
+    sys.stdout, sys.stderr = None, open(os.devnull)
+
+def close_streams():
+    sys.stdout.close()
+
 MISDEEDS = {
     "directory": lambda: os.chdir("/"),
     "umask": lambda: os.umask(0o777),
@@ -68,6 +74,8 @@ MISDEEDS = {
     "mask": lambda: signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals()),
     "zombie": leave_zombie,
     "environment": os.environ.clear,
+    "streams": lose_streams,
+    "closed streams": close_streams,
     "descriptors": leak_descriptors,
     "thread": lambda: threading.Thread(target=time.sleep, args=(600,)).start(),
     "daemon thread": lambda: threading.Thread(target=time.sleep, args=(600,), daemon=True).start(),
@@ -100,8 +108,10 @@ def misbehave(how: str, result: str | None = None) -> str | None:
     MISDEEDS[how]()
     return result
 
-@app.task("probe")
+@app.task("probe", max_retries=0)
 def probe() -> dict:
+    print("probed")
+    print("probed", file=sys.stderr)
     return {"pid": os.getpid(), "state": state()}
 
 def sort_out(n: int) -> int:
@@ -130,10 +140,10 @@ async def fork_async(end: str) -> int:
     return fork(end)
 """
 
-UNDONE = ("directory", "umask", "signals", "alarm", "mask", "zombie", "environment")
+UNDONE = ("directory", "umask", "signals", "alarm", "mask", "zombie", "environment", "streams")
 NOT_UNDONE = (
     "thread", "daemon thread", "subprocess", "own session", "closed all", "closed standard", "replaced",
-    "lost directory", "descriptors",
+    "lost directory", "descriptors", "closed streams",
 )  # fmt: skip
 
 
@@ -236,3 +246,39 @@ def test_what_waits_in_a_batch_with_a_misbehaving_task_runs_elsewhere_and_pays_n
     assert (ran.count("thread"), ran.count("zombie")) == (15, 285), "each ran once"
     assert worker.log().count("child_not_reusable") == 15
     assert worker.health()[0] == 200
+
+
+ASYNC = """
+import asyncio, os, time
+from orchestrator import App
+
+app = App()
+
+@app.task("looks up", max_retries=0)
+async def looks_up() -> int:
+    await asyncio.get_running_loop().getaddrinfo("localhost", 80)
+    await asyncio.gather(*(asyncio.to_thread(time.sleep, 0) for _ in range(3)))
+    return os.getpid()
+
+@app.task("leaves", max_retries=0)
+async def leaves(is_failing: bool) -> int:
+    asyncio.get_running_loop().run_in_executor(None, time.sleep, 600)
+    await asyncio.sleep(0)
+    if is_failing:
+        raise ValueError("not waited for")
+    return os.getpid()
+"""
+
+
+def test_the_threads_of_an_event_loop_cost_no_child_unless_they_are_left_busy(queue: Queue, daemon: Start) -> None:
+    worker = daemon(ASYNC, "--pool-size", "1", DATABASE_URL=queue.url)
+    (child,) = worker.children().values()
+    pids = [queue.wait_status(queue.enqueue("looks up"), "completed")["result"] for _ in range(3)]
+    assert pids == [child] * 3
+
+    assert queue.wait_status(queue.enqueue("leaves", {"is_failing": False}), "completed", within=5)["result"] == child
+    after = queue.wait_status(queue.enqueue("looks up"), "completed", within=5)["result"]
+    assert after != child, "its busy thread might do harm to the next task"
+    assert "child_not_reusable" in worker.log()
+    failed = queue.wait_status(queue.enqueue("leaves", {"is_failing": True}), "dead_letter", within=5)
+    assert failed["last_error"].startswith("ValueError: not waited for")

@@ -1,8 +1,11 @@
 """A start that cannot succeed says why in words, never a password, ends with the promised code and leaves nothing."""
 
+import os
 import re
+import resource
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +14,7 @@ import psycopg2
 import pytest
 
 from orchestrator.dev.postgres import PrivatePostgres
-from tests.fixtures.command import Command
+from tests.fixtures.command import ENTRY, Command, clean_environment
 from tests.fixtures.daemon import Queue, Start
 from tests.fixtures.proc import children
 from tests.fixtures.waiting import eventually
@@ -231,6 +234,18 @@ def test_all_wrong_settings_are_told_at_once_each_with_its_value_and_what_is_acc
 # The port
 
 
+@pytest.mark.parametrize("command", [("start",), ("check",), ("stats",)])
+def test_a_url_that_libpq_does_not_understand_is_a_wrong_setting_and_not_waited_for(
+    orchestratord: Command, command: tuple[str, ...]
+) -> None:
+    done = orchestratord(*command, DATABASE_URL="postgres://ann:s3cret@localhost/shop?sllmode=require")
+
+    assert done.returncode == 2
+    said = done.stdout + done.stderr
+    assert "DATABASE_URL is 'postgres://ann:***@localhost/shop?sllmode=require': libpq takes it for no" in said
+    assert "s3cret" not in said
+
+
 def test_a_port_that_stays_taken_is_named(daemon: Start, queue: Queue) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -271,3 +286,46 @@ def _has_handlers(pid: int) -> bool:
     status = Path(f"/proc/{pid}/status").read_text()
     caught = int(status.partition("SigCgt:")[2].split()[0], 16)
     return bool(caught >> (signal.SIGHUP - 1) & 1)
+
+
+# Open files
+
+
+def test_a_pool_that_needs_more_open_files_than_are_allowed_is_a_wrong_setting(queue: Queue) -> None:
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -n 190; exec "$0" "$@"', *ENTRY, "start", "--pool-size", "20"],
+        env=clean_environment(DATABASE_URL=queue.url, METRICS_PORT="0"),
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 2
+    assert "WORKER_POOL_SIZE is '20': this pool needs 220 open files, and 190 are allowed" in done.stderr
+    assert "or write 15 at most" in done.stderr
+
+
+def test_a_low_limit_of_open_files_is_raised_for_the_supervisor_alone(daemon: Start, queue: Queue) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, before[1]))  # what it starts inherits it
+    try:
+        worker = daemon(APP, "--pool-size", "25", DATABASE_URL=queue.url)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    children = worker.children()
+    assert len(children) == 25
+    soft = {resource.prlimit(pid, resource.RLIMIT_NOFILE)[0] for pid in children.values()}
+    assert soft == {128}
+    assert resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)[0] == 250
+
+
+def test_a_pool_that_grows_beyond_its_open_files_goes_on_with_the_children_it_has(daemon: Start, queue: Queue) -> None:
+    worker = daemon(APP, "--pool-size", "2", DATABASE_URL=queue.url)
+    used = len(os.listdir(f"/proc/{worker.pid}/fd"))
+    soft, hard = resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (used + 1, hard))
+    worker.signal(signal.SIGTTIN)
+    worker.wait_log("child_not_born.*no room for it: Too many open files")
+    resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (soft, hard))
+    eventually(lambda: len(worker.children()) == 3, within=10, why="it is born once there is room")
+    assert queue.wait_status(queue.enqueue("greet"), "completed")["attempts"] == 1
+    assert worker.stop() == 0

@@ -357,7 +357,7 @@ connect()
         ("shop_broken", BROKEN, ["OSError: no route to host", 'shop_broken.py", line 3, in connect', "connect()"]),
         ("shop_import", "import not_installed", ["No module named 'not_installed'", 'shop_import.py", line 1']),
         ("shop_exit", "import sys\nsys.exit(1)", ["SystemExit: 1", "line 2"]),
-        ("shop_syntax", "def f(:\n", ["SyntaxError", "shop_syntax.py, line 1"]),
+        ("shop_syntax", "def f(:\n", ["SyntaxError", '/shop_syntax.py", line 1', "    def f(:"]),
         ("shop_twins", ONE_TASK.format(name="app") + "app.task('mine')(mine)", ["'mine' is registered already"]),
         ("shop_other:app", ONE_TASK.format(name="queue"), ["shop_other has no 'app'; its apps: queue"]),
         ("shop_empty", "", ["shop_empty has no 'app'; no App is defined there"]),

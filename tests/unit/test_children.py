@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.supervisor.children import SETTLED_SECONDS, Children, Doom, Phase, Seat
+from orchestrator.supervisor.children import MOST_FORKING, SETTLED_SECONDS, Children, Doom, Phase, Seat
 
 
 def born(children: Children, seat: Seat, now: float = 0.0, *, generation: int = 0) -> Seat:
@@ -33,6 +33,18 @@ def test_a_new_pool_has_vacant_seats_that_are_due_at_once() -> None:
     assert numbers(children) == [0, 1, 2]
     assert children.due(now=0.0) == list(children)
     assert children.capacity == 3
+
+
+def test_a_large_pool_is_born_bit_by_bit() -> None:
+    children = Children(MOST_FORKING + 2)
+    asked = children.due(now=0.0)
+    assert len(asked) == MOST_FORKING
+    for seat in asked:
+        children.fork_requested(seat, 0, now=0.0)
+    assert (children.due(now=0.0), children.next_due()) == ([], None)
+    children.said_hello(asked[0], 42, now=0.0)
+    assert [seat.number for seat in children.due(now=0.0)] == [MOST_FORKING]
+    assert children.next_due() is not None
 
 
 def test_a_child_goes_through_its_phases_in_order() -> None:

@@ -9,14 +9,15 @@ import time
 from dataclasses import replace
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from orchestrator.coordinator.backoff import Backoff
 from orchestrator.coordinator.order_book import OrderBook
 from orchestrator.coordinator.process import is_gone, new_worker_id, this_process
-from orchestrator.coordinator.session import Session
+from orchestrator.coordinator.session import Session, longest_pause
 from orchestrator.coordinator.standing import Lead, Standing
 from orchestrator.coordinator.waiting import Bell, wait_until
-from orchestrator.errors import DatabaseUnavailable
+from orchestrator.errors import StatementRefused
 from orchestrator.mailbox import Activity, Audit, Begin, Finish, MarkRunning, Order, Release, Types
 from orchestrator.model import ClaimRef, Outcome, Start, TaskStatus, Term
 from orchestrator.telemetry.metrics import TaskMetrics
@@ -81,13 +82,27 @@ def test_the_first_retry_is_quick_and_later_ones_grow_to_the_cap() -> None:
     assert backoff.fail() <= 0.1
 
 
-def test_after_an_outage_however_long_the_next_try_comes_within_the_longest_pause() -> None:
-    session = Session("", thread="pulse", standing=Standing(), counting=TaskMetrics(), abort=Bell(), longest_pause=0.1)
-    session.answered()
+@pytest.mark.parametrize(("worker_timeout", "most"), [(30.0, 5.0), (3.0, 0.75), (0.2, 0.5)])
+def test_after_a_long_outage_a_worker_is_back_before_it_could_be_taken_for_dead(
+    worker_timeout: float, most: float
+) -> None:
+    assert longest_pause(worker_timeout) == most
+    counting, abort = TaskMetrics(CollectorRegistry()), Bell()
+    session = Session(
+        "",
+        thread="pulse",
+        standing=Standing(),
+        counting=counting,
+        abort=abort,
+        longest_pause=longest_pause(worker_timeout),
+    )
+    session.answered()  # before that it is the start's wait, which has bounds of its own
+    waits = []
     for _ in range(100):
-        before = time.monotonic()
-        session.failed(DatabaseUnavailable("away"))
-        assert before <= session.retry_at <= time.monotonic() + 0.1
+        began = time.monotonic()
+        session.failed(StatementRefused("a lock", sqlstate="55P03"))
+        waits.append(session.retry_at - began)
+    assert most / 2 < max(waits) <= most + 0.05
 
 
 def test_orders_are_outstanding_until_they_are_settled() -> None:
