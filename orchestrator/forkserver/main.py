@@ -23,7 +23,7 @@ from orchestrator.board.birth import (
     encode,
     told_orders,
 )
-from orchestrator.board.kernel import die_with_parent
+from orchestrator.board.kernel import be_killed_first, die_with_parent
 from orchestrator.board.reactions import turn_deaf
 from orchestrator.errors import AppError
 from orchestrator.exit_codes import ExitCode
@@ -57,6 +57,7 @@ def main(descriptor: int) -> NoReturn:
 def _serve(supervisor: socket.socket) -> int:
     turn_deaf()
     die_with_parent()
+    be_killed_first()
     kind, facts = decode(supervisor.recv(MESSAGE_BYTES))
     if kind != "orders":
         raise AssertionError(f"BUG: the first message was {kind!r}")
