@@ -7,6 +7,7 @@ pytest_plugins = [
     "tests.fixtures.database",
     "tests.fixtures.fleet",
     "tests.fixtures.gates",
+    "tests.fixtures.notices",
     "tests.fixtures.proxy",
     "tests.fixtures.toys",
     "tests.hosts.network",
