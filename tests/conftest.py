@@ -11,4 +11,5 @@ pytest_plugins = [
     "tests.fixtures.proxy",
     "tests.fixtures.toys",
     "tests.hosts.network",
+    "tests.systemd.machine",
 ]

@@ -67,7 +67,7 @@ class ServiceManager:
         self._stage = Stage.STARTING
         self._told_status = ""
         self._look_at = 0.0
-        self._state = ""
+        self._state = ("", False)
         self._is_starving = False
         self._log = logs.get("supervisor")
 
@@ -112,9 +112,10 @@ class ServiceManager:
 
     def _new_status(self, status: PoolStatus, now: float) -> str:
         """The status line, if it is time for one and it has changed; a new state is told at once."""
-        if now < self._look_at and status.state == self._state:
+        state = (status.state, status.is_ready)
+        if now < self._look_at and state == self._state:
             return ""
-        self._look_at, self._state = now + STATUS_SECONDS, status.state
+        self._look_at, self._state = now + STATUS_SECONDS, state
         line = self._status_line()
         return line if line != self._told_status else ""
 
