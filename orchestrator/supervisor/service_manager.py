@@ -77,8 +77,11 @@ class ServiceManager:
             return
         stage, text = self._stage_of(status), self._new_status(status, now)
         is_feeding = now >= self._feed_at and self._gets_on()
-        is_extending = now >= self._extend_at and _takes_its_time(status)
-        lines = _words(stage) if stage is not self._stage else []
+        is_new_stage = (
+            stage is not self._stage
+        )  # with a clock of its own, which is not the one that was extended before
+        is_extending = (is_new_stage or now >= self._extend_at) and _takes_its_time(status)
+        lines = _words(stage) if is_new_stage else []
         if text:
             lines.append(f"STATUS={text}")
         if is_feeding:

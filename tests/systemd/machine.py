@@ -41,7 +41,12 @@ STATE = "/run/systemd/home/.config/orchestratord"
 LOG = "/var/lib/orchestratord.log"
 IN_STATE = "import os\nos.chdir(os.environ['STATE_DIRECTORY'])\n"
 ABOUT = "import ensurepip, os, sys, venv; print(os.path.realpath(sys._base_executable), sys.version_info >= (3, 11))"
-FAT = """
+MORE = """
+
+@app.task("work", max_retries=0)
+def work():
+    time.sleep(0.3)
+
 
 @app.task("fat", max_retries=0)
 def fat():
@@ -154,7 +159,7 @@ class Service:
         machine.systemctl("daemon-reload")
 
     def deploy(self, app: str) -> None:
-        self.machine.write("/opt/orchestratord/app/app.py", IN_STATE + app + FAT)
+        self.machine.write("/opt/orchestratord/app/app.py", IN_STATE + app + MORE)
 
     def start(self) -> None:
         self.machine.systemctl("start", "orchestratord")

@@ -177,7 +177,7 @@ def test_a_database_that_is_away_at_start_is_tried_for_ever(
     service.set_up("RestartSec=100ms", DATABASE_URL=private_postgres_tcp.url(), DATABASE_WAIT="100ms")
     private_postgres_tcp.stop()
     assert service.machine.fails("start", "orchestratord")
-    assert service.machine.show("ExecMainStatus") == "4"
+    assert "start_failed exit_code=4" in service.machine.log()
     eventually(lambda: service.restarts() > 5, within=30, why="more often than systemd lets a service by default")
     private_postgres_tcp.start()
     service.wait_state("active", within=30)
@@ -199,3 +199,23 @@ def test_several_pools_share_settings_and_have_their_own(service: Service) -> No
     assert len(os.listdir(service.machine.path("/run/systemd/here/orchestratord-reports"))) == 1
     assert service.machine.fails("start", "orchestratord@nobody")
     assert service.machine.show("AssertResult", "orchestratord@nobody") == "no"
+
+
+def test_workers_are_restarted_one_after_the_other_and_no_task_is_lost_or_run_twice(service: Service) -> None:
+    units = [f"orchestratord@{name}" for name in ("one", "two", "three")]
+    service.set_up(unit="orchestratord@", DISTRIBUTED_MODE="true")
+    for unit in units:
+        service.machine.write(f"/etc/orchestratord/{unit.partition('@')[2]}.env", "WORKER_POOL_SIZE=3\n")
+    service.machine.systemctl("start", *units)
+    for _ in range(100):
+        service.queue.enqueue("work")
+    pending = "SELECT count(*) FROM tasks WHERE status = 'pending'"
+    for unit in units:
+        before = service.machine.show("MainPID", unit)
+        assert service.queue.one(pending) > 0, "there is work all the while"
+        service.machine.systemctl("restart", unit)
+        assert service.machine.show("MainPID", unit) != before
+    service.queue.wait_empty()
+    ends = service.queue.rows("SELECT status, attempts, count(*) FROM tasks GROUP BY 1, 2")
+    assert ends == [("completed", 1, 100)]
+    assert service.queue.one("SELECT count(DISTINCT worker_id) FROM tasks") > 3, "old and new workers have shared them"

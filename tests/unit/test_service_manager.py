@@ -149,6 +149,13 @@ def test_time_is_asked_for_while_it_is_well_spent(tell: Tell, status: PoolStatus
     assert told.turn(status, 100.0 + EXTEND_EVERY_SECONDS) == ([EXTENSION] if is_extended else [])
 
 
+def test_an_end_right_after_a_start_that_took_its_time_gets_time_too(tell: Tell) -> None:
+    told = tell()
+    assert told.turn(LOADED, 100.0) == [EXTENSION]
+    assert told.turn(UP, 100.1) == ["READY=1"]
+    assert told.turn(replace(UP, state="draining"), 100.2) == ["STOPPING=1", EXTENSION]
+
+
 def test_what_nobody_took_is_told_again_and_the_loop_does_not_spin_meanwhile(tell: Tell, notices: Notices) -> None:
     told = tell(watchdog=20.0)
     notices.close()
