@@ -1,6 +1,7 @@
 """`make install` and `make uninstall`: as root on a machine, where they may be repeated, and into a folder."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -35,12 +36,32 @@ def test_a_second_install_is_an_upgrade_which_waits_for_the_service_and_keeps_wh
 
     said = machine.make("install").stdout
     assert "systemctl enable --now orchestratord" in said and "DATABASE_URL" not in said
-    machine.make("install")
     assert f"DATABASE_URL={service.queue.url}\n" in machine.path(ENV).read_text()
     assert machine.run("stat", "-c", "%U:%G %a", ENV).stdout == "root:orchestratord 640\n"
-    machine.systemctl("enable", "--now", "orchestratord")
-    assert service.state() == "active"
+    service.start()
     assert service.queue.wait_status(service.queue.enqueue("quick"), "completed")["attempts"] == 1
+
+
+@pytest.mark.slow
+def test_the_ten_commands_of_the_guide_end_in_a_running_service(machine: Machine, service: Service) -> None:
+    """But for those that bring packages, the source and the database, which are there."""
+    (block,) = re.findall(r"```sh\n(.*?)```", (TOP / "docs" / "deploy.md").read_text(), re.DOTALL)
+    commands = block.splitlines()
+    assert len(commands) == 10
+    machine.write(
+        ENV, (TOP / "systemd" / "orchestratord.env").read_text() + "METRICS_PORT=0\n"
+    )  # 9090 may be taken here
+    there = ("apt-get ", "git clone ", "runuser ", "curl ")
+    said = []
+    for command in commands:
+        if not command.startswith(there):
+            command = command.replace("postgres:///tasks?host=/run/postgresql", service.queue.url)
+            found = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_"))}
+            said.append(machine.run("sh", "-c", command, PYTHON=python(), **found).stdout)
+    assert "Active: active (running)" in said[-1]
+    service.wait_status("0/10 running, single instance")
+    assert service.queue.wait_status(service.queue.enqueue("example:task"), "completed")["attempts"] == 1
+    machine.systemctl("disable", "orchestratord")
 
 
 @pytest.mark.slow
