@@ -12,7 +12,7 @@ from setproctitle import setproctitle
 
 from orchestrator._version import __version__
 from orchestrator.board.birth import ChildSettings, ForkserverOrders
-from orchestrator.board.kernel import adopt_orphans
+from orchestrator.board.kernel import adopt_orphans, take_signal_stack
 from orchestrator.board.layout import MAX_CLAIMS
 from orchestrator.config import Settings, without_password
 from orchestrator.coordinator.coordination import Coordination
@@ -61,6 +61,7 @@ class Daemon:
         signals = SignalInbox()
         signals.open()
         faulthandler.enable()  # the service manager's watchdog sends SIGABRT: the log shows where each thread was
+        take_signal_stack()
         adopt_orphans()
         setproctitle("orchestratord: supervisor")
         settings = self._settings
