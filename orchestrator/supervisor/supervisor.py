@@ -208,7 +208,7 @@ class Supervisor:
             self._pool.fork_due(current, now)
             if self._course.is_rolling:
                 self._course.is_rolling = roll(self._pool, current.generation, now)
-        if not self._is_ready and all(seat.phase is Phase.LIVE for seat in self._pool.children):
+        if not self._is_ready and self._pool.children.have_been_live:
             self._is_ready = True
             self._listeners.on_ready()
 

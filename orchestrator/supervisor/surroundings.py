@@ -46,7 +46,7 @@ class SupervisorSettings:
 class PoolStatus:
     """How the pool is, for /health, /metrics and the service manager; made by the loop, read by other threads.
 
-    `is_ready`: all of its children were there once. `types` are known once the app is loaded.
+    `is_ready`: every seat has had its child. `types` are known once the app is loaded.
     """
 
     state: str

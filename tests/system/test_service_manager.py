@@ -51,3 +51,21 @@ def test_a_database_that_is_away_is_told_and_neither_starves_the_watchdog_nor_le
     notices.lines.clear()
     eventually(lambda: notices.take() is not None and notices.lines.count("WATCHDOG=1") >= 4, within=10)
     private_postgres.start()
+
+
+def test_a_pool_is_up_when_every_seat_has_had_its_child_even_if_children_leave_after_each_task(
+    daemon: Start, queue: Queue, notices: Notices
+) -> None:
+    slow_to_boot = "\n@app.on_child_start\ndef boot():\n    time.sleep(0.4)\n"
+    for _ in range(300):
+        queue.enqueue("quick")
+    daemon(
+        APP + slow_to_boot,
+        "--pool-size",
+        "3",
+        is_awaited=False,
+        DATABASE_URL=queue.url,
+        MAX_TASKS_PER_CHILD="1",
+        NOTIFY_SOCKET=notices.address,
+    )
+    eventually(lambda: notices.told("READY=1"), within=10)
