@@ -77,9 +77,8 @@ class ServiceManager:
             return
         stage, text = self._stage_of(status), self._new_status(status, now)
         is_feeding = now >= self._feed_at and self._gets_on()
-        is_new_stage = (
-            stage is not self._stage
-        )  # with a clock of its own, which is not the one that was extended before
+        is_new_stage = stage is not self._stage
+        # a new stage has a clock of its own: that of the stage before was extended, if any
         is_extending = (is_new_stage or now >= self._extend_at) and _takes_its_time(status)
         lines = _words(stage) if is_new_stage else []
         if text:
@@ -119,7 +118,7 @@ class ServiceManager:
         if now < self._look_at and state == self._state:
             return ""
         self._look_at, self._state = now + STATUS_SECONDS, state
-        line = self._status_line()
+        line = " ".join(self._status_line().split())  # a line of its own would be an order to the service manager
         return line if line != self._told_status else ""
 
     def _gets_on(self) -> bool:

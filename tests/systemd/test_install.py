@@ -68,6 +68,7 @@ def test_the_ten_commands_of_the_guide_end_in_a_running_service(machine: Machine
 def test_an_image_is_installed_into_a_folder_and_works_where_it_is_moved_to(tmp_path: Path) -> None:
     source, image = tmp_path / "source", tmp_path / "image"
     shutil.copytree(TOP, source, ignore=NOT_SOURCE, symlinks=True)
+    before = {path.name for path in source.iterdir()}
     prefix = tmp_path / "moved"
     command = ["make", "-C", source, "install", f"DESTDIR={image}", f"PREFIX={prefix}", f"PYTHON={python()}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -77,6 +78,8 @@ def test_an_image_is_installed_into_a_folder_and_works_where_it_is_moved_to(tmp_
     assert f"\nExecStart={prefix}/venv/bin/orchestratord start\n" in unit and "/opt/orchestratord" not in unit
     assert (image / "etc/orchestratord/orchestratord.env").stat().st_mode & 0o777 == 0o640
     assert (image / "usr/local/lib/sysusers.d/orchestratord.conf").exists()
+
+    assert {path.name for path in source.iterdir()} == before, "nothing of root's is left in the clone"
 
     shutil.move(f"{image}{prefix}", prefix)
     run = {"capture_output": True, "text": True, "timeout": 60, "check": True, "cwd": tmp_path}

@@ -127,7 +127,7 @@ def test_a_status_is_told_when_it_is_new_at_most_every_other_second_and_at_once_
     told.line = "1/2 running"
     assert told.whole_turn(UP, 100.0 + STATUS_SECONDS + 0.1) == []
     assert told.whole_turn(UP, 100.0 + 2 * STATUS_SECONDS) == ["STATUS=1/2 running"]
-    told.line = "1/2 running, paused"
+    told.line = "1/2 running,\npaused"
     assert told.whole_turn(replace(UP, state="paused"), 100.1 + 2 * STATUS_SECONDS) == ["STATUS=1/2 running, paused"]
 
 
