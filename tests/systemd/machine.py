@@ -45,7 +45,7 @@ MORE = """
 
 @app.task("work", max_retries=0)
 def work():
-    time.sleep(0.3)
+    time.sleep(0.5)
 
 
 @app.task("fat", max_retries=0)
@@ -124,12 +124,12 @@ class Machine:
 
     def install(self) -> None:
         """`make install`, from a copy of the source."""
-        if not self.path("/usr/local/src/orchestratord").exists():
-            shutil.copytree(TOP, self.path("/usr/local/src/orchestratord"), ignore=NOT_SOURCE, symlinks=True)
+        shutil.copytree(TOP, self.path("/usr/local/src/orchestratord"), ignore=NOT_SOURCE, symlinks=True)
         self.make("install")
 
     def make(self, target: str, is_checked: bool = True, **variables: str) -> "subprocess.CompletedProcess[str]":
         found = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_"))}
+        found.setdefault("PIP_CACHE_DIR", str(Path.home() / ".cache" / "pip"))
         return self.run(
             "make", "-C", "/usr/local/src/orchestratord", target, f"PYTHON={python()}",
             is_checked=is_checked, **found, **variables,
@@ -193,7 +193,8 @@ class Service:
     def reset(self) -> None:
         """Nothing of it runs any more, and nothing of the next test's is there."""
         machine = self.machine
-        machine.signal("QUIT") if self.state() not in ("inactive", "failed") else None
+        if self.state() not in ("inactive", "failed"):
+            machine.signal("QUIT")
         machine.systemctl("stop", "orchestratord.service", "orchestratord@*.service", is_checked=False)
         machine.systemctl("reset-failed", is_checked=False)
         for path in (
@@ -229,6 +230,8 @@ def _need_systemd() -> None:
     )
     if can.returncode != 0:
         pytest.skip(f"namespaces cannot be made here: {can.stderr.decode(errors='replace').strip()}")
+    if not any(os.access(root, os.W_OK) for root in ("/sys/fs/cgroup/systemd", "/sys/fs/cgroup/cgroup.procs")):
+        pytest.skip("cgroups cannot be made here: /sys/fs/cgroup is not writable")
 
 
 @pytest.fixture(scope="session")
