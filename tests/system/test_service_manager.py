@@ -3,6 +3,8 @@
 import signal
 from pathlib import Path
 
+import pytest
+
 from orchestrator.dev.postgres import PrivatePostgres
 from tests.fixtures.daemon import Queue, Start
 from tests.fixtures.gates import APP, Gates
@@ -34,20 +36,21 @@ def test_a_life_is_told_as_it_goes(daemon: Start, queue: Queue, gates: Gates, no
     assert queue.task(task_id)["status"] == "completed"
 
 
+@pytest.mark.slow
 def test_a_database_that_is_away_is_told_and_neither_starves_the_watchdog_nor_lets_the_start_run_out_of_time(
     daemon: Start, private_postgres: PrivatePostgres, notices: Notices
 ) -> None:
     private_postgres.stop()
-    environment = {"NOTIFY_SOCKET": notices.address, "WATCHDOG_USEC": "1000000"}
+    environment = {"NOTIFY_SOCKET": notices.address, "WATCHDOG_USEC": "1000000", "DATABASE_WAIT": "5m"}
     daemon(APP, "--pool-size", "1", is_awaited=False, DATABASE_URL=private_postgres.url(), **environment)
     waits = "starting, waiting for the database, unreachable for "
     eventually(lambda: notices.told("EXTEND_TIMEOUT_USEC=") and notices.status.startswith(waits), within=10)
     notices.lines.clear()
     eventually(lambda: notices.take() is not None and notices.lines.count("WATCHDOG=1") >= 4, within=10)
     private_postgres.start()
-    eventually(lambda: notices.told("READY=1"), within=20)
+    eventually(lambda: notices.told("READY=1"), within=40)
     private_postgres.stop()
-    eventually(lambda: "database unreachable for" in notices.status, within=20)
+    eventually(lambda: "database unreachable for" in notices.status, within=40)
     notices.lines.clear()
     eventually(lambda: notices.take() is not None and notices.lines.count("WATCHDOG=1") >= 4, within=10)
     private_postgres.start()
@@ -57,8 +60,7 @@ def test_a_pool_is_up_when_every_seat_has_had_its_child_even_if_children_leave_a
     daemon: Start, queue: Queue, notices: Notices
 ) -> None:
     slow_to_boot = "\n@app.on_child_start\ndef boot():\n    time.sleep(0.4)\n"
-    for _ in range(300):
-        queue.enqueue("quick")
+    queue.rows("SELECT enqueue_task('quick', '{}') FROM generate_series(1, 300)")
     daemon(
         APP + slow_to_boot,
         "--pool-size",
@@ -68,4 +70,4 @@ def test_a_pool_is_up_when_every_seat_has_had_its_child_even_if_children_leave_a
         MAX_TASKS_PER_CHILD="1",
         NOTIFY_SOCKET=notices.address,
     )
-    eventually(lambda: notices.told("READY=1"), within=10)
+    eventually(lambda: notices.told("READY=1"), within=20)
