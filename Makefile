@@ -18,7 +18,7 @@ BENCH := .venv/installed-$(HERE)-bench
 PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
 PYTEST := .venv/bin/python -m pytest
 
-.PHONY: help run test test-unit test-slow chaos bench lint fmt clean
+.PHONY: help run test test-unit test-slow chaos bench lint fmt clean install uninstall
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target text; do \
@@ -63,6 +63,13 @@ fmt: $(LINT)  ## put the code into the project's format
 clean:  ## remove what make made; the data of `make run` stay
 	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# docs/deploy.md; PREFIX (/opt/orchestratord), PYTHON and DESTDIR (for a package or an image) are systemd/install's
+install:  ## as root: put orchestratord on this machine as a service of systemd
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' PYTHON='$(PYTHON)' systemd/install install
+
+uninstall:  ## as root: take the service away again; settings, app and data stay
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' PYTHON='$(PYTHON)' systemd/install uninstall
 
 .venv/bin/python:
 	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or newer is needed: apt-get install python3 python3-venv" >&2; exit 1; }

@@ -8,8 +8,10 @@ pytest_plugins = [
     "tests.fixtures.database",
     "tests.fixtures.fleet",
     "tests.fixtures.gates",
+    "tests.fixtures.notices",
     "tests.fixtures.prometheus",
     "tests.fixtures.proxy",
     "tests.fixtures.toys",
     "tests.hosts.network",
+    "tests.systemd.machine",
 ]

@@ -21,6 +21,23 @@ def die_with_parent() -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+OOM_STEP, OOM_MOST = 100, 1000
+"""In thousandths of the memory of the machine, or of the cgroup that is full: what weighs most is killed first."""
+
+
+def be_killed_first() -> None:
+    """Out of memory, this process goes before its parent: a child before the forkserver, that before the supervisor.
+
+    A wish: where /proc cannot be written, all stays as it is.
+    """
+    try:
+        with open("/proc/self/oom_score_adj", "r+b", buffering=0) as score:
+            weight = min(int(score.read()) + OOM_STEP, OOM_MOST)
+            score.write(b"%d" % weight)
+    except OSError:
+        pass
+
+
 class _SignalStack(ctypes.Structure):
     """stack_t of sigaltstack(2)."""
 

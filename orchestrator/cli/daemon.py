@@ -3,6 +3,7 @@
 Nothing here decides anything; what each part does stands in its own folder.
 """
 
+import faulthandler
 import os
 import socket
 import time
@@ -11,7 +12,7 @@ from setproctitle import setproctitle
 
 from orchestrator._version import __version__
 from orchestrator.board.birth import ChildSettings, ForkserverOrders
-from orchestrator.board.kernel import adopt_orphans
+from orchestrator.board.kernel import adopt_orphans, take_signal_stack
 from orchestrator.board.layout import MAX_CLAIMS
 from orchestrator.config import Settings, without_password
 from orchestrator.coordinator.coordination import Coordination
@@ -23,10 +24,14 @@ from orchestrator.model import TaskType
 from orchestrator.status.gauges import SnapshotGauges
 from orchestrator.status.server import StatusServer
 from orchestrator.status.snapshot import Snapshot
+from orchestrator.status.status_line import status_line
 from orchestrator.supervisor import descriptors
 from orchestrator.supervisor.forkserver import Forkserver
+from orchestrator.supervisor.notify_socket import NotifySocket
 from orchestrator.supervisor.pool import PoolSettings
+from orchestrator.supervisor.service_manager import ServiceManager, watchdog_seconds
 from orchestrator.supervisor.signals import SignalInbox
+from orchestrator.supervisor.stop_timeout import END_SECONDS, stop_timeout_seconds
 from orchestrator.supervisor.supervisor import Supervisor
 from orchestrator.supervisor.surroundings import Listeners, SupervisorSettings
 from orchestrator.telemetry import logs, multiprocess
@@ -50,11 +55,14 @@ class Daemon:
         self._app = settings.app or EXAMPLES_NAME
         self._log = logs.get("supervisor")
         self._types: tuple[TaskType, ...] = ()
+        self._is_reload_refused = False
 
     def run(self) -> ExitCode:
         """Run until a signal ends it. Raises ConfigurationError for what only a try can tell (port, folder, limits)."""
         signals = SignalInbox()
         signals.open()
+        faulthandler.enable()  # the service manager's watchdog sends SIGABRT: the log shows where each thread was
+        take_signal_stack()
         adopt_orphans()
         setproctitle("orchestratord: supervisor")
         settings = self._settings
@@ -88,6 +96,7 @@ class Daemon:
             reports=reports,
             start_forkserver=lambda generation: self._start_forkserver(generation, directory.path),
             listeners=self._listeners(metrics, directory),
+            service_manager=self._service_manager(),
         )
         server = StatusServer(
             settings.metrics_host,
@@ -119,11 +128,34 @@ class Daemon:
             directory.zero_gauges(slot)
             metrics.child_restarted(reason)
 
+        def on_reload(is_success: bool) -> None:
+            metrics.reloaded(is_success=is_success)
+            self._is_reload_refused = not is_success
+
         return Listeners(
             on_types=on_types,
             on_restart=on_restart,
-            on_reload=lambda is_success: metrics.reloaded(is_success=is_success),
+            on_reload=on_reload,
             on_ready=self._say_ready,
+        )
+
+    def _service_manager(self) -> ServiceManager | None:
+        notify_socket = NotifySocket.of(os.environ)
+        if notify_socket is None:
+            return None
+        stop_seconds, needed = stop_timeout_seconds(os.environ), self._settings.shutdown_timeout + END_SECONDS
+        if stop_seconds is not None and stop_seconds < needed:
+            self._log.warning(
+                "stop_timeout_too_short",
+                timeout_stop_sec=stop_seconds,
+                needed=needed,
+                cure="systemctl edit: TimeoutStopSec above SHUTDOWN_TIMEOUT; until then a drain asks for more time",
+            )
+        return ServiceManager(
+            notify_socket,
+            status_line=lambda: status_line(self._snapshot()),
+            database=self._coordination,
+            watchdog_seconds=watchdog_seconds(os.environ),
         )
 
     def _supervisor_settings(self) -> SupervisorSettings:
@@ -213,4 +245,5 @@ class Daemon:
             due_seconds=counts.due_seconds if counts is not None else {},
             counts_age_seconds=time.monotonic() - counts.counted_at if counts is not None else None,
             types=pool.types,
+            is_reload_refused=self._is_reload_refused,
         )

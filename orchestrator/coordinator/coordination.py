@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Mapping
 
 from orchestrator.config import Settings
 from orchestrator.coordinator.beginning import BeginServing
@@ -108,6 +109,11 @@ class Coordination:
     def outstanding(self) -> int:
         """How many single orders (an outcome, a claim, a start …) the database has not taken yet."""
         return self._book.outstanding
+
+    @property
+    def overdue_seconds(self) -> Mapping[str, float]:
+        """By thread, if it does not get on: for how long it should have come back. For the watchdog."""
+        return self._standing.overdue_seconds()
 
     def status(self) -> CoordinationStatus:
         """What is known at this moment; for any thread."""

@@ -64,6 +64,7 @@ class Session:
             within=within,
             application_name=f"orchestratord {self._thread}",
             interrupt=self._abort.fileno(),
+            on_call=lambda by: self._standing.calls(self._thread, by),
         )
         return self._connection
 

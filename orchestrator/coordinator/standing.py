@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from orchestrator.mailbox import Activity
 from orchestrator.model import Term
 
+PATIENCE_SECONDS = 10.0
+"""Between two calls, and after the end of a call's time, a thread may take so long: the machine may be busy."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lead:
@@ -45,8 +48,8 @@ class CoordinationStatus:
     `down_seconds` is 0 while the database is reachable. `is_leader` is judged at the snapshot's moment: a lease that
     could not be renewed ends by itself. `term` is the number of the term held, or None. `waiting_for`: the single
     instance whose lease must run out before this one may start. `counts` is None where this worker is not the one
-    that counts. `last_progress` (CLOCK_MONOTONIC) is when the slower of the two threads was last seen moving, or now
-    if both are waiting as they should; a thread inside a database call moves again at that call's deadline.
+    that counts. `overdue_seconds` tells of each thread that does not get on for how long it should have come back from
+    what it does; a failed try against an unreachable database is progress, a call past its own deadline isn't.
     """
 
     is_database_reachable: bool
@@ -57,7 +60,7 @@ class CoordinationStatus:
     waiting_for: str | None
     workers_total: int | None
     counts: Counts | None
-    last_progress: float
+    overdue_seconds: Mapping[str, float]
 
 
 @dataclass(slots=True)
@@ -70,7 +73,10 @@ class _Facts:
     workers_total: int | None = None
     counts: Counts | None = None
     down_since: dict[str, float] = field(default_factory=dict)
-    moved_at: dict[str, float | None] = field(default_factory=dict)
+    back_by: dict[str, float] = field(default_factory=dict)
+
+    def overdue_seconds(self, now: float) -> dict[str, float]:
+        return {thread: now - by for thread, by in self.back_by.items() if by < now}
 
 
 class Standing:
@@ -155,14 +161,23 @@ class Standing:
     # who moves
 
     def moves(self, thread: str) -> None:
-        """`thread` is at work: it must come back before the watchdog loses patience."""
+        """`thread` is at work: it must move again, call or wait before the watchdog loses patience."""
+        self.calls(thread, time.monotonic())
+
+    def calls(self, thread: str, by: float) -> None:
+        """`thread` asks the database for something, which has an end at `by` (CLOCK_MONOTONIC), whatever happens."""
         with self._lock:
-            self._facts.moved_at[thread] = time.monotonic()
+            self._facts.back_by[thread] = by + PATIENCE_SECONDS
 
     def waits(self, thread: str) -> None:
         """`thread` waits in poll() (or has ended), from where it cannot fail to return."""
         with self._lock:
-            self._facts.moved_at[thread] = None
+            self._facts.back_by.pop(thread, None)
+
+    def overdue_seconds(self) -> dict[str, float]:
+        """For each thread that does not get on: for how long it should have come back."""
+        with self._lock:
+            return self._facts.overdue_seconds(time.monotonic())
 
     def snapshot(self) -> CoordinationStatus:
         now = time.monotonic()
@@ -179,5 +194,5 @@ class Standing:
                 waiting_for=facts.waiting_for,
                 workers_total=facts.workers_total,
                 counts=facts.counts,
-                last_progress=min((at for at in facts.moved_at.values() if at is not None), default=now),
+                overdue_seconds=facts.overdue_seconds(now),
             )

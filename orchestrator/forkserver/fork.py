@@ -24,7 +24,7 @@ from orchestrator.board.birth import (
     ForkRequest,
 )
 from orchestrator.board.channel import GO, HELLO, Channel
-from orchestrator.board.kernel import die_with_parent
+from orchestrator.board.kernel import be_killed_first, die_with_parent
 from orchestrator.board.reactions import block_all, turn_deaf, unblock_all
 from orchestrator.exit_codes import ExitCode
 
@@ -108,6 +108,7 @@ def _is_born(context: ChildContext) -> bool:
     die_with_parent()
     if os.getppid() != context.supervisor_pid:
         return False
+    be_killed_first()
     turn_deaf()
     unblock_all()
     os.environ[MARKER_VARIABLE] = context.request.marker

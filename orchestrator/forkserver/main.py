@@ -25,7 +25,7 @@ from orchestrator.board.birth import (
     encode,
     told_orders,
 )
-from orchestrator.board.kernel import die_with_parent
+from orchestrator.board.kernel import be_killed_first, die_with_parent
 from orchestrator.board.reactions import turn_deaf
 from orchestrator.errors import AppError
 from orchestrator.exit_codes import ExitCode
@@ -60,6 +60,7 @@ def _serve(supervisor: socket.socket) -> int:
     turn_deaf()
     die_with_parent()
     _show_prints_at_once()
+    be_killed_first()
     kind, facts = decode(supervisor.recv(MESSAGE_BYTES))
     if kind != "orders":
         raise AssertionError(f"BUG: the first message was {kind!r}")

@@ -28,6 +28,12 @@ _NO_ROOM = ("too many", "remaining connection slots")
 _TRY_AGAIN_STATES = frozenset({"40001", "40P01"})
 _TRIES = 5
 
+LOOK_UP_SECONDS = 60.0
+"""Looking a name up may take so long: the system's resolver has timeouts of its own, for each name server and try."""
+
+OnCall = Callable[[float], None]
+"""Told before each call by when (CLOCK_MONOTONIC seconds) it will have returned."""
+
 
 class Interrupted(DatabaseUnavailable):
     """The interrupt descriptor became readable; the connection was given up."""
@@ -49,16 +55,25 @@ def limits(statement_timeout: float, lock_timeout: float) -> str:
 class Connection:
     """One session with the database. After DatabaseUnavailable or DeadlineExceeded it is closed: open another."""
 
-    __slots__ = ("_cursor", "_interrupt", "_raw", "prepared")
+    __slots__ = ("_cursor", "_interrupt", "_on_call", "_raw", "prepared")
 
-    def __init__(self, raw: Any, interrupt: int | None) -> None:
+    def __init__(self, raw: Any, interrupt: int | None, on_call: OnCall | None) -> None:
         self._raw = raw
         self._cursor = raw.cursor()
         self._interrupt = interrupt
+        self._on_call = on_call
         self.prepared: set[str] = set()  # names of statements that this session should have (prepared.py)
 
     @classmethod
-    def open(cls, url: str, *, within: float, application_name: str, interrupt: int | None = None) -> Self:
+    def open(
+        cls,
+        url: str,
+        *,
+        within: float,
+        application_name: str,
+        interrupt: int | None = None,
+        on_call: OnCall | None = None,
+    ) -> Self:
         """Connects to the first server of `url` that takes us, within so many seconds over all of them.
 
         Each server gets an equal share of the time that is left. DatabaseUnavailable says in one line, without the
@@ -70,8 +85,10 @@ class Connection:
         for index, server in enumerate(servers):
             now = time.monotonic()
             share = max(0.0, deadline - now) / (len(servers) - index)
+            if on_call is not None:
+                on_call(now + share + LOOK_UP_SECONDS)
             try:
-                return cls(_connect(server, now + share, interrupt), interrupt)
+                return cls(_connect(server, now + share, interrupt), interrupt, on_call)
             except Interrupted:
                 raise
             except DatabaseUnavailable as failure:
@@ -120,6 +137,8 @@ class Connection:
     ) -> list[tuple[Any, ...]]:
         if self._raw.closed:
             raise DatabaseUnavailable("the connection is closed")
+        if self._on_call is not None:
+            self._on_call(deadline)
         try:
             self._cursor.execute(sql, params)
             if meanwhile is not None:

@@ -47,6 +47,7 @@ class Seat:
     backoff: Backoff = field(default_factory=Backoff)
     is_retiring: bool = False  # its child was told to leave
     is_surplus: bool = False  # the seat goes with its child
+    has_been_live: bool = False
 
 
 class Children:
@@ -69,6 +70,11 @@ class Children:
     def capacity(self) -> int:
         """Seats that stay."""
         return sum(1 for seat in self._seats.values() if not seat.is_surplus)
+
+    @property
+    def have_been_live(self) -> bool:
+        """Whether every seat has had its child: they may never be there together, if each leaves after a task."""
+        return all(seat.has_been_live for seat in self._seats.values())
 
     def in_phase(self, *phases: Phase) -> list[Seat]:
         return [seat for seat in self._seats.values() if seat.phase in phases]
@@ -126,6 +132,7 @@ class Children:
 
     def became_ready(self, seat: Seat, now: float) -> None:
         self._require(seat, Phase.BOOTING)
+        seat.has_been_live = True
         self._enter(seat, Phase.LIVE, now)
 
     def doomed(self, seat: Seat, doom: Doom, now: float) -> None:

@@ -78,6 +78,9 @@ NEXT: dict[State, frozenset[State]] = {
 SERVING = (State.RUNNING, State.RELOADING, State.PAUSED)
 """The states in which children shall be there."""
 
+LEAVING = (State.DRAINING, State.STOPPING)
+"""The states from which there is no way back."""
+
 
 class Machine:
     """The current state; only the steps of NEXT are possible. `is_paused` outlives a reload."""

@@ -20,6 +20,7 @@ from orchestrator.supervisor.forkservers import Forkservers
 from orchestrator.supervisor.pool import Pool
 from orchestrator.supervisor.reaper import Reaper
 from orchestrator.supervisor.rolling import roll
+from orchestrator.supervisor.service_manager import ServiceManager
 from orchestrator.supervisor.signals import SignalInbox
 from orchestrator.supervisor.slot_report import SlotReport
 from orchestrator.supervisor.states import SERVING, SIGNALS, Action, Machine, State
@@ -42,11 +43,13 @@ class Supervisor:
         reports: Mailbox[Report],
         start_forkserver: Callable[[int], Forkserver],
         listeners: Listeners,
+        service_manager: ServiceManager | None = None,
     ) -> None:
         self._settings = settings
         self._database = database
         self._reports = reports
         self._listeners = listeners
+        self._service_manager = service_manager
         self._machine = Machine()
         self._signals = signals
         self._pool = Pool(settings.pool, settings.pool_size, post=database.post, on_restart=listeners.on_restart)
@@ -106,6 +109,8 @@ class Supervisor:
             self._machine.step(State.STOPPING)
         self._tell_activity()
         self.status = self._status(now)
+        if self._service_manager is not None:
+            self._service_manager.turn(self.status, now)
 
     def _wait(self) -> None:
         poll = select.poll()
@@ -127,6 +132,8 @@ class Supervisor:
             waits.append(look)
         if self._slot_report.is_asking or self._machine.state is State.DRAINING or self._course.is_rolling:
             waits.append(0.02)
+        if self._service_manager is not None:
+            waits.append(self._service_manager.next_due() - now)
         dues = [self._forkservers.next_due(), self._pool.children.next_due() if self._machine.is_serving else None]
         waits += [due - now for due in dues if due is not None and self._machine.state is not State.DRAINING]
         return max(0.0, min(waits))
@@ -201,7 +208,7 @@ class Supervisor:
             self._pool.fork_due(current, now)
             if self._course.is_rolling:
                 self._course.is_rolling = roll(self._pool, current.generation, now)
-        if not self._is_ready and all(seat.phase is Phase.LIVE for seat in self._pool.children):
+        if not self._is_ready and self._pool.children.have_been_live:
             self._is_ready = True
             self._listeners.on_ready()
 
@@ -220,6 +227,7 @@ class Supervisor:
         return PoolStatus(
             state=self._machine.state.value,
             is_paused=self._machine.is_paused,
+            is_ready=self._is_ready,
             capacity=children.capacity,
             ready=len(children.in_phase(Phase.LIVE)),
             active=self._pool.active(),

@@ -1,6 +1,6 @@
 """What the supervisor's loop is joined to, and what it shows of itself."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +21,11 @@ class DatabaseSide(Protocol):
         """Orders that the database has not taken yet."""
         ...
 
+    @property
+    def overdue_seconds(self) -> Mapping[str, float]:
+        """By thread, if it does not get on: for how long it should have come back from a call."""
+        ...
+
     def stop(self, *, within: float) -> None:
         """Sign off and end, in so many seconds at most."""
         ...
@@ -39,10 +44,14 @@ class SupervisorSettings:
 
 @dataclass(frozen=True, slots=True)
 class PoolStatus:
-    """How the pool is, for /health and /metrics; made by the loop, read by other threads."""
+    """How the pool is, for /health, /metrics and the service manager; made by the loop, read by other threads.
+
+    `is_ready`: every seat has had its child. `types` are known once the app is loaded.
+    """
 
     state: str
     is_paused: bool
+    is_ready: bool
     capacity: int
     ready: int
     active: int

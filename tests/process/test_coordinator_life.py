@@ -181,7 +181,6 @@ def test_a_lease_in_anothers_hands_is_reported_once_and_nothing_more_is_done_und
     database.claim("nobody")
     database.run("DELETE FROM workers")
     time_of_counts = worker.coordination.status().counts
-    eventually(lambda: worker.coordination.status().last_progress)
     assert database.value("SELECT status FROM tasks") == "claimed"
     assert worker.coordination.status().counts == time_of_counts
     assert DeclaredDead not in {type(report) for report in worker.reports.seen}

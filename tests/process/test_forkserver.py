@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.board.birth import MARKER_VARIABLE, ChildSettings, ForkserverOrders
+from orchestrator.board.kernel import OOM_STEP
 from orchestrator.supervisor.forkserver import Forkserver
 from tests.fixtures.proc import is_alive, parent, state
 from tests.fixtures.toys import MakeWorkshop
@@ -62,6 +63,15 @@ def test_children_belong_to_the_supervisor_lead_their_own_session_and_are_born_c
     assert status_line(forkserver, "Threads") == "1"
     assert len(descriptors(forkserver, "socket:")) == 1
     assert descriptors(forkserver, "memfd:") == set()
+
+
+def test_out_of_memory_a_child_goes_before_the_forkserver_and_that_before_the_supervisor(workshop: Workshop) -> None:
+    def weight(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+    (forkserver,) = workshop.forkservers()
+    assert weight(forkserver) == weight(workshop.pid) + OOM_STEP
+    assert {weight(pid) for pid in workshop.children().values()} == {weight(workshop.pid) + 2 * OOM_STEP}
 
 
 def test_all_are_gone_within_two_seconds_of_a_killed_supervisor_even_those_that_are_stopped_or_deaf(

@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.dev.postgres import PrivatePostgres
 from orchestrator.errors import DatabaseUnavailable, DeadlineExceeded, StatementRefused
-from orchestrator.store.connection import Connection, Interrupted, limits
+from orchestrator.store.connection import LOOK_UP_SECONDS, Connection, Interrupted, limits
 from tests.fixtures.database import private_server
 from tests.store.rows import in_background, pid_of, wait_until
 from tests.store.wire import Wire
@@ -377,6 +377,16 @@ def test_the_connection_says_who_it_is(database_url: str) -> None:
 
 
 # Notifications
+
+
+def test_each_call_tells_beforehand_by_when_it_will_have_returned(database_url: str) -> None:
+    told: list[float] = []
+    began = time.monotonic()
+    connection = Connection.open(database_url, within=10.0, application_name="test", on_call=told.append)
+    assert told == [pytest.approx(began + 10.0 + LOOK_UP_SECONDS, abs=2.0)]
+    with pytest.raises(DeadlineExceeded):
+        connection.execute("SELECT pg_sleep(30)", within=0.3)
+    assert told[1:] == [pytest.approx(began + 0.3, abs=2.0)]
 
 
 def test_notifications_end_a_wait_and_are_kept(connection: Connection, other: Connection) -> None:

@@ -52,6 +52,7 @@ class ToyDatabase:
         self._worker_id = worker_id
         self._serves = serves
         self.outstanding = 0
+        self.overdue_seconds: dict[str, float] = {}
 
     def start(self) -> None:
         self._reports.post(Registered(self._worker_id, "toy"))

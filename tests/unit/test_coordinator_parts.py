@@ -15,7 +15,7 @@ from orchestrator.coordinator.backoff import Backoff
 from orchestrator.coordinator.order_book import OrderBook
 from orchestrator.coordinator.process import is_gone, new_worker_id, this_process
 from orchestrator.coordinator.session import Session, longest_pause
-from orchestrator.coordinator.standing import Lead, Standing
+from orchestrator.coordinator.standing import PATIENCE_SECONDS, Lead, Standing
 from orchestrator.coordinator.waiting import Bell, wait_until
 from orchestrator.errors import StatementRefused
 from orchestrator.mailbox import Activity, Audit, Begin, Finish, MarkRunning, Order, Release, Types
@@ -227,13 +227,18 @@ def test_the_database_is_reachable_once_both_threads_say_so() -> None:
     assert standing.snapshot().down_seconds == 0.0
 
 
-def test_progress_is_the_slower_threads_and_waiting_counts_as_progress() -> None:
+def test_a_thread_is_overdue_past_the_end_of_its_own_call_and_patience_and_never_while_it_waits() -> None:
     standing = Standing()
+    now = time.monotonic()
+    assert standing.overdue_seconds() == {}
     standing.moves("pulse")
-    moved_at = standing.snapshot().last_progress
-    eventually(lambda: time.monotonic() > moved_at)
-    standing.moves("coordinator")
-    assert standing.snapshot().last_progress == moved_at
-    standing.waits("pulse")
+    standing.calls("coordinator", now - PATIENCE_SECONDS + 60.0)
+    assert standing.overdue_seconds() == {}
+    standing.calls("coordinator", now - PATIENCE_SECONDS - 5.0)
+    assert standing.overdue_seconds() == {"coordinator": pytest.approx(5.0, abs=1.0)}
+    assert standing.snapshot().overdue_seconds.keys() == {"coordinator"}
     standing.waits("coordinator")
-    assert standing.snapshot().last_progress == pytest.approx(time.monotonic(), abs=1.0)
+    assert standing.overdue_seconds() == {}
+    standing.calls("coordinator", now - PATIENCE_SECONDS - 5.0)
+    standing.moves("coordinator")
+    assert standing.overdue_seconds() == {}
