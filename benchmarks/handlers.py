@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterator
 
 from benchmarks.app import compute
-from benchmarks.drain import fill, rate, wait_empty
 from benchmarks.figures import Line, Spread, interleave, paired
+from benchmarks.progress import tell
+from benchmarks.queue import drained
 from benchmarks.server import Server
-from benchmarks.worker import worker
 
 BURN_SECONDS = 0.005
 NAP_SECONDS, NAPPERS = 0.005, 20
@@ -21,7 +21,7 @@ def measure(server: Server, seconds: float, rounds: int) -> Iterator[Line]:
     length = _rounds_of(BURN_SECONDS)
 
     def burnt() -> float:
-        return _drained(server, cores, burns, "burn", f'{{"rounds": {length}}}')
+        return drained(server, burns, "burn", f'{{"rounds": {length}}}', children=cores)
 
     def bare() -> float:
         start = time.monotonic()
@@ -39,24 +39,17 @@ def measure(server: Server, seconds: float, rounds: int) -> Iterator[Line]:
     yield paired("5 ms of computing", "tasks/s", pairs, beside=f"{cores} bare processes", bar=0.95)
 
     naps = int(seconds * NAPPERS / NAP_SECONDS)
-    rates = [_drained(server, NAPPERS, naps, "nap", f'{{"seconds": {NAP_SECONDS}}}') for _ in range(rounds)]
     most = NAPPERS / NAP_SECONDS
+    rates = []
+    for index in range(rounds):
+        rates.append(drained(server, naps, "nap", f'{{"seconds": {NAP_SECONDS}}}', children=NAPPERS))
+        tell(f"round {index + 1} of {rounds}, asleep: {rates[-1]:,.0f} of {most:,.0f}")
     yield Line(
         f"5 ms of sleep, {NAPPERS} children",
         f"of {most:,.0f}/s",
         Spread.of([each / most for each in rates]),
         bar=0.9,
     )
-
-
-def _drained(server: Server, children: int, count: int, type_name: str, payload: str) -> float:
-    server.empty()
-    with worker(server, children) as daemon:
-        daemon.toggle_pause()
-        fill(server, count, type_name, payload)
-        daemon.toggle_pause()
-        wait_empty(server)
-    return rate(server, count)
 
 
 def _burn(count: int, length: int) -> None:

@@ -30,9 +30,10 @@ INSERT = "INSERT INTO tasks (type, payload) VALUES ('noop', '{\"n\": 1}') RETURN
 
 
 def drain(server: Server, batch: int, tasks: int, clients: int = 10) -> None:
-    """Empties the queue in batches; a client that finds it empty asks a few times more."""
+    """Empties the queue in batches; a client that finds it empty asks on for a while, since others may be slower."""
     script = "SET enable_seqscan = off;\n" + DRAIN.format(batch=batch)
-    _run(server, script, clients, transactions=tasks // (batch * clients) + 12, variables={"ids": "{}"})
+    transactions = tasks * 6 // (batch * clients * 5) + 12
+    _run(server, script, clients, transactions=transactions, variables={"ids": "{}"})
     left = server.rows("SELECT count(*) FROM tasks WHERE status <> 'completed'")[0][0]
     if left:
         raise SystemExit(f"pgbench left {left} tasks")
