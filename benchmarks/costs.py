@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from benchmarks.figures import Line, Spread
 from benchmarks.queue import drain, fill, paused_worker
-from benchmarks.server import Counts, Server
+from benchmarks.server import Server
 
 
 def measure(server: Server, tasks: int) -> Iterator[Line]:
@@ -14,11 +14,11 @@ def measure(server: Server, tasks: int) -> Iterator[Line]:
         before = server.counts()
         drain(server, daemon, tasks)
         spent = server.counts() - before
-    yield from _lines(spent, tasks, "statements" if server.counts_statements else "transactions")
-
-
-def _lines(spent: Counts, tasks: int, of_what: str) -> Iterator[Line]:
-    yield Line(f"{of_what} for a no-op", "/task", Spread.of([spent.statements / tasks]))
-    yield Line("buffers for a no-op", "/task", Spread.of([spent.buffers / tasks]))
-    if spent.wal_bytes:
-        yield Line("WAL for a no-op", "bytes/task", Spread.of([spent.wal_bytes / tasks]))
+    for name, unit, count in (
+        ("statements" if server.counts_statements else "transactions", "/task", spent.statements),
+        ("settings in the same messages", "/task", spent.settings),
+        ("buffers", "/task", spent.buffers),
+        ("WAL", "bytes/task", spent.wal_bytes),
+    ):
+        if count:
+            yield Line(f"a no-op's share: {name}", unit, Spread.of([count / tasks]))

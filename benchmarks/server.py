@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -25,16 +25,17 @@ _DEBIAN = Path("/usr/lib/postgresql/15/bin")
 
 @dataclass(frozen=True)
 class Counts:
-    """What the server has counted so far."""
+    """What the server has counted so far. `settings` are the SET LOCALs that travel in the same message as a statement;
+    they are not among the statements."""
 
     statements: int
+    settings: int
     buffers: int
     wal_bytes: int
 
     def __sub__(self, before: "Counts") -> "Counts":
-        return Counts(
-            self.statements - before.statements, self.buffers - before.buffers, self.wal_bytes - before.wal_bytes
-        )
+        pairs = zip(astuple(self), astuple(before), strict=True)
+        return Counts(*(after - earlier for after, earlier in pairs))
 
 
 @dataclass(frozen=True)
@@ -86,16 +87,17 @@ class Server:
                 self._for_new_sessions("RESET pg_stat_statements.track")
 
     def counts(self) -> Counts:
-        """Transactions instead of statements, and no WAL, where there is no pg_stat_statements."""
+        """Transactions instead of statements, and neither settings nor WAL, where there is no pg_stat_statements."""
         if self.counts_statements:
             query = (
-                "SELECT coalesce(sum(calls), 0)::bigint, coalesce(sum(shared_blks_hit + shared_blks_read), 0)::bigint,"
-                " coalesce(sum(wal_bytes), 0)::bigint FROM pg_stat_statements AS s"
-                " JOIN pg_database AS d ON d.oid = s.dbid WHERE d.datname = current_database()"
+                "SELECT coalesce(sum(calls) FILTER (WHERE query NOT LIKE 'SET LOCAL %'), 0)::bigint,"
+                " coalesce(sum(calls) FILTER (WHERE query LIKE 'SET LOCAL %'), 0)::bigint,"
+                " coalesce(sum(shared_blks_hit + shared_blks_read), 0)::bigint, coalesce(sum(wal_bytes), 0)::bigint"
+                " FROM pg_stat_statements WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())"
             )
         else:
             query = (
-                "SELECT xact_commit + xact_rollback, blks_hit + blks_read, 0"
+                "SELECT xact_commit + xact_rollback, 0, blks_hit + blks_read, 0"
                 " FROM pg_stat_database WHERE datname = current_database()"
             )
         return Counts(*self.rows(query)[0])
