@@ -1,7 +1,8 @@
 """`make bench`: how fast Task Orchestrator is here, beside what PostgreSQL alone and others can do in the same run.
 
     __main__.py    the command: which measurements, how often
-    drain.py       a queue that is emptied, beside pgbench doing the same statements, and rivals/
+    drain.py       a queue that is emptied, beside pgbench doing the same statements
+    rivals/        other queues from PyPI, beside ours
     costs.py       what a no-op costs the server in statements, buffers and WAL
     enqueue.py     tasks going in, one by one and in bulk, beside a bare INSERT and COPY
     latency.py     from enqueue to the first line of the handler, beside two commits and a wake-up alone
@@ -9,7 +10,6 @@
     mix.py         slow tasks among no-ops
     backlog.py     long queues, many scheduled tasks, a snapshot that is held
     idle.py        a pool with nothing to do
-    rivals/        other queues from PyPI
     report.py      the table and the file; `python -m benchmarks.report FILE` prints the table of an earlier run
     plot.py        `python -m benchmarks.plot FILE` draws it
     machinery      app.py (the handlers), worker.py (the daemon), server.py (PostgreSQL), queue.py, pgbench.py, cpu.py,

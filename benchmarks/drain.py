@@ -1,20 +1,18 @@
-"""A queue that is emptied: ours beside PostgreSQL alone (pgbench, the same statements on the same table) and rivals."""
+"""A queue that is emptied: ours beside PostgreSQL alone, that is pgbench with the same work on the same table."""
 
 from collections.abc import Callable, Iterator
 
 from benchmarks import pgbench
 from benchmarks.figures import Line, Spread, interleave, paired, take_turns
 from benchmarks.queue import CHILDREN, drain, drained, fill, paused_worker, rate
-from benchmarks.rivals.rival import RIVALS, Rival
 from benchmarks.server import Server
 
 BATCHES = {1: 0.2, 20: 0.5, 100: 1.0}
 """Of pgbench, and the share of the tasks that each is given: one at a time it takes long enough with fewer."""
-BEST_RIVAL = "pgqueuer"
 
 
 def measure(server: Server, tasks: int, rounds: int) -> Iterator[Line]:
-    """All in turns: ours, pgbench in batches of 1, 20 and 100, and each rival that can be had."""
+    """In turns: ours, and pgbench in batches of 1, 20 and 100."""
     python_costs: list[float] = []
     server_costs: list[float] = []
 
@@ -32,13 +30,11 @@ def measure(server: Server, tasks: int, rounds: int) -> Iterator[Line]:
     runs: dict[str, Callable[[], float]] = {"ours": ours}
     if server.pgbench is not None:
         runs |= {f"pgbench {batch}": _pgbench(server, batch, int(tasks * share)) for batch, share in BATCHES.items()}
-    runs |= {rival.name: _rival(server, rival, tasks) for rival in RIVALS if rival.missing() is None}
     found = take_turns(rounds, runs)
 
     name = f"drain {tasks:,} no-ops, pool of {CHILDREN}"
     yield Line(name, "tasks/s", Spread.of(found["ours"]), bar=40_000)
     yield from _beside_pgbench(name, found)
-    yield from _beside_rivals(name, found)
     yield from _cpu(python_costs, server_costs)
 
 
@@ -52,10 +48,6 @@ def _pgbench(server: Server, batch: int, tasks: int) -> Callable[[], float]:
     return run
 
 
-def _rival(server: Server, rival: Rival, tasks: int) -> Callable[[], float]:
-    return lambda: rival.drain(server, max(100, int(tasks * rival.share)))
-
-
 def _beside_pgbench(name: str, found: dict[str, list[float]]) -> Iterator[Line]:
     for batch in BATCHES:
         beside = "pgbench, one at a time" if batch == 1 else f"pgbench, batches of {batch}"
@@ -65,16 +57,6 @@ def _beside_pgbench(name: str, found: dict[str, list[float]]) -> Iterator[Line]:
             yield paired(name, "tasks/s", pairs, beside=beside, bar=bar, note=note)
         else:
             yield Line(name, "tasks/s", None, beside=beside, bar=bar, note="there is no pgbench here")
-
-
-def _beside_rivals(name: str, found: dict[str, list[float]]) -> Iterator[Line]:
-    for rival in RIVALS:
-        bar = 1.8 if rival.name == BEST_RIVAL else None
-        if rival.name in found:
-            pairs = list(zip(found["ours"], found[rival.name], strict=True))
-            yield paired(name, "tasks/s", pairs, beside=rival.title, bar=bar)
-        else:
-            yield Line(name, "tasks/s", None, beside=rival.name, bar=bar, note=rival.missing() or "")
 
 
 def _cpu(python_costs: list[float], server_costs: list[float]) -> Iterator[Line]:

@@ -102,6 +102,9 @@ class Server:
             )
         return Counts(*self.rows(query)[0])
 
+    def may_create_databases(self) -> bool:
+        return bool(self.rows("SELECT FROM pg_roles WHERE rolname = current_user AND (rolsuper OR rolcreatedb)"))
+
     @contextmanager
     def database(self, name: str) -> Iterator[str]:
         """The URL of another database on this server, new and empty; it is gone at the end."""

@@ -40,12 +40,14 @@ class Rival:
     def title(self) -> str:
         return f"{self.name} {importlib.metadata.version(self.name)}: {self.setting}"
 
-    def missing(self) -> str | None:
-        """Why it cannot be measured here."""
+    def missing(self, server: Server) -> str | None:
+        """Why it cannot be measured here; None: it can."""
         if importlib.util.find_spec(self.name) is None:
             return f"{self.name} is not installed: pip install 'task-orchestrator[rivals]'"
         if self.needs_redis and redis.find() is None:
             return "redis-server is not installed: as root, --install-redis does it"
+        if not self.needs_redis and not server.may_create_databases():
+            return "the role may not create a database for it"
         return None
 
     def drain(self, server: Server, tasks: int) -> float:
