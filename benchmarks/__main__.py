@@ -17,15 +17,15 @@ from benchmarks.server import Server, server
 
 Measurement = Callable[[Server, int, float], Iterable[Line]]
 
-# each is given how many rounds to make, and the size: 1 is what the bars are about. The long ones make a round less.
+# each is given how many rounds to make, and the size: 1 is what the bars are about. The long ones make fewer.
 MEASUREMENTS: dict[str, Measurement] = {
     "drain": lambda where, rounds, size: drain.measure(where, int(100_000 * size), rounds),
     "costs": lambda where, rounds, size: costs.measure(where, int(100_000 * size)),
     "rivals": lambda where, rounds, size: measure_rivals(where, int(100_000 * size), rounds),
     "payloads": lambda where, rounds, size: drain.measure_payloads(where, int(50_000 * size), rounds),
     "enqueue": lambda where, rounds, size: enqueue.measure(where, int(5_000 * size), int(100_000 * size), rounds),
-    "latency": lambda where, rounds, size: latency.measure(where, max(5, int(250 * size)), rounds),
-    "handlers": lambda where, rounds, size: handlers.measure(where, 4 * size, rounds),
+    "latency": lambda where, rounds, size: latency.measure(where, max(5, int(150 * size)), rounds),
+    "handlers": lambda where, rounds, size: handlers.measure(where, 3 * size, rounds),
     "mix": lambda where, rounds, size: mix.measure(where, max(200, int(6_000 * size)), rounds),
     "scheduled": lambda where, rounds, size: backlog.measure_scheduled(
         where, int(100_000 * size), max(1, rounds - 1), int(1_000_000 * size)
@@ -34,7 +34,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         where, int(500_000 * size), int(100_000 * size), max(1, rounds - 1)
     ),
     "backlog": lambda where, rounds, size: backlog.measure(
-        where, int(1_000_000 * size), int(100_000 * size), max(1, rounds - 1)
+        where, int(1_000_000 * size), int(100_000 * size), max(1, rounds - 2)
     ),
     "idle": lambda where, rounds, size: idle.measure(where, 20 * size),
 }
@@ -42,7 +42,9 @@ MEASUREMENTS: dict[str, Measurement] = {
 
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(list(MEASUREMENTS)))
-@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="Pairs of runs of each kind.")
+@click.option(
+    "--rounds", default=3, show_default=True, type=click.IntRange(1), help="Pairs of runs; fewer of the long ones."
+)
 @click.option(
     "--size", default=1.0, show_default=True, type=click.FloatRange(0.001, 10), help="Of the queues; the bars want 1."
 )

@@ -108,7 +108,7 @@ def _ended(processes: Sequence[subprocess.Popen[str]]) -> Iterator[None]:
 
 
 RIVALS = (
-    Rival("pgqueuer", "2 processes, batches of 100", 1.0, processes=2),
-    Rival("procrastinate", "4 processes, concurrency 20", 0.03, processes=4),
-    Rival("dramatiq", "Redis, 2 processes of 8 threads", 0.1, processes=2, threads=8, needs_redis=True),
+    Rival("pgqueuer", "2 processes, batches of 100", 0.5, processes=2),
+    Rival("procrastinate", "4 processes, concurrency 20", 0.02, processes=4),
+    Rival("dramatiq", "Redis, 2 processes of 8 threads", 0.08, processes=2, threads=8, needs_redis=True),
 )
