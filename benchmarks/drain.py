@@ -42,8 +42,7 @@ def _pgbench(server: Server, batch: int, tasks: int) -> Callable[[], float]:
     def run() -> float:
         server.empty()
         fill(server, tasks)
-        pgbench.drain(server, batch, tasks)
-        return rate(server, tasks)
+        return rate(server, pgbench.drain(server, batch, tasks))
 
     return run
 

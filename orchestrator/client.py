@@ -218,8 +218,28 @@ def _new_task(
     timeout: float | None = None,
 ) -> NewTask:
     """The task, checked. OptionError or PayloadError."""
+    options = (priority, delay, run_at, idempotency_key, max_retries, timeout)
+    problem = type_problem(type) or (None if _are_defaults(*options) else _option_problem(*options))
+    if problem is not None:
+        raise OptionError(problem)
+    return NewTask(type, encode_payload(payload), *options)
+
+
+def _are_defaults(priority: object, *others: object) -> bool:
+    """Whether there is nothing to look at, as mostly; bulk enqueueing spends a third of its time in those looks."""
+    return type(priority) is int and priority == 0 and all(other is None for other in others)
+
+
+def _option_problem(
+    priority: int,
+    delay: float | None,
+    run_at: datetime | None,
+    idempotency_key: str | None,
+    max_retries: int | None,
+    timeout: float | None,
+) -> str | None:
+    """What is wrong with the first that is."""
     problems = (
-        type_problem(type),
         priority_problem(priority),
         delay_problem(delay),
         run_at_problem(run_at),
@@ -228,19 +248,7 @@ def _new_task(
         max_retries_problem(max_retries) if max_retries is not None else None,
         timeout_problem(timeout),
     )
-    for problem in problems:
-        if problem is not None:
-            raise OptionError(problem)
-    return NewTask(
-        type=type,
-        payload=encode_payload(payload),
-        priority=priority,
-        delay_seconds=delay,
-        run_at=run_at,
-        idempotency_key=idempotency_key,
-        max_retries=max_retries,
-        timeout_seconds=timeout,
-    )
+    return next((problem for problem in problems if problem is not None), None)
 
 
 def _checked(index: int, given: object) -> NewTask:

@@ -1,6 +1,6 @@
 """What the system talks about: tasks, claims, outcomes, workers, terms. Frozen data, no I/O; any process uses it.
 
-Claim and Outcome are tuples with names: a child makes one of each per task, and a frozen dataclass takes four times as
+Claim, Outcome and NewTask are tuples with names: one is made for each task, and a frozen dataclass takes four times as
 long to make.
 
 pending → claimed → running → completed
@@ -60,8 +60,7 @@ class TaskType:
     retry_cap_seconds: float = 3600.0
 
 
-@dataclass(frozen=True, slots=True)
-class NewTask:
+class NewTask(NamedTuple):
     """A task to enqueue. `payload` is JSON text of an object, checked already; the id is the database's.
 
     `delay_seconds` counts from the database's now; `run_at` is an aware moment; at most one of them is given.

@@ -129,7 +129,7 @@ class Loop:
         asked = self._pace.size if self._tasks_left is None else min(self._pace.size, self._tasks_left)
         claims = self._claim(asked)
         if not claims:
-            return claims is None
+            return claims is None or not self._ledger.has_seen_front
         if len(claims) >= asked:
             self._channel.send(FULL)
         self._board.enter(SlotState.BUSY)

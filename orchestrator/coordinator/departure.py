@@ -13,7 +13,7 @@ from orchestrator.coordinator.membership import Membership
 from orchestrator.coordinator.order_book import OrderBook
 from orchestrator.coordinator.waiting import wait_until
 from orchestrator.model import ClaimRef
-from orchestrator.store import claims
+from orchestrator.store import claims, holdings
 from orchestrator.store.connection import Connection
 from orchestrator.telemetry import logs
 
@@ -44,16 +44,16 @@ class Departure:
         self._leadership.resign(connection, within=by - time.monotonic())
 
     def _await_claims(self, connection: Connection, by: float) -> None:
-        pending = claims.under_way(connection, within=by - time.monotonic())
+        pending = holdings.under_way(connection, within=by - time.monotonic())
         while pending:
             if time.monotonic() >= by:
                 self._log.warning("claims_under_way", count=len(pending), then="what they take is recovered later")
                 return
             wait_until(time.monotonic() + LOOKS_APART_SECONDS)
-            pending &= claims.under_way(connection, within=by - time.monotonic())
+            pending &= holdings.under_way(connection, within=by - time.monotonic())
 
     def _release(self, connection: Connection, worker_id: str, by: float) -> None:
-        owned = claims.owned(connection, worker_id, None, within=by - time.monotonic())
+        owned = holdings.owned(connection, worker_id, None, within=by - time.monotonic())
         if owned:
             batch = [ClaimRef(claim.task_id, claim.token) for claim in owned]
             released = claims.release(connection, batch, within=by - time.monotonic())

@@ -13,7 +13,7 @@ from orchestrator.coordinator.counting import Counting
 from orchestrator.coordinator.order_book import OrderBook
 from orchestrator.coordinator.standing import Standing
 from orchestrator.mailbox import Audited, Mailbox, Report
-from orchestrator.store import claims, types, workers
+from orchestrator.store import claims, holdings, types, workers
 from orchestrator.store.connection import Connection
 from orchestrator.telemetry import logs
 
@@ -156,7 +156,7 @@ class AuditClaims:
         if audit is None:
             return False
         worker_id = self._standing.worker_id or ""
-        owned = claims.owned(connection, worker_id, audit.slot, within=SMALL_WRITE_SECONDS)
+        owned = holdings.owned(connection, worker_id, audit.slot, within=SMALL_WRITE_SECONDS)
         # in this order: whoever sees that nothing is outstanding has the report already
         self._reports.post(Audited(audit.slot, tuple(owned)))
         self._book.settle_audit(audit)

@@ -8,7 +8,7 @@ from orchestrator.coordinator.standing import Standing
 from orchestrator.errors import DatabaseUnavailable, StatementRefused
 from orchestrator.mailbox import Mailbox, Report, Written
 from orchestrator.model import Outcome, Verdict
-from orchestrator.store import claims
+from orchestrator.store import claims, holdings
 from orchestrator.store.connection import Connection
 from orchestrator.telemetry import logs
 
@@ -64,9 +64,9 @@ class WriteOutcomes:
     def _judge(self, connection: Connection, outcomes: Sequence[Outcome]) -> None:
         """What was not accepted was written before, by its child or by a statement of ours whose reply was lost, or
         its claim is no longer the task's."""
-        verdicts = claims.verdicts(connection, outcomes, within=WRITE_SECONDS)
+        verdicts = holdings.verdicts(connection, outcomes, within=WRITE_SECONDS)
         stale = [outcome for outcome in outcomes if verdicts[outcome.token] is Verdict.STALE]
-        now = claims.present_claims(connection, stale, within=WRITE_SECONDS) if stale else {}
+        now = holdings.present_claims(connection, stale, within=WRITE_SECONDS) if stale else {}
         by_child = []
         for outcome in outcomes:
             if verdicts[outcome.token] is Verdict.STALE:

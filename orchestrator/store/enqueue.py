@@ -99,27 +99,23 @@ def _enqueue_keyed(run: Run, batch: Sequence[NewTask]) -> list[str]:
     return ids
 
 
-# Ids and ages are made first, in the order of the tasks: so they can be returned, and will be claimed, in that order.
+# The defaults (ids and ages) are computed row by row above the sort: so the tasks are returned, and will be claimed, in
+# the order in which they were given.
 _INSERT_PLAIN = """
-WITH new AS MATERIALIZED (
-    SELECT orchestrator_new_id() AS id, clock_timestamp() AS created_at, n.*
-    FROM unnest(%(types)s::text[], %(payloads)s::jsonb[], %(priorities)s::integer[], %(delays)s::double precision[],
-                %(run_ats)s::timestamptz[], %(keys)s::text[], %(max_retries)s::integer[],
-                %(timeouts)s::double precision[])
-        WITH ORDINALITY AS n (type, payload, priority, delay, run_at, key, max_retries, timeout_seconds, position)
-), inserted AS (
-    INSERT INTO tasks (id, created_at, type, payload, priority, next_retry_at, max_retries, timeout_seconds)
-    SELECT id, created_at, type, payload, coalesce(priority, 0),
-        CASE WHEN delay > 0 THEN clock_timestamp() + delay * interval '1 second'
-             WHEN run_at > clock_timestamp() THEN run_at END,
-        max_retries, timeout_seconds
-    FROM new ORDER BY position
-)
-SELECT id::text AS id FROM new ORDER BY position
+INSERT INTO tasks (type, payload, priority, next_retry_at, max_retries, timeout_seconds)
+SELECT type, payload, coalesce(priority, 0),
+    CASE WHEN delay > 0 THEN clock_timestamp() + delay * interval '1 second'
+         WHEN run_at > clock_timestamp() THEN run_at END,
+    max_retries, timeout_seconds
+FROM unnest(%(types)s::text[], %(payloads)s::jsonb[], %(priorities)s::integer[], %(delays)s::double precision[],
+            %(run_ats)s::timestamptz[], %(keys)s::text[], %(max_retries)s::integer[], %(timeouts)s::double precision[])
+    WITH ORDINALITY AS n (type, payload, priority, delay, run_at, key, max_retries, timeout_seconds, position)
+ORDER BY position
+RETURNING id::text AS id
 """
 
-# A key that is there is looked up one by one (a join might read the whole table). NULL: committed by somebody else
-# since this statement's snapshot.
+# Ids and ages are made first, in the order of the tasks. A key that is there is looked up one by one (a join might read
+# the whole table). NULL: committed by somebody else since this statement's snapshot.
 _INSERT_KEYED = """
 WITH new AS MATERIALIZED (
     SELECT orchestrator_new_id() AS id, clock_timestamp() AS created_at, n.*

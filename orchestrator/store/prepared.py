@@ -56,16 +56,23 @@ def prepared(name: str, sql: str, types: Mapping[str, str]) -> Prepared:
 
 
 def execute_prepared(
-    connection: Connection, statement: Prepared, params: Mapping[str, Any], *, within: float, lock_within: float
+    connection: Connection,
+    statement: Prepared,
+    params: Mapping[str, Any],
+    *,
+    within: float,
+    lock_within: float,
+    is_durable: bool = True,
 ) -> list[tuple[Any, ...]]:
-    """As `Connection.execute`, on the plan that the session keeps.
+    """As `Connection.execute`, on the plan that the session keeps. Not `is_durable`: its commit awaits no disk.
 
     Behind a pooler any call may meet a session that has not got the statement, or has it from another client. After
     some of these in a row it is sent as it is.
     """
+    settings = _PLANNING if is_durable else _PLANNING + "SET LOCAL synchronous_commit=off;"
     for _ in range(_TRIES):
         is_known = statement.name in connection.prepared
-        sql = _PLANNING + ("" if is_known else statement.definition) + statement.call
+        sql = settings + ("" if is_known else statement.definition) + statement.call
         try:
             rows = connection.execute(sql, params, within=within, lock_within=lock_within)
         except StatementRefused as refusal:

@@ -8,7 +8,7 @@ from importlib.resources import files
 from orchestrator.errors import SchemaError, StatementRefused
 from orchestrator.store.connection import Connection
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _ADVISORY_LOCK = 0x7461736B6F726368  # "taskorch"
 _LOCK_SECONDS = 5.0

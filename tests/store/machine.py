@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, precondition, rule
 
 from orchestrator.model import Claim, ClaimRef, Outcome, Start, TaskStatus, Verdict
-from orchestrator.store import claims, leadership, upkeep, workers
+from orchestrator.store import claims, holdings, leadership, upkeep, workers
 from orchestrator.store.connection import Connection
 from tests.store.rows import PROCESS
 
@@ -204,7 +204,7 @@ class Machine(RuleBasedStateMachine):
         assert batch.accepted == task.is_owned_by(claim.token)
         if not batch.accepted:
             verdict = Verdict.REPEATED if task.ended_token == claim.token else Verdict.STALE
-            assert claims.verdicts(self.connection, [outcome], within=WITHIN) == {claim.token: verdict}
+            assert holdings.verdicts(self.connection, [outcome], within=WITHIN) == {claim.token: verdict}
             return
         task.attempts, task.ended_token = claim.attempt, claim.token
         task.status = status.value

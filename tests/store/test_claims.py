@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.errors import StatementRefused
 from orchestrator.model import MAX_PAYLOAD_BYTES, OwnedClaim, Start, TaskStatus, Verdict
-from orchestrator.store import claims
+from orchestrator.store import claims, holdings
 from orchestrator.store.connection import Connection
 from tests.store.rows import (
     add_task,
@@ -196,7 +196,7 @@ def test_an_outcome_of_a_claim_that_has_passed_on_changes_nothing_and_is_stale(c
     late = ending(first, TaskStatus.FAILED, error="from the past")
     batch = finish(connection, [late])
     assert (batch.accepted, batch.unaccepted) == (0, (late,))
-    assert claims.verdicts(connection, batch.unaccepted, within=5.0) == {first.token: Verdict.STALE}
+    assert holdings.verdicts(connection, batch.unaccepted, within=5.0) == {first.token: Verdict.STALE}
     assert values(connection, "status::text, claim_token, last_error", task_id) == ("claimed", second.token, None)
 
 
@@ -212,7 +212,7 @@ def test_an_outcome_whose_reply_was_lost_is_repeated_and_not_stale(connection: C
     before = values(connection, "status::text, updated_at, next_retry_at, completed_at", task_id)
     batch = finish(connection, [outcome])
     assert batch.unaccepted == (outcome,)
-    assert claims.verdicts(connection, batch.unaccepted, within=5.0) == {taken.token: Verdict.REPEATED}
+    assert holdings.verdicts(connection, batch.unaccepted, within=5.0) == {taken.token: Verdict.REPEATED}
     assert values(connection, "status::text, updated_at, next_retry_at, completed_at", task_id) == before
 
 
@@ -222,7 +222,7 @@ def test_a_repeated_retry_is_recognised_even_while_the_next_attempt_runs(connect
     (first,) = claim(connection)
     finish(connection, [ending(first, TaskStatus.PENDING)])
     (second,) = claim(connection)
-    assert claims.verdicts(connection, [ending(first)], within=5.0) == {first.token: Verdict.REPEATED}
+    assert holdings.verdicts(connection, [ending(first)], within=5.0) == {first.token: Verdict.REPEATED}
     assert finish(connection, [ending(second)]).accepted == 1
 
 
@@ -241,7 +241,7 @@ def test_an_operators_retry_makes_the_execution_that_goes_on_stale(connection: C
     (taken,) = claim(connection)
     connection.execute("UPDATE tasks SET status = 'pending', attempts = 0, next_retry_at = NULL", within=5.0)
     assert finish(connection, [ending(taken)]).accepted == 0
-    assert claims.verdicts(connection, [ending(taken)], within=5.0) == {taken.token: Verdict.STALE}
+    assert holdings.verdicts(connection, [ending(taken)], within=5.0) == {taken.token: Verdict.STALE}
     (again,) = claim(connection)
     assert (again.task_id, again.attempt) == (task_id, 1)
     assert again.token != taken.token
@@ -253,7 +253,7 @@ def test_the_outcome_of_a_deleted_task_is_stale(connection: Connection) -> None:
     (taken,) = claim(connection)
     connection.execute("DELETE FROM tasks", within=5.0)
     batch = finish(connection, [ending(taken)])
-    assert claims.verdicts(connection, batch.unaccepted, within=5.0) == {taken.token: Verdict.STALE}
+    assert holdings.verdicts(connection, batch.unaccepted, within=5.0) == {taken.token: Verdict.STALE}
 
 
 def test_an_outcome_that_the_database_refuses_changes_nothing(connection: Connection) -> None:
@@ -379,7 +379,7 @@ def test_an_outcome_after_release_is_stale(connection: Connection) -> None:
     (taken,) = claim(connection)
     claims.release(connection, [reference(taken)], within=5.0)
     batch = finish(connection, [ending(taken)])
-    assert claims.verdicts(connection, batch.unaccepted, within=5.0) == {taken.token: Verdict.STALE}
+    assert holdings.verdicts(connection, batch.unaccepted, within=5.0) == {taken.token: Verdict.STALE}
 
 
 def test_owned_tells_what_a_lost_reply_has_claimed(connection: Connection, other: Connection) -> None:
@@ -390,12 +390,12 @@ def test_owned_tells_what_a_lost_reply_has_claimed(connection: Connection, other
     (second,) = claim(connection, slot=1)
     claim(connection, worker_id="x", slot=0)
     claims.mark_running(connection, [Start(second.task_id, second.token, 1, time.monotonic())], within=5.0)
-    assert claims.owned(other, "w", 0, within=5.0) == [OwnedClaim(first.task_id, first.token, 0)]
-    assert set(claims.owned(other, "w", None, within=5.0)) == {
+    assert holdings.owned(other, "w", 0, within=5.0) == [OwnedClaim(first.task_id, first.token, 0)]
+    assert set(holdings.owned(other, "w", None, within=5.0)) == {
         OwnedClaim(first.task_id, first.token, 0),
         OwnedClaim(second.task_id, second.token, 1),
     }
-    assert claims.owned(other, "w", 7, within=5.0) == []
+    assert holdings.owned(other, "w", 7, within=5.0) == []
     finish(connection, [ending(first)])
     claims.release(connection, [reference(second)], within=5.0)
-    assert claims.owned(other, "w", None, within=5.0) == []
+    assert holdings.owned(other, "w", None, within=5.0) == []

@@ -3,7 +3,7 @@
 import pytest
 
 from orchestrator.model import TaskStatus
-from orchestrator.store import claims, workers
+from orchestrator.store import holdings, workers
 from orchestrator.store.connection import Connection
 from tests.store.rows import add_task, add_worker, claim, ending, finish, value, values
 
@@ -145,7 +145,7 @@ def test_a_manual_retry_of_a_running_task_fences_the_execution_that_goes_on(conn
     (taken,) = claim(connection)
     connection.execute(RETRY_ONE.replace("task-uuid-here", task_id), within=5.0)
     assert finish(connection, [ending(taken)]).accepted == 0
-    assert claims.owned(connection, "w", None, within=5.0) == []
+    assert holdings.owned(connection, "w", None, within=5.0) == []
 
 
 def test_the_claimable_index_that_the_guide_names_exists(connection: Connection) -> None:

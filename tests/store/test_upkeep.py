@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.errors import StatementRefused
 from orchestrator.model import DEFAULT_MAX_RETRIES, Recovered, Start, TaskStatus, TaskType, Verdict
-from orchestrator.store import claims, types, upkeep, workers
+from orchestrator.store import claims, holdings, types, upkeep, workers
 from orchestrator.store.connection import Connection
 from tests.store.rows import (
     add_task,
@@ -141,7 +141,7 @@ def test_the_outcome_of_a_recovered_task_is_stale(connection: Connection, term: 
     recover(connection, term)
     batch = finish(connection, [ending(taken)])
     assert batch.accepted == 0
-    assert claims.verdicts(connection, batch.unaccepted, within=5.0) == {taken.token: Verdict.STALE}
+    assert holdings.verdicts(connection, batch.unaccepted, within=5.0) == {taken.token: Verdict.STALE}
 
 
 def test_a_recovered_task_goes_on_with_its_next_attempt(connection: Connection, term: int) -> None:

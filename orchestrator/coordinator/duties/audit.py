@@ -5,7 +5,7 @@ It finds ghost claims: committed by a claim whose reply was lost, known to nobod
 
 from orchestrator.coordinator.standing import Standing
 from orchestrator.mailbox import Audited, Mailbox, Report
-from orchestrator.store import claims
+from orchestrator.store import holdings
 from orchestrator.store.connection import Connection
 
 AUDIT_SECONDS = 5.0
@@ -36,7 +36,7 @@ class Audit:
         stirs = self._standing.stirs
         if stirs != self._seen:
             self._seen, self._empty = stirs, 0
-        owned = claims.owned(connection, self._standing.worker_id or "", None, within=AUDIT_SECONDS)
+        owned = holdings.owned(connection, self._standing.worker_id or "", None, within=AUDIT_SECONDS)
         self._empty = 0 if owned else self._empty + 1
         self._reports.post(Audited(None, tuple(owned)))
         return None

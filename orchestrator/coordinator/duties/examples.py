@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from orchestrator.coordinator.standing import Standing
@@ -47,7 +46,7 @@ class Examples:
         if self._prefix is None:
             self._prefix = self._standing.worker_id
         keyed = [
-            replace(task, idempotency_key=task.idempotency_key or f"example:{self._prefix}:{number}")
+            task._replace(idempotency_key=task.idempotency_key or f"example:{self._prefix}:{number}")
             for number, task in enumerate(self._tasks)
         ]
         enqueue.enqueue_many_with(run, keyed)
