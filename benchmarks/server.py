@@ -2,6 +2,7 @@
 
 import glob
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,12 +104,12 @@ class Server:
         return Counts(*self.rows(query)[0])
 
     def may_create_databases(self) -> bool:
-        return bool(self.rows("SELECT FROM pg_roles WHERE rolname = current_user AND (rolsuper OR rolcreatedb)"))
+        return bool(self.rows("SELECT 1 FROM pg_roles WHERE rolname = current_user AND (rolsuper OR rolcreatedb)"))
 
     @contextmanager
-    def database(self, name: str) -> Iterator[str]:
+    def database(self) -> Iterator[str]:
         """The URL of another database on this server, new and empty; it is gone at the end."""
-        self.rows(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        name = f"benchmarks_{secrets.token_hex(4)}"
         self.rows(f"CREATE DATABASE {name}")
         try:
             yield _url({**psycopg2.extensions.parse_dsn(self.url), "dbname": name})

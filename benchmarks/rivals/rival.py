@@ -53,63 +53,81 @@ class Rival:
     def drain(self, server: Server, tasks: int) -> float:
         """Tasks a second: so many no-ops, from the first handler to the last."""
         with TemporaryDirectory(prefix="orchestrator-bench-") as folder:
-            stamps = Path(folder)
-            ran = self._drained_redis(stamps, tasks) if self.needs_redis else self._drained(server, stamps, tasks)
-        if ran.count < tasks:
-            raise SystemExit(f"{self.name} ran {ran.count} of {tasks} tasks")
-        return tasks / (ran.last - ran.first)
+            run = _Run(self, Path(folder))
+            drained = run.drain_redis(tasks) if self.needs_redis else run.drain_database(server, tasks)
+            if drained.count < tasks:
+                raise SystemExit(f"{self.name} ran {drained.count} of {tasks} tasks:\n{run.log.read_text()[-2000:]}")
+        return tasks / (drained.last - drained.first)
 
-    def _drained(self, server: Server, stamps: Path, tasks: int) -> Stamps:
-        with server.database(f"bench_{self.name}") as url:
-            self._run([self.program, "fill", url, str(tasks)])
+
+class _Run:
+    """One, in a folder of its own, which has the stamps and what the programs say."""
+
+    def __init__(self, rival: Rival, folder: Path) -> None:
+        self._rival = rival
+        self._stamps = folder / "stamps"
+        self._stamps.mkdir()
+        self.log = folder / "log"
+
+    def drain_database(self, server: Server, tasks: int) -> Stamps:
+        rival = self._rival
+        with server.database() as url:
+            self._fill(url, tasks)
             server.rows("VACUUM ANALYZE", url=url)
             server.rows("CHECKPOINT")
-            workers = [self._start([self.program, "work", url], stamps) for _ in range(self.processes)]
+            workers = [self._start([rival.program, "work", url]) for _ in range(rival.processes)]
             with _ended(workers):
                 for process in workers:
                     process.wait(LONGEST_SECONDS)
-        return read(stamps)
+        return read(self._stamps)
 
-    def _drained_redis(self, stamps: Path, tasks: int) -> Stamps:
+    def drain_redis(self, tasks: int) -> Stamps:
+        rival = self._rival
+        command = ["dramatiq", rival.program, "--processes", str(rival.processes), "--threads", str(rival.threads)]
         with redis.redis() as url:
-            self._run([self.program, "fill", url, str(tasks)])
-            command = ["dramatiq", self.program, "--processes", str(self.processes), "--threads", str(self.threads)]
-            with _ended([self._start(command, stamps, BENCH_REDIS_URL=url, dramatiq_queue_prefetch="200")]):
+            self._fill(url, tasks)
+            with _ended([self._start(command, BENCH_REDIS_URL=url, dramatiq_queue_prefetch=str(PREFETCH))]) as (
+                worker,
+            ):
                 deadline = time.monotonic() + LONGEST_SECONDS
-                while read(stamps).count < tasks and time.monotonic() < deadline:
+                while read(self._stamps).count < tasks and worker.poll() is None and time.monotonic() < deadline:
                     time.sleep(0.1)
-        return read(stamps)
+        return read(self._stamps)
 
-    def _run(self, module: Sequence[str]) -> None:
-        self._check(self._start(module, Path(os.devnull)))
+    def _fill(self, url: str, tasks: int) -> None:
+        if self._start([self._rival.program, "fill", url, str(tasks)]).wait(LONGEST_SECONDS) != 0:
+            raise SystemExit(f"{self._rival.name} cannot be given tasks:\n{self.log.read_text()[-2000:]}")
 
-    def _start(self, module: Sequence[str], stamps: Path, **variables: str) -> subprocess.Popen[str]:
-        environ = {**os.environ, "PYTHONPATH": str(ROOT), FOLDER: str(stamps), **variables}
-        return subprocess.Popen(
-            [sys.executable, "-m", *module], env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
-
-    def _check(self, process: subprocess.Popen[str]) -> None:
-        _, error = process.communicate(timeout=LONGEST_SECONDS)
-        if process.returncode != 0:
-            raise SystemExit(f"{self.name} failed: {error.strip()}")
+    def _start(self, module: Sequence[str], **variables: str) -> subprocess.Popen[bytes]:
+        environ = {**os.environ, "PYTHONPATH": str(ROOT), FOLDER: str(self._stamps), **variables}
+        with self.log.open("a") as log:
+            return subprocess.Popen([sys.executable, "-m", *module], env=environ, stdout=log, stderr=log)
 
 
 @contextmanager
-def _ended(processes: Sequence[subprocess.Popen[str]]) -> Iterator[None]:
+def _ended(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[Sequence[subprocess.Popen[bytes]]]:
     """At the end they are gone."""
     try:
-        yield
+        yield processes
     finally:
         for process in processes:
             process.terminate()
         for process in processes:
-            process.communicate()
+            process.wait()
 
+
+PREFETCH = 200
+"""Messages that a process of dramatiq fetches at once; two a thread, its default, halve what it does with no-ops."""
 
 RIVALS = (
     Rival("pgqueuer", "2 processes, batches of 100", 0.5, processes=2),
     Rival("procrastinate", "4 processes, concurrency 20", 0.02, processes=4),
-    # it fetches two messages a thread by default, which halves what it does with no-ops
-    Rival("dramatiq", "Redis, 2 processes of 8 threads, prefetch 200", 0.16, processes=2, threads=8, needs_redis=True),
+    Rival(
+        "dramatiq",
+        f"Redis, 2 processes of 8 threads, prefetch {PREFETCH}",
+        0.16,
+        processes=2,
+        threads=8,
+        needs_redis=True,
+    ),
 )
