@@ -17,12 +17,12 @@ ROOT = Path(__file__).parents[2]
 QUICK = ("enqueue", "idle", "latency")  # besides drain; the slow test tries all
 
 
-def bench(*arguments: object, module: str = "benchmarks", database_url: str = "") -> subprocess.CompletedProcess[str]:
+def bench(*arguments: object, module: str = "benchmarks", **variables: str) -> subprocess.CompletedProcess[str]:
     environ = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     return subprocess.run(
         [sys.executable, "-m", module, *map(str, arguments)],
         cwd=ROOT,
-        env=environ | ({"BENCH_DATABASE_URL": database_url} if database_url else {}),
+        env=environ | variables,
         capture_output=True,
         text=True,
         timeout=300,
@@ -38,7 +38,7 @@ def lines_of(folder: Path) -> list[Line]:
 @pytest.mark.parametrize("name", QUICK)
 def test_a_tiny_run_finds_figures(name: str, tmp_path: Path, database_url: str) -> None:
     arguments = (name, "--rounds", 1, "--size", 0.002, "--no-plot", "--results", tmp_path)
-    result = bench(*arguments, database_url=database_url)
+    result = bench(*arguments, BENCH_DATABASE_URL=database_url)
 
     assert result.returncode == 0, result.stderr
     lines = lines_of(tmp_path)
@@ -48,21 +48,21 @@ def test_a_tiny_run_finds_figures(name: str, tmp_path: Path, database_url: str) 
 
 @pytest.mark.slow
 def test_a_small_run_of_everything_on_a_server_of_its_own_has_a_line_for_each_bar(tmp_path: Path) -> None:
-    result = bench("--rounds", 1, "--size", 0.01, "--results", tmp_path)
+    result = bench("--rounds", 1, "--size", 0.01, "--results", tmp_path / "results", MPLCONFIGDIR=str(tmp_path))
 
     assert result.returncode == 0, result.stderr
-    lines = lines_of(tmp_path)
+    lines = lines_of(tmp_path / "results")
     assert len([line for line in lines if line.bar is not None]) == 22
     assert all(line.ours is not None or line.note for line in lines)
     assert {rival.name for rival in RIVALS} <= {line.beside.split()[0] for line in lines if line.beside}
-    (picture,) = tmp_path.glob("*.svg")
+    (picture,) = (tmp_path / "results").glob("*.svg")
     assert "not measured" not in picture.read_text()
 
 
 def test_a_missed_bar_is_an_error_if_it_is_asked_for(tmp_path: Path, database_url: str) -> None:
     # so few tasks are done before the pool is at full speed
     arguments = ("drain", "--rounds", 1, "--size", 0.001, "--check", "--no-plot", "--results", tmp_path)
-    result = bench(*arguments, database_url=database_url)
+    result = bench(*arguments, BENCH_DATABASE_URL=database_url)
 
     assert result.returncode == 1
     assert "MISSED" in result.stdout
@@ -90,7 +90,7 @@ def test_a_file_of_results_gives_its_table(tmp_path: Path) -> None:
 
 def test_a_database_with_tasks_in_it_is_refused(database_url: str) -> None:
     Client(database_url).enqueue("noop")
-    result = bench("idle", database_url=database_url)
+    result = bench("idle", BENCH_DATABASE_URL=database_url)
 
     assert result.returncode == 1
     assert "the database has tasks in it" in result.stderr
