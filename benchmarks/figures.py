@@ -89,13 +89,11 @@ def paired(
 
 
 def take_turns(rounds: int, runs: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """All of them in each round; who is first changes from round to round, so that a drift of the machine favours
+    """All of them in each round, forth and back: neighbours stay neighbours, and a drift of the machine favours
     nobody."""
     found: dict[str, list[float]] = {name: [] for name in runs}
-    names = list(runs)
     for index in range(rounds):
-        first = index % len(names)
-        for name in names[first:] + names[:first]:
+        for name in reversed(runs) if index % 2 else runs:
             figure = runs[name]()
             found[name].append(figure)
             tell(f"round {index + 1} of {rounds}, {name}: {short(figure)}")

@@ -14,11 +14,9 @@ FEWEST = 100
 
 def measure_rivals(server: Server, tasks: int, rounds: int) -> Iterator[Line]:
     missing = {rival.name: rival.missing(server) for rival in RIVALS}
-    runs: dict[str, Callable[[], float]] = {
-        rival.name: _drain(server, rival, tasks) for rival in RIVALS if missing[rival.name] is None
-    }
-    if runs:
-        runs["ours"] = lambda: drained(server, tasks)
+    present = [rival for rival in RIVALS if missing[rival.name] is None]
+    runs: dict[str, Callable[[], float]] = {"ours": lambda: drained(server, tasks)} if present else {}
+    runs |= {rival.name: _drain(server, rival, tasks) for rival in present}
     found = take_turns(rounds, runs)
     name = f"drain {tasks:,} no-ops, pool of {CHILDREN}"
     for rival in RIVALS:

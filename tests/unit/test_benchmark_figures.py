@@ -32,13 +32,13 @@ def test_what_was_not_measured_is_neither_reached_nor_missed_and_says_why() -> N
     assert report.sentence(line) == "drain, beside pgqueuer: pgqueuer is not installed"
 
 
-def test_each_is_first_in_turn() -> None:
+def test_the_turns_go_forth_and_back() -> None:
     order: list[str] = []
     runs = {name: lambda name=name: order.append(name) or 1.0 for name in ("ours", "pgbench", "rival")}
 
     found = take_turns(3, runs)
 
-    assert order == ["ours", "pgbench", "rival", "pgbench", "rival", "ours", "rival", "ours", "pgbench"]
+    assert order == ["ours", "pgbench", "rival", "rival", "pgbench", "ours", "ours", "pgbench", "rival"]
     assert found == {"ours": [1.0] * 3, "pgbench": [1.0] * 3, "rival": [1.0] * 3}
 
 
