@@ -47,7 +47,7 @@ chaos: $(TEST)  ## random harm for SECONDS=60, checked; SEED=7 and PROFILE=mixed
 	@CHAOS_SECONDS='$(SECONDS)' CHAOS_SEED='$(SEED)' CHAOS_PROFILE='$(PROFILE)' \
 		$(PYTEST) -s -q -o faulthandler_timeout=0 tests/chaos/as_asked.py $(ARGS)
 
-bench: $(BENCH)  ## how fast it is here, beside PostgreSQL alone; ARGS="drain --rounds 5", BENCH_DATABASE_URL
+bench: $(BENCH)  ## how fast it is here, beside PostgreSQL alone and others; ARGS="drain --rounds 5", BENCH_DATABASE_URL
 	@.venv/bin/python -m benchmarks $(ARGS)
 
 lint: $(LINT)  ## style, types and import contracts
@@ -85,4 +85,6 @@ $(BENCH): EXTRAS := dev-postgres,bench
 $(RUN) $(TEST) $(LINT) $(BENCH): .venv/bin/python setup.cfg setup.py
 	@echo "installing task-orchestrator[$(EXTRAS)] into .venv"
 	@$(PIP) install --use-pep517 --editable '.[$(EXTRAS)]'
+	@[ $@ != $(BENCH) ] || $(PIP) install --use-pep517 --editable '.[rivals]' || \
+		echo "the rivals cannot be installed: they will not be measured" >&2
 	@touch $@

@@ -1,160 +1,77 @@
-"""A queue that is emptied: ours beside pgbench, which does the same to the same table in batches of 100."""
+"""A queue that is emptied: ours beside PostgreSQL alone, that is pgbench with the same work on the same table."""
 
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from benchmarks import pgbench
-from benchmarks.figures import Line, Spread, interleave, paired
+from benchmarks.figures import Line, Spread, interleave, paired, take_turns
+from benchmarks.queue import CHILDREN, drain, drained, fill, paused_worker, rate
 from benchmarks.server import Server
-from benchmarks.worker import worker
 
-CHILDREN = 10
-LONGEST_SECONDS = 600.0
-
-
-def fill(server: Server, count: int, type_name: str = "noop", payload: str = '{"n": 1}') -> None:
-    server.rows(
-        "INSERT INTO tasks (type, payload) SELECT %s, %s::jsonb FROM generate_series(1, %s)", type_name, payload, count
-    )
-    server.rows("CHECKPOINT")
-
-
-def wait_empty(server: Server) -> None:
-    """Until no task is left; asks rarely, since the answer costs the server something too."""
-    connection = server.connect()
-    deadline = time.monotonic() + LONGEST_SECONDS
-    try:
-        with connection.cursor() as cursor:
-            while time.monotonic() < deadline:
-                cursor.execute("SELECT FROM tasks WHERE status IN ('pending', 'claimed', 'running') LIMIT 1")
-                if cursor.rowcount == 0:
-                    return
-                time.sleep(0.2)
-    finally:
-        connection.close()
-    raise SystemExit("the queue did not get empty")
-
-
-def rate(server: Server, count: int) -> float:
-    """Tasks a second, by the table: from the first claim to the commit of the last end."""
-    ((seconds, ended),) = server.rows(
-        "SELECT extract(epoch FROM max(updated_at) - min(claimed_at))::float8, count(*) FROM tasks"
-        " WHERE status = 'completed'"
-    )
-    if ended != count:
-        raise SystemExit(f"{ended} of {count} tasks were completed")
-    return count / float(seconds)
+BATCHES = {100: 1.0, 20: 0.5, 1: 0.2}
+"""Of pgbench, and the share of the tasks that each is given: one at a time it takes long enough with fewer."""
 
 
 def measure(server: Server, tasks: int, rounds: int) -> Iterator[Line]:
+    """In turns: ours, and pgbench in batches of 100, 20 and 1."""
     python_costs: list[float] = []
     server_costs: list[float] = []
 
     def ours() -> float:
-        server.empty()
-        with worker(server, CHILDREN) as daemon:
-            daemon.toggle_pause()
+        with paused_worker(server) as daemon:
             fill(server, tasks)
             python_before, server_before = daemon.cpu_seconds(), server.cpu_seconds()
-            daemon.toggle_pause()
-            wait_empty(server)
+            drain(server, daemon, tasks)
             python_costs.append((daemon.cpu_seconds() - python_before) / tasks * 1e6)
             after = server.cpu_seconds()
-            if server_before is not None and after is not None:
-                server_costs.append((after - server_before) / tasks * 1e6)
+        if server_before is not None and after is not None:
+            server_costs.append((after - server_before) / tasks * 1e6)
         return rate(server, tasks)
 
-    def theirs() -> float:
-        server.empty()
-        fill(server, tasks)
-        return rate(server, pgbench.drain(server, 100, tasks))
+    runs: dict[str, Callable[[], float]] = {"ours": ours}
+    if server.pgbench is not None:
+        runs |= {f"pgbench {batch}": _pgbench(server, batch, int(tasks * share)) for batch, share in BATCHES.items()}
+    found = take_turns(rounds, runs)
 
     name = f"drain {tasks:,} no-ops, pool of {CHILDREN}"
-    if server.pgbench is None:
-        yield Line(name, "tasks/s", Spread.of([ours() for _ in range(rounds)]))
-    else:
-        pairs = interleave(rounds, ours, theirs)
-        yield paired(name, "tasks/s", pairs, beside="pgbench, batches of 100", bar=0.5)
-        yield Line(f"{name}: the bar in tasks/s", "tasks/s", Spread.of([each for each, _ in pairs]), bar=40_000)
-    yield Line("Python's CPU for a no-op", "us/task", Spread.of(python_costs))
-    if server_costs:
-        both = [python + postgres for python, postgres in zip(python_costs, server_costs, strict=True)]
-        yield Line("PostgreSQL's CPU for a no-op", "us/task", Spread.of(server_costs))
-        yield Line("CPU for a no-op, together", "us/task", Spread.of(both), bar=50, is_upper_bar=True)
+    yield Line(name, "tasks/s", Spread.of(found["ours"]), bar=40_000)
+    yield from _beside_pgbench(name, found)
+    yield from _cpu(python_costs, server_costs)
+
+
+def _pgbench(server: Server, batch: int, tasks: int) -> Callable[[], float]:
+    def run() -> float:
+        server.empty()
+        fill(server, tasks)
+        return rate(server, pgbench.drain(server, batch, tasks))
+
+    return run
+
+
+def _beside_pgbench(name: str, found: dict[str, list[float]]) -> Iterator[Line]:
+    for batch in BATCHES:
+        beside = "pgbench, one at a time" if batch == 1 else f"pgbench, batches of {batch}"
+        bar, note = (0.5, "the goal beyond the bar: 0.75") if batch == 100 else (None, "")
+        if f"pgbench {batch}" in found:
+            pairs = list(zip(found["ours"], found[f"pgbench {batch}"], strict=True))
+            yield paired(name, "tasks/s", pairs, beside=beside, bar=bar, note=note)
+        else:
+            yield Line(name, "tasks/s", None, beside=beside, bar=bar, note="there is no pgbench here")
+
+
+def _cpu(python_costs: list[float], server_costs: list[float]) -> Iterator[Line]:
+    yield Line("CPU for a no-op: Python", "us/task", Spread.of(python_costs))
+    if not server_costs:
+        yield Line(
+            "CPU for a no-op, together", "us/task", None, bar=50, is_upper_bar=True, note="PostgreSQL is elsewhere"
+        )
+        return
+    both = [python + postgres for python, postgres in zip(python_costs, server_costs, strict=True)]
+    yield Line("CPU for a no-op: PostgreSQL", "us/task", Spread.of(server_costs))
+    yield Line("CPU for a no-op, together", "us/task", Spread.of(both), bar=50, is_upper_bar=True)
 
 
 def measure_payloads(server: Server, tasks: int, rounds: int) -> Iterator[Line]:
     """1 KB in and out, beside the tiny ones."""
-
-    def drained(payload: str) -> float:
-        server.empty()
-        with worker(server, CHILDREN) as daemon:
-            daemon.toggle_pause()
-            fill(server, tasks, "echo", payload)
-            daemon.toggle_pause()
-            wait_empty(server)
-        return rate(server, tasks)
-
     large = '{"text": "' + "x7Q-" * 250 + '"}'
-    pairs = interleave(rounds, lambda: drained(large), lambda: drained('{"n": 1}'))
+    pairs = interleave(rounds, lambda: drained(server, tasks, "echo", large), lambda: drained(server, tasks, "echo"))
     yield paired(f"{tasks:,} payloads and results of 1 KB", "tasks/s", pairs, beside="the same with 8 bytes", bar=0.7)
-
-
-def measure_scheduled(server: Server, tasks: int, rounds: int, scheduled: int) -> Iterator[Line]:
-    """The same while so many of higher priority are scheduled for the future."""
-
-    def drained(waiting: int) -> float:
-        server.empty()
-        server.rows(
-            "INSERT INTO tasks (type, priority, next_retry_at)"
-            " SELECT 'noop', 9, now() + interval '1 day' FROM generate_series(1, %s)",
-            waiting,
-        )
-        with worker(server, CHILDREN) as daemon:
-            daemon.toggle_pause()
-            fill(server, tasks)
-            daemon.toggle_pause()
-            _wait_completed(server, tasks)
-        return rate(server, tasks)
-
-    pairs = interleave(rounds, lambda: drained(scheduled), lambda: drained(0))
-    yield paired(
-        f"{tasks:,} no-ops, {scheduled:,} scheduled", "tasks/s", pairs, beside="the same with none scheduled", bar=0.9
-    )
-
-
-def measure_backlog(server: Server, backlog: int, first: int, rounds: int) -> Iterator[Line]:
-    """A long queue: its first part, and all of it, beside a queue of only the first part."""
-    firsts: list[tuple[float, float]] = []
-    wholes: list[tuple[float, float]] = []
-
-    def drained(count: int) -> None:
-        server.empty()
-        with worker(server, CHILDREN) as daemon:
-            daemon.toggle_pause()
-            fill(server, count)
-            daemon.toggle_pause()
-            wait_empty(server)
-
-    for _ in range(rounds):
-        drained(first)
-        short = rate(server, first)
-        drained(backlog)
-        ((seconds,),) = server.rows(
-            "SELECT extract(epoch FROM max(updated_at) - min(claimed_at))::float8 FROM"
-            " (SELECT updated_at, claimed_at FROM tasks ORDER BY updated_at LIMIT %s) AS t",
-            first,
-        )
-        firsts.append((first / seconds, short))
-        wholes.append((rate(server, backlog), short))
-    beside = f"{first:,} pending"
-    yield paired(f"the first {first:,} of {backlog:,}", "tasks/s", firsts, beside=beside, bar=0.9)
-    yield paired(f"all of {backlog:,}", "tasks/s", wholes, beside=beside, bar=0.6)
-
-
-def _wait_completed(server: Server, count: int) -> None:
-    deadline = time.monotonic() + LONGEST_SECONDS
-    while server.rows("SELECT count(*) FROM tasks WHERE status = 'completed'")[0][0] < count:
-        if time.monotonic() > deadline:
-            raise SystemExit("the queue did not get empty")
-        time.sleep(0.5)

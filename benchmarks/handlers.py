@@ -3,13 +3,12 @@
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from benchmarks.app import compute
-from benchmarks.drain import fill, rate, wait_empty
 from benchmarks.figures import Line, Spread, interleave, paired
+from benchmarks.queue import drained
 from benchmarks.server import Server
-from benchmarks.worker import worker
 
 BURN_SECONDS = 0.005
 NAP_SECONDS, NAPPERS = 0.005, 20
@@ -19,49 +18,40 @@ def measure(server: Server, seconds: float, rounds: int) -> Iterator[Line]:
     cores = os.cpu_count() or 1
     burns = int(seconds * cores / BURN_SECONDS)
     length = _rounds_of(BURN_SECONDS)
-
-    def burnt() -> float:
-        return _drained(server, cores, burns, "burn", f'{{"rounds": {length}}}')
-
-    def bare() -> float:
-        start = time.monotonic()
-        processes = [
-            multiprocessing.get_context("fork").Process(target=_burn, args=(burns // cores, length))
-            for _ in range(cores)
-        ]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join()
-        return burns // cores * cores / (time.monotonic() - start)
-
-    pairs = interleave(rounds, burnt, bare)
+    pairs = interleave(
+        rounds,
+        lambda: drained(server, burns, "burn", f'{{"rounds": {length}}}', children=cores),
+        lambda: _bare(cores, burns, lambda: compute(length)),
+    )
     yield paired("5 ms of computing", "tasks/s", pairs, beside=f"{cores} bare processes", bar=0.95)
 
     naps = int(seconds * NAPPERS / NAP_SECONDS)
-    rates = [_drained(server, NAPPERS, naps, "nap", f'{{"seconds": {NAP_SECONDS}}}') for _ in range(rounds)]
     most = NAPPERS / NAP_SECONDS
-    yield Line(
-        f"5 ms of sleep, {NAPPERS} children",
-        f"of {most:,.0f}/s",
-        Spread.of([each / most for each in rates]),
-        bar=0.9,
+    pairs = interleave(
+        rounds,
+        lambda: drained(server, naps, "nap", f'{{"seconds": {NAP_SECONDS}}}', children=NAPPERS),
+        lambda: _bare(NAPPERS, naps, lambda: time.sleep(NAP_SECONDS)),
     )
+    name = f"5 ms of sleep, {NAPPERS} children"
+    yield Line(name, f"of {most:,.0f}/s", Spread.of([ours / most for ours, _ in pairs]), bar=0.9)
+    yield paired(name, "tasks/s", pairs, beside=f"{NAPPERS} bare processes")
 
 
-def _drained(server: Server, children: int, count: int, type_name: str, payload: str) -> float:
-    server.empty()
-    with worker(server, children) as daemon:
-        daemon.toggle_pause()
-        fill(server, count, type_name, payload)
-        daemon.toggle_pause()
-        wait_empty(server)
-    return rate(server, count)
+def _bare(processes: int, count: int, work: Callable[[], object]) -> float:
+    """How often in a second so many processes do it that have nothing else to do."""
+    each = count // processes
+    start = time.monotonic()
+    running = [multiprocessing.get_context("fork").Process(target=_repeat, args=(each, work)) for _ in range(processes)]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join()
+    return each * processes / (time.monotonic() - start)
 
 
-def _burn(count: int, length: int) -> None:
+def _repeat(count: int, work: Callable[[], object]) -> None:
     for _ in range(count):
-        compute(length)
+        work()
 
 
 def _rounds_of(seconds: float) -> int:

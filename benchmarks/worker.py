@@ -17,6 +17,8 @@ from benchmarks.server import Server
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 30.0
+OURS, EXAMPLES = "benchmarks.app:app", None
+"""Apps: the handlers that are measured, or what is served without `--app`."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Worker:
 
 
 @contextmanager
-def worker(server: Server, pool_size: int, **variables: str) -> Iterator[Worker]:
+def worker(server: Server, pool_size: int, *, app: str | None = OURS, **variables: str) -> Iterator[Worker]:
     """A daemon with the settings it has by default, that is ready."""
     with TemporaryDirectory(prefix="orchestrator-bench-") as folder:
         log = Path(folder) / "log"
@@ -51,7 +53,7 @@ def worker(server: Server, pool_size: int, **variables: str) -> Iterator[Worker]
             "METRICS_HOST": "127.0.0.1",
             **variables,
         }
-        command = [sys.executable, "-m", "orchestrator", "start", "--app", "benchmarks.app:app"]
+        command = [sys.executable, "-m", "orchestrator", "start", *(["--app", app] if app else [])]
         with log.open("w") as file:
             process = subprocess.Popen(
                 [*command, "--pool-size", str(pool_size)], cwd=ROOT, env=environ, stdout=file, stderr=file
