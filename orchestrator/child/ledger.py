@@ -164,14 +164,17 @@ class Ledger:
     def _count(self, connection: Connection, outcomes: Sequence[Outcome], batch: Batch) -> None:
         """Metrics of what was accepted; a word about what was not.
 
-        Marked on the board just before they are counted: should we be killed before, the supervisor counts them.
+        Marked on the board just before they are counted: should we be killed before, the supervisor counts them; in the
+        few microseconds between, nobody does.
         """
         if not batch.unaccepted:
             tokens = {outcome.token for outcome in outcomes}
             written = [index for index, outcome in self._unwritten if outcome.token in tokens]
+            additions = self._metrics.additions(outcomes)
             if written:
                 self._board.outcome_written(written[-1])
-            self._metrics.ended(outcomes)
+            for add in additions:
+                add()
             return
         verdicts = holdings.verdicts(connection, batch.unaccepted, within=EXCHANGE_SECONDS)
         stale = [each for each in batch.unaccepted if verdicts[each.token] is Verdict.STALE]

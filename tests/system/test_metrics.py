@@ -218,9 +218,10 @@ def test_no_count_ever_goes_back_or_is_made_twice_while_children_and_forkservers
     attempts = queue.one("SELECT sum(attempts) FROM tasks")
     now = worker.metrics()
     print(f"seed {seed}: {killed} killed, {attempts} attempts")  # noqa: T201 pytest shows it if the test failed
-    # a count that a child was just about to make when it was killed is lost: one a kill at most
-    assert 6000 - killed <= (worker.metric("tasks_completed_total", type="good", status="success") or 0) <= 6000
-    assert attempts - killed <= (worker.metric("task_duration_seconds_count", type="good") or 0) <= attempts
+    # what a child was counting in the very microseconds in which it was killed is lost: a batch, and hardly ever
+    largest = 10 * 4
+    assert 6000 - largest <= (worker.metric("tasks_completed_total", type="good", status="success") or 0) <= 6000
+    assert attempts - largest <= (worker.metric("task_duration_seconds_count", type="good") or 0) <= attempts
     retries = sum(value for (name, _), value in now.items() if name == "task_retries_total")
     assert retries == attempts - 6000, "what the supervisor counts is exact"
     assert worker.metric("worker_child_restarts_total", reason="crash") == retries
