@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 from orchestrator.errors import EnqueueError
 from orchestrator.model import NewTask
+from orchestrator.store.connection import Connection
+from orchestrator.store.prepared import execute_prepared, prepared
 
 BATCH = 2000
 """Tasks per statement. Of an ordinary size they fit the socket's buffer, so that who sends them can go on meanwhile."""
@@ -63,18 +65,58 @@ def enqueue_with(run: Run, task: NewTask) -> str:
             %(delay)s::double precision * interval '1 second', %(run_at)s::timestamptz, %(key)s::text,
             %(max_retries)s::integer, %(timeout)s::double precision * interval '1 second')::text AS id
         """,
-        {
-            "type": task.type,
-            "payload": task.payload,
-            "priority": task.priority,
-            "delay": task.delay_seconds,
-            "run_at": task.run_at,
-            "key": task.idempotency_key,
-            "max_retries": task.max_retries,
-            "timeout": task.timeout_seconds,
-        },
+        {**_parameters(task), "key": task.idempotency_key},
     )
     return str(ids[0])
+
+
+def _parameters(task: NewTask) -> dict[str, Any]:
+    return {
+        "type": task.type,
+        "payload": task.payload,
+        "priority": task.priority,
+        "delay": task.delay_seconds,
+        "run_at": task.run_at,
+        "max_retries": task.max_retries,
+        "timeout": task.timeout_seconds,
+    }
+
+
+# What enqueue_task() does for a task without a key, less what was checked already: half of its time in the server.
+_INSERT_ONE = prepared(
+    "orchestrator_enqueue",
+    """
+INSERT INTO tasks (type, payload, priority, next_retry_at, max_retries, timeout_seconds)
+VALUES (%(type)s, %(payload)s, %(priority)s,
+    CASE WHEN %(delay)s > 0 THEN clock_timestamp() + %(delay)s * interval '1 second'
+         WHEN %(run_at)s > clock_timestamp() THEN %(run_at)s END,
+    %(max_retries)s, %(timeout)s)
+RETURNING id::text AS id
+""",
+    {
+        "type": "text",
+        "payload": "jsonb",
+        "priority": "integer",
+        "delay": "double precision",
+        "run_at": "timestamptz",
+        "max_retries": "integer",
+        "timeout": "double precision",
+    },
+)
+
+
+def enqueue_on(connection: Connection, task: NewTask, *, within: float) -> str:
+    """`enqueue` on a connection of our own, in a transaction of its own."""
+    if task.idempotency_key is not None:
+
+        def run(sql: str, params: Mapping[str, Any]) -> list[Any]:
+            return [row[0] for row in connection.execute(sql, params, within=within, lock_within=within)]
+
+        return enqueue_with(run, task)
+    rows = execute_prepared(
+        connection, _INSERT_ONE, _parameters(task), within=within, lock_within=within, has_choice=False
+    )
+    return str(rows[0][0])
 
 
 def enqueue_batch(run: Run, batch: Sequence[NewTask]) -> Sequence[str]:

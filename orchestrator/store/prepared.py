@@ -63,13 +63,17 @@ def execute_prepared(
     within: float,
     lock_within: float,
     is_durable: bool = True,
+    has_choice: bool = True,
 ) -> list[tuple[Any, ...]]:
-    """As `Connection.execute`, on the plan that the session keeps. Not `is_durable`: its commit awaits no disk.
+    """As `Connection.execute`, on the plan that the session keeps. Not `is_durable`: its commit awaits no disk. Not
+    `has_choice`: there is but one way to plan it.
 
     Behind a pooler any call may meet a session that has not got the statement, or has it from another client. After
     some of these in a row it is sent as it is.
     """
-    settings = _PLANNING if is_durable else _PLANNING + "SET LOCAL synchronous_commit=off;"
+    settings = _PLANNING if has_choice else ""
+    if not is_durable:
+        settings += "SET LOCAL synchronous_commit=off;"
     for _ in range(_TRIES):
         is_known = statement.name in connection.prepared
         sql = settings + ("" if is_known else statement.definition) + statement.call

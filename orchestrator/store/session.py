@@ -6,7 +6,7 @@ from typing import Any
 from orchestrator.errors import DatabaseUnavailable, StatementRefused
 from orchestrator.model import NewTask
 from orchestrator.store.connection import Connection
-from orchestrator.store.enqueue import enqueue_batch, enqueue_with
+from orchestrator.store.enqueue import enqueue_batch, enqueue_on
 
 
 class Session:
@@ -29,7 +29,7 @@ class Session:
     def enqueue(self, task: NewTask, *, within: float) -> str:
         """Adds one task; its id. A server that has hung up meanwhile is noticed before anything is sent."""
         self._connection.wait(0)
-        return enqueue_with(self._runner(within), task)
+        return enqueue_on(self._connection, task, within=within)
 
     def enqueue_many(self, batches: Iterable[Sequence[NewTask]], *, within: float) -> list[str]:
         """Adds tasks, all or none; their ids in the same order. `within` is for each batch.
@@ -55,7 +55,7 @@ class Session:
     def close(self) -> None:
         self._connection.close()
 
-    def _runner(self, within: float, meanwhile: Callable[[], None] | None = None) -> Any:
+    def _runner(self, within: float, meanwhile: Callable[[], None]) -> Any:
         def run(sql: str, params: Mapping[str, Any]) -> list[Any]:
             rows = self._connection.execute(sql, params, within=within, lock_within=within, meanwhile=meanwhile)
             return [row[0] for row in rows]

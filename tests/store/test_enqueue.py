@@ -163,7 +163,7 @@ def test_a_refused_task_stores_none_of_its_call_and_the_session_goes_on(
     with pytest.raises(StatementRefused):
         session.enqueue_many(batches, within=10.0)
     with pytest.raises(StatementRefused):
-        session.enqueue(NewTask("t", "[1]"), within=5.0)
+        session.enqueue(NewTask("t", '{"x": "\\u0000"}'), within=5.0)
     assert count(connection) == 0
     session.enqueue(NewTask("t", "{}"), within=5.0)
     assert count(connection) == 1
