@@ -6,11 +6,11 @@ ends a statement that its client has given up: a claim that commits later would 
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from orchestrator.model import MAX_PAYLOAD_BYTES, Claim, ClaimRef, Outcome, Start
+from orchestrator.store.arrays import texts, words
 from orchestrator.store.connection import Connection
 from orchestrator.store.prepared import execute_prepared, prepared
 
@@ -193,15 +193,15 @@ def finish_and_claim(
         connection,
         _FINISH_AND_CLAIM,
         {
-            "ids": array([o.task_id for o in outcomes]),
-            "tokens": array([str(o.token) for o in outcomes]),
-            "statuses": array([o.status for o in outcomes]),
-            "attempts": array([str(o.attempt) for o in outcomes]),
-            "started_ago": array([str(int((now - o.started_monotonic) * 1e6)) for o in outcomes]),
-            "ended_ago": array([str(int((now - o.ended_monotonic) * 1e6)) for o in outcomes]),
-            "delays": array([str(o.delay_seconds) for o in outcomes] if any(o.delay_seconds for o in outcomes) else ()),
-            "errors": [o.error for o in outcomes] if any(o.error is not None for o in outcomes) else [],
-            "results": [o.result for o in outcomes] if any(o.result is not None for o in outcomes) else [],
+            "ids": words([o.task_id for o in outcomes]),
+            "tokens": words([str(o.token) for o in outcomes]),
+            "statuses": words([o.status for o in outcomes]),
+            "attempts": words([str(o.attempt) for o in outcomes]),
+            "started_ago": words([str(int((now - o.started_monotonic) * 1e6)) for o in outcomes]),
+            "ended_ago": words([str(int((now - o.ended_monotonic) * 1e6)) for o in outcomes]),
+            "delays": words([str(o.delay_seconds) for o in outcomes] if any(o.delay_seconds for o in outcomes) else ()),
+            "errors": texts([o.error for o in outcomes]),
+            "results": texts([o.result for o in outcomes]),
             "count": len(outcomes),
             "worker_id": worker_id,
             "slot": slot,
@@ -257,10 +257,10 @@ def mark_running(connection: Connection, starts: Sequence[Start], *, within: flo
         SELECT count(*) FROM marked
         """,
         {
-            "ids": array(s.task_id for s in starts),
-            "tokens": array(str(s.token) for s in starts),
-            "attempts": array(str(s.attempt) for s in starts),
-            "started_ago": array(str(now - s.started_monotonic) for s in starts),
+            "ids": words(s.task_id for s in starts),
+            "tokens": words(str(s.token) for s in starts),
+            "attempts": words(str(s.attempt) for s in starts),
+            "started_ago": words(str(now - s.started_monotonic) for s in starts),
         },
         within=within,
         lock_within=within,
@@ -283,13 +283,8 @@ def release(connection: Connection, claims: Sequence[ClaimRef], *, within: float
         )
         SELECT count(*) FROM released
         """,
-        {"ids": array(c.task_id for c in claims), "tokens": array(str(c.token) for c in claims)},
+        {"ids": words(c.task_id for c in claims), "tokens": words(str(c.token) for c in claims)},
         within=within,
         lock_within=within,
     )
     return int(rows[0][0])
-
-
-def array(items: Iterable[Any]) -> str:
-    """A PostgreSQL array literal of words that need no quoting: a tenth of the cost of psycopg2's adaptation."""
-    return "{" + ",".join(items) + "}"

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from orchestrator.errors import EnqueueError
 from orchestrator.model import NewTask
+from orchestrator.store.arrays import texts, values
 from orchestrator.store.connection import Connection
 from orchestrator.store.prepared import execute_prepared, prepared
 
@@ -189,32 +190,19 @@ def _columns(batch: Sequence[NewTask]) -> dict[str, str]:
     """One array per column; a column that nobody uses is empty, which unnest() fills with NULLs."""
     max_retries = [task.max_retries for task in batch]
     return {
-        "types": _texts([task.type for task in batch]),
-        "payloads": _texts([task.payload for task in batch]),
+        "types": texts([task.type for task in batch]),
+        "payloads": texts([task.payload for task in batch]),
         "priorities": _used([task.priority for task in batch]),
         "delays": _used([task.delay_seconds for task in batch]),
         "run_ats": _used([task.run_at for task in batch]),
-        "keys": _texts([task.idempotency_key for task in batch]),
-        "max_retries": _values(max_retries) if any(each is not None for each in max_retries) else "{}",
+        "keys": texts([task.idempotency_key for task in batch]),
+        "max_retries": values(max_retries) if any(each is not None for each in max_retries) else "{}",
         "timeouts": _used([task.timeout_seconds for task in batch]),
     }
 
 
 def _used(column: list[Any]) -> str:
-    return _values(column) if any(column) else "{}"
-
-
-def _values(column: list[Any]) -> str:
-    """An array of numbers or times, as PostgreSQL writes one. Drivers write ARRAY[…], which takes the server longer."""
-    return "{" + ",".join(["NULL" if each is None else f'"{each}"' for each in column]) + "}"
-
-
-def _texts(column: Sequence[str | None]) -> str:
-    """The same of texts."""
-    if not any(column):
-        return "{}"
-    quoted = ["NULL" if each is None else '"' + each.replace("\\", "\\\\").replace('"', '\\"') + '"' for each in column]
-    return "{" + ",".join(quoted) + "}"
+    return values(column) if any(column) else "{}"
 
 
 def _id(row: Any) -> Any:

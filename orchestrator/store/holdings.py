@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from orchestrator.model import Outcome, OwnedClaim, Verdict
-from orchestrator.store.claims import CLAIM_STATEMENT, array
+from orchestrator.store.arrays import words
+from orchestrator.store.claims import CLAIM_STATEMENT
 from orchestrator.store.connection import Connection
 
 
@@ -17,7 +18,7 @@ def verdicts(connection: Connection, outcomes: Sequence[Outcome], *, within: flo
         SELECT o.token FROM unnest(%(ids)s::uuid[], %(tokens)s::bigint[]) AS o (id, token)
         JOIN tasks AS t ON t.id = o.id AND t.ended_token = o.token
         """,
-        {"ids": array(o.task_id for o in outcomes), "tokens": array(str(o.token) for o in outcomes)},
+        {"ids": words(o.task_id for o in outcomes), "tokens": words(str(o.token) for o in outcomes)},
         within=within,
     )
     ended = {token for (token,) in rows}
@@ -31,7 +32,7 @@ def present_claims(connection: Connection, stale: Sequence[Outcome], *, within: 
         SELECT id::text, status::text, claim_token, worker_id, slot, attempts FROM tasks
         WHERE id = ANY (%(ids)s::uuid[])
         """,
-        {"ids": array(o.task_id for o in stale)},
+        {"ids": words(o.task_id for o in stale)},
         within=within,
     )
     names = ("status_now", "token_now", "worker_now", "slot_now", "attempts_now")

@@ -1,0 +1,21 @@
+"""Arrays as PostgreSQL itself writes them. Drivers write ARRAY[…], which both sides take longer for. Pure."""
+
+from collections.abc import Iterable, Sequence
+
+
+def words(items: Iterable[str]) -> str:
+    """Of what needs no quotes: numbers, ids, names."""
+    return "{" + ",".join(items) + "}"
+
+
+def texts(items: Sequence[str | None]) -> str:
+    """Of any texts, with NULL for None; of nothing but None: an empty one, which unnest() fills with NULLs."""
+    if all(each is None for each in items):
+        return "{}"
+    quoted = ["NULL" if each is None else '"' + each.replace("\\", "\\\\").replace('"', '\\"') + '"' for each in items]
+    return "{" + ",".join(quoted) + "}"
+
+
+def values(items: Sequence[object]) -> str:
+    """Of numbers or times, with NULL for None."""
+    return "{" + ",".join(["NULL" if each is None else f'"{each}"' for each in items]) + "}"
