@@ -122,7 +122,7 @@ COMMENT ON INDEX idx_tasks_claimable IS 'The claim: due tasks in their order; th
 CREATE INDEX IF NOT EXISTS idx_tasks_waiting ON tasks (next_retry_at)
     WHERE status = 'pending' AND next_retry_at IS NOT NULL;
 COMMENT ON INDEX idx_tasks_waiting IS 'Promotion: scheduled and backing-off tasks by their time';
--- claims.owned, upkeep.recover, the guide's orphan and running queries.
+-- holdings.owned, upkeep.recover, the guide's orphan and running queries.
 CREATE INDEX IF NOT EXISTS idx_tasks_owned ON tasks (worker_id) WHERE status IN ('claimed', 'running');
 COMMENT ON INDEX idx_tasks_owned IS 'What a worker owns; recovery; what runs';
 -- enqueue: at most one task per type and key.
@@ -148,6 +148,25 @@ COMMENT ON COLUMN task_types.timeout_seconds IS 'Likewise; NULL: no limit';
 COMMENT ON COLUMN task_types.retry_base_seconds IS 'Longest wait before the first retry';
 COMMENT ON COLUMN task_types.retry_cap_seconds IS 'Longest wait before any retry';
 COMMENT ON COLUMN task_types.last_seen IS 'When a worker that serves it started last';
+
+-- Since version 3. NOT VALID: rows that are there already are not looked at, which would take long.
+DO $$
+DECLARE
+    new record;
+BEGIN
+    FOR new IN
+        SELECT * FROM (VALUES
+            ('tasks', 'attempts', 'BETWEEN 0 AND 1073741823'), ('tasks', 'recoveries', 'BETWEEN 0 AND 1073741823'),
+            ('task_types', 'retry_base_seconds', 'BETWEEN 0 AND 31622400'),
+            ('task_types', 'retry_cap_seconds', 'BETWEEN 0 AND 31622400')) AS c (relation, column_name, condition)
+        WHERE NOT EXISTS (SELECT FROM pg_constraint AS p WHERE p.conrelid = to_regclass(c.relation)
+                          AND p.conname = format('%s_%s_check', c.relation, c.column_name))
+    LOOP
+        EXECUTE format('ALTER TABLE %I ADD CONSTRAINT %I CHECK (%I %s) NOT VALID', new.relation,
+                       format('%s_%s_check', new.relation, new.column_name), new.column_name, new.condition);
+    END LOOP;
+END
+$$;
 
 CREATE TABLE IF NOT EXISTS workers (
     id text PRIMARY KEY,

@@ -5,32 +5,22 @@ Nothing is connected before the first task; what a fork inherits is dropped and 
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 from orchestrator.errors import (
     ConfigurationError,
     DatabaseUnavailable,
-    EnqueueError,
     OptionError,
     Problem,
     SchemaError,
     StatementRefused,
 )
-from orchestrator.limits import (
-    delay_problem,
-    idempotency_key_problem,
-    max_retries_problem,
-    priority_problem,
-    run_at_problem,
-    timeout_problem,
-    type_problem,
-)
 from orchestrator.model import NewTask
-from orchestrator.payload import decode_payload, encode_payload
+from orchestrator.new_tasks import NOTHING, ToEnqueue, checked_batch, has_key, new_task
 from orchestrator.store.enqueue import BATCH, enqueue, enqueue_many
 from orchestrator.store.session import Session, open_session
 
@@ -38,10 +28,8 @@ MAX_CONNECTIONS = 4
 """Threads that enqueue at the same moment share so many; more of them take turns."""
 
 _NO_TABLES = frozenset({"42P01", "42883", "3F000"})
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 Row = TypeVar("Row")
-ToEnqueue = NewTask | Mapping[str, Any] | tuple[str, Mapping[str, Any]]
 
 
 class CallersConnection(Protocol):
@@ -68,7 +56,7 @@ class Client:
     def enqueue(
         self,
         type: str,
-        payload: Mapping[str, Any] = _NOTHING,
+        payload: Mapping[str, Any] = NOTHING,
         *,
         priority: int = 0,
         delay: float | None = None,
@@ -87,7 +75,7 @@ class Client:
         EnqueueError: refused, nothing stored. DatabaseUnavailable: not stored, but if its `sent` is true it may be all
         the same; with an idempotency key just enqueue again.
         """
-        task = _new_task(
+        task = new_task(
             type,
             payload,
             priority=priority,
@@ -110,8 +98,8 @@ class Client:
         """
         given = list(tasks)
         if connection is not None:
-            return enqueue_many(_cursor(connection), [_checked(index, task) for index, task in enumerate(given)])
-        first = _checked_batch(given, 0)
+            return enqueue_many(_cursor(connection), checked_batch(given, 0, len(given)))
+        first = checked_batch(given, 0, BATCH)
         if not first:
             return []
 
@@ -119,9 +107,9 @@ class Client:
             """The next is looked at while the server is busy with the last: what it refuses undoes all of them."""
             yield first
             for start in range(BATCH, len(given), BATCH):
-                yield _checked_batch(given, start)
+                yield checked_batch(given, start, BATCH)
 
-        is_repeatable = all(_has_key(task) for task in given)
+        is_repeatable = all(has_key(task) for task in given)
         return self._run(lambda session: session.enqueue_many(batches(), within=self._timeout), is_repeatable)
 
     def close(self) -> None:
@@ -212,92 +200,6 @@ class _Sessions:
     def drop_idle(self) -> None:
         while (session := self.take_idle()) is not None:
             session.close()
-
-
-def _new_task(
-    type: str,
-    payload: Mapping[str, Any] = _NOTHING,
-    *,
-    priority: int = 0,
-    delay: float | None = None,
-    run_at: datetime | None = None,
-    idempotency_key: str | None = None,
-    max_retries: int | None = None,
-    timeout: float | None = None,
-) -> NewTask:
-    """The task, checked. OptionError or PayloadError."""
-    options = (priority, delay, run_at, idempotency_key, max_retries, timeout)
-    problem = type_problem(type) or (None if _are_defaults(*options) else _option_problem(*options))
-    if problem is not None:
-        raise OptionError(problem)
-    return NewTask(type, encode_payload(payload), *options)
-
-
-def _are_defaults(priority: object, *others: object) -> bool:
-    """Whether there is nothing to look at, as mostly; bulk enqueueing spends a third of its time in those looks."""
-    return type(priority) is int and priority == 0 and all(other is None for other in others)
-
-
-def _option_problem(
-    priority: int,
-    delay: float | None,
-    run_at: datetime | None,
-    idempotency_key: str | None,
-    max_retries: int | None,
-    timeout: float | None,
-) -> str | None:
-    """What is wrong with the first that is."""
-    problems = (
-        priority_problem(priority),
-        delay_problem(delay),
-        run_at_problem(run_at),
-        "give delay or run_at, not both" if delay is not None and run_at is not None else None,
-        idempotency_key_problem(idempotency_key),
-        max_retries_problem(max_retries) if max_retries is not None else None,
-        timeout_problem(timeout),
-    )
-    return next((problem for problem in problems if problem is not None), None)
-
-
-def _has_key(given: object) -> bool:
-    if isinstance(given, NewTask):
-        return given.idempotency_key is not None
-    return isinstance(given, Mapping) and given.get("idempotency_key") is not None
-
-
-def _checked_batch(given: Sequence[object], start: int) -> list[NewTask]:
-    return [_checked(index, task) for index, task in enumerate(given[start : start + BATCH], start)]
-
-
-def _checked(index: int, given: object) -> NewTask:
-    """One of enqueue_many's tasks; its errors begin with the position."""
-    try:
-        if isinstance(given, NewTask):
-            return _new_task(
-                given.type,
-                decode_payload(given.payload),
-                priority=given.priority,
-                delay=given.delay_seconds,
-                run_at=given.run_at,
-                idempotency_key=given.idempotency_key,
-                max_retries=given.max_retries,
-                timeout=given.timeout_seconds,
-            )
-        if isinstance(given, Mapping):
-            unknown = sorted(str(key) for key in given.keys() - _ARGUMENTS)
-            if unknown or "type" not in given:
-                raise OptionError(f"write {', '.join(_ARGUMENTS)}, of which type is required; unknown: {unknown}")
-            return _new_task(**given)
-        if isinstance(given, tuple) and len(given) == 2:
-            return _new_task(*given)
-        raise OptionError("write (type, payload), a dict with the arguments of enqueue(), or a NewTask")
-    except EnqueueError as error:
-        raise error.__class__(f"task {index}: {error}") from None
-
-
-_ARGUMENTS = (
-    "type", "payload", "priority", "delay", "run_at", "idempotency_key", "max_retries", "timeout",
-)  # fmt: skip
 
 
 def _cursor(connection: CallersConnection) -> Any:

@@ -182,6 +182,13 @@ def settings_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+_SHOWN_KEYS = frozenset(
+    ("host", "hostaddr", "port", "dbname", "user", "application_name", "connect_timeout", "options", "sslmode",
+     "sslrootcert", "target_session_attrs", "load_balance_hosts", "client_encoding", "channel_binding", "gssencmode")
+)  # fmt: skip
+"""Parameters of a connection string whose values are shown. Not so those of names that nobody knows: pasword=…"""
+
+
 def without_password(url: str) -> str:
     """A DATABASE_URL that can be shown: passwords in a URL, its query or key=value pairs become ***.
 
@@ -189,20 +196,20 @@ def without_password(url: str) -> str:
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
-        return re.sub(r"(?is)(password\s*=\s*)('(?:[^'\\]|\\.)*(?:'|$)|(?:\\.|\S)*)", r"\1***", url)
+        pairs = re.sub(r"(?s)(\w+)(\s*=\s*)('(?:[^'\\]|\\.)*(?:'|$)|(?:\\.|\S)*)", _without_value, url)
+        return re.sub(r"(?s):(?!///?)([^:@/]*[^@]*)@", ":***@", pairs)  # a URL whose :// is mistyped
     mark = rest.find("?")
     end = rest.rfind("@", 0, mark if mark >= 0 and "@" in rest[:mark] else len(rest))
     user, colon, password = rest[: max(end, 0)].partition(":")
     if colon and password:
         rest = f"{user}:***{rest[end:]}"
     address, mark_, query = rest.partition("?")
-    pairs = [_without_value(pair) for pair in query.split("&")]
-    return f"{scheme}://{address}{mark_}{'&'.join(pairs)}"
+    return f"{scheme}://{address}{mark_}" + re.sub(r"([^&=]+)(=)([^&]*)", _without_value, query)
 
 
-def _without_value(pair: str) -> str:
-    key, equals, _ = pair.partition("=")
-    return f"{key}=***" if equals and unquote(key).lower().endswith("password") else pair
+def _without_value(pair: re.Match[str]) -> str:
+    key, equals, value = pair.groups()
+    return f"{key}{equals}{value if unquote(key).lower() in _SHOWN_KEYS else '***'}"
 
 
 def _read(field: Field, environ: Mapping[str, str], flags: Mapping[str, object]) -> object:

@@ -16,7 +16,11 @@ from orchestrator.telemetry import logs
 from orchestrator.telemetry.metrics import TaskMetrics
 
 EXCHANGE_SECONDS = 20.0
-"""A claim or a write that takes longer is given up with its connection; the supervisor finds what it left."""
+"""An exchange that takes longer is given up with its connection; the supervisor finds what it left. All of its
+statements together: the supervisor takes a child for stuck that claims for a minute."""
+
+LEAST_SECONDS = 0.5
+"""For the last of them, if those before it have used up the time."""
 
 MANY = 25
 """So many outcomes and claims are worth a commit each: see `_claim_then_finish`."""
@@ -36,6 +40,7 @@ class Ledger:
         self._unwritten: list[tuple[int, Outcome]] = []
         self._unsure: set[int] = set()  # sent before, but the reply was lost: they may stand already
         self._cursor = Cursor()
+        self._give_up_at = 0.0
         self.has_seen_front = True  # whether the last claim looked at all that is due
         self._log = logs.get("child")
 
@@ -68,6 +73,7 @@ class Ledger:
         if connection is None:
             raise DatabaseUnavailable("not connected")
         outcomes = [*self._left_to_write(), *extra]
+        self._give_up_at = time.monotonic() + EXCHANGE_SECONDS
         try:
             batch = self._send(connection, outcomes, limit)
         except DatabaseUnavailable as error:
@@ -100,9 +106,8 @@ class Ledger:
             if not outcomes or not refusal.blames_data:
                 raise
             self._log.warning("write_refused", outcomes=len(outcomes), sqlstate=refusal.sqlstate, error=str(refusal))
-            for outcome in outcomes:
-                self._send_alone(connection, outcome)
-            return Batch(accepted=len(outcomes), unaccepted=(), claims=(), is_registered=True)
+            accepted = sum(self._send_alone(connection, outcome) for outcome in outcomes)
+            return Batch(accepted=accepted, unaccepted=(), claims=(), is_registered=True)
         self._count(connection, outcomes, batch)
         return batch
 
@@ -116,7 +121,7 @@ class Ledger:
         try:
             finished = self._send(connection, outcomes, 0)
             if finished.accepted == 0:
-                claims.wait_for_disk(connection, within=EXCHANGE_SECONDS)  # nothing was changed, so nothing waited
+                claims.wait_for_disk(connection, within=self._left())  # nothing was changed, so nothing waited
         except StatementRefused as refusal:
             raise DatabaseUnavailable(f"outcomes were refused: {refusal}", sent=True) from refusal
         return replace(batch, accepted=finished.accepted, unaccepted=finished.unaccepted)
@@ -132,7 +137,7 @@ class Ledger:
             worker_id=self._worker_id,
             slot=self._slot,
             limit=limit,
-            within=EXCHANGE_SECONDS,
+            within=self._left(),
             start=start,
             is_durable=is_durable,
         )
@@ -140,11 +145,17 @@ class Ledger:
             now = time.monotonic()
             self._metrics.claimed(now - began)
             self._cursor.learn(start, is_full=len(batch.claims) >= limit, last=batch.last, began=began, now=now)
-            self.has_seen_front = start is None
+            self.has_seen_front = start is None and not batch.was_outrun
         return batch
 
-    def _send_alone(self, connection: Connection, outcome: Outcome) -> None:
-        """One outcome of a batch that was refused; the one whose texts PostgreSQL cannot store loses them."""
+    def _left(self) -> float:
+        return max(LEAST_SECONDS, self._give_up_at - time.monotonic())
+
+    def _send_alone(self, connection: Connection, outcome: Outcome) -> int:
+        """One outcome of a batch that was refused; the one whose texts PostgreSQL cannot store loses them.
+
+        Returns how many were accepted.
+        """
         try:
             batch = self._statement(connection, [outcome], 0)
         except StatementRefused as refusal:
@@ -160,6 +171,7 @@ class Ledger:
             except StatementRefused as again:
                 raise DatabaseUnavailable(f"an outcome was refused: {again}") from again
         self._count(connection, [outcome], batch)
+        return batch.accepted
 
     def _count(self, connection: Connection, outcomes: Sequence[Outcome], batch: Batch) -> None:
         """Metrics of what was accepted; a word about what was not.
@@ -176,9 +188,9 @@ class Ledger:
             for add in additions:
                 add()
             return
-        verdicts = holdings.verdicts(connection, batch.unaccepted, within=EXCHANGE_SECONDS)
+        verdicts = holdings.verdicts(connection, batch.unaccepted, within=self._left())
         stale = [each for each in batch.unaccepted if verdicts[each.token] is Verdict.STALE]
-        now = holdings.present_claims(connection, stale, within=EXCHANGE_SECONDS) if stale else {}
+        now = holdings.present_claims(connection, stale, within=self._left()) if stale else {}
         for outcome in outcomes:
             verdict = verdicts.get(outcome.token, Verdict.ACCEPTED)
             if verdict is Verdict.ACCEPTED or (verdict is Verdict.REPEATED and outcome.token in self._unsure):

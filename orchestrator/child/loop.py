@@ -116,6 +116,7 @@ class Loop:
 
     def _sleep(self) -> None:
         """Until the supervisor says LOOK; it hears that we sleep, in case it had something while we claimed."""
+        self._full_due = 0.0  # who has slept must tell at once: the others may sleep as well
         self._board.enter(SlotState.IDLE)
         setproctitle(self._title + "idle")
         self._channel.send(IDLE)

@@ -23,12 +23,13 @@ SHARE_OF_DESCRIPTORS = 0.75
 
 _BRIEF_SECONDS = 0.00005
 _BRIEF_TASKS = 8
-"""So few tasks, each so brief, cannot open a quarter of all descriptors: these are counted once for all of them."""
+"""So few tasks, each so brief, hardly open a quarter of all descriptors: these are counted once for all of them."""
 
-_STANDARD = (0, 1, 2)
-_STANDARD_MARK = 30
+_STANDARD_MARKS = {0: signal.SIGCHLD, 1: signal.SIGURG, 2: signal.SIGWINCH}
+"""Other processes share these files: should one ask for signals (O_ASYNC), it gets one that does nothing by default."""
+
 _CONNECTION_MARK = 10
-"""Any numbers of signals; the marks of the other descriptors follow them."""
+"""Any number of a signal; the marks of the other descriptors follow it."""
 
 _F_GETSIG = fcntl.F_GETSIG
 _MARKER = MARKER_VARIABLE.encode()
@@ -50,7 +51,7 @@ class Sanity:
         self._own = tuple(own_descriptors)
         for mark, descriptor in enumerate(self._own, _CONNECTION_MARK + 1):
             fcntl.fcntl(descriptor, fcntl.F_SETSIG, mark)
-        self._standard = [(descriptor, _identity(descriptor)) for descriptor in _STANDARD]
+        self._standard = [(descriptor, _identity(descriptor)) for descriptor in _STANDARD_MARKS]
         _mark_standard()
         self._marked = (*self._own, *(descriptor for descriptor, identity in self._standard if identity is not None))
         self._marks = [fcntl.fcntl(descriptor, _F_GETSIG) for descriptor in self._marked]
@@ -146,9 +147,9 @@ def _mark_of(descriptor: int) -> int | None:
 
 def _mark_standard() -> None:
     """Mark the standard streams, unless they are: other processes share them, and perhaps they share one open file."""
-    for descriptor in _STANDARD:
+    for descriptor, mark in _STANDARD_MARKS.items():
         if _mark_of(descriptor) == 0:
-            fcntl.fcntl(descriptor, fcntl.F_SETSIG, _STANDARD_MARK + descriptor)
+            fcntl.fcntl(descriptor, fcntl.F_SETSIG, mark)
 
 
 def _identity(descriptor: int) -> tuple[int, int] | None:

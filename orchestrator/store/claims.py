@@ -38,7 +38,8 @@ class Batch:
 
     `accepted` outcomes ended their executions; the `unaccepted` did not (`verdicts` tells why). `claims` are in the
     order in which they are to run. `is_registered` false: the worker's row is missing or declared dead, so nothing was
-    claimed. `last`: the place of the last claim, if none before it was left out.
+    claimed. `last`: the place of the last claim, if none before it was left out. `was_outrun`: there was something, but
+    others changed it at that very moment; look again.
     """
 
     accepted: int
@@ -46,6 +47,7 @@ class Batch:
     claims: tuple[Claim, ...]
     is_registered: bool
     last: Place | None = None
+    was_outrun: bool = False
 
 
 # One statement, so that finishing a batch and claiming the next cost one round trip and one commit. The session keeps
@@ -122,7 +124,7 @@ WITH finished AS (
 ), claimed AS (
     UPDATE tasks AS t
     SET status = CASE WHEN b.is_alone THEN 'running'::task_status ELSE 'claimed' END,
-        attempts = t.attempts + b.is_alone::integer,
+        attempts = least(t.attempts + b.is_alone::integer, 1073741823),
         claim_token = nextval('claim_tokens'),
         worker_id = %(worker_id)s,
         slot = %(slot)s,
@@ -133,7 +135,7 @@ WITH finished AS (
     WHERE t.ctid = b.place
       AND (b.position = 1 OR NOT (b.is_alone OR b.first_is_alone) AND b.size <= %(max_batch)s)
     RETURNING b.position, t.id::text, t.type, t.claim_token, t.payload::text AS payload,
-        t.attempts + 1 - b.is_alone::integer AS attempt, t.max_retries, t.timeout_seconds, b.is_alone
+        least(t.attempts + 1 - b.is_alone::integer, 1073741823) AS attempt, t.max_retries, t.timeout_seconds, b.is_alone
 )
 SELECT 0, (SELECT created_at::text FROM batch ORDER BY position DESC LIMIT 1), NULL, count(*),
     CASE WHEN count(*) < %(count)s THEN string_agg(token::text, ',') END, (SELECT count(*)::integer FROM batch),
@@ -180,6 +182,8 @@ def finish_and_claim(
 ) -> Batch:
     """Writes these outcomes and claims up to `limit` due tasks for this worker's slot, in one commit.
 
+    (For large batches the child calls it twice instead: child/ledger.py.)
+
     `limit` 0 only finishes; no `outcomes` only claims. Order: priority, then age, among what is due and not locked by
     another claim. When the reply is lost, outcomes may be sent again, and `owned` tells what was claimed.
 
@@ -222,6 +226,7 @@ def finish_and_claim(
         tuple([Claim._make(row[1:]) for row in claimed]),
         is_registered,
         Place(priority, created_at) if claimed and len(claimed) == ready else None,
+        was_outrun=ready > 0 and not claimed,
     )
 
 

@@ -141,15 +141,18 @@ class Connection:
             self._on_call(deadline)
         try:
             self._cursor.execute(sql, params)
-            if meanwhile is not None:
-                meanwhile()
+        except (psycopg2.Error, ValueError) as error:
+            raise self._told(error) from error
+        except BaseException:
+            self.close()
+            raise
+        if meanwhile is not None:
+            deadline += self._do(meanwhile)
+        try:
             _drive(self._raw, deadline, self._interrupt)
             return self._cursor.fetchall() if self._cursor.description else []
         except (psycopg2.Error, ValueError) as error:
-            failure = _failure(self._raw, error)
-            if isinstance(failure, DatabaseUnavailable):
-                self.close()
-            raise failure from error
+            raise self._told(error) from error
         except DatabaseUnavailable as failure:
             self.close()
             failure.sent = True
@@ -157,6 +160,23 @@ class Connection:
         except BaseException:
             self.close()
             raise
+
+    def _told(self, error: Exception) -> DatabaseUnavailable | StatementRefused:
+        """What the driver's error means; the connection is closed if it is of no more use."""
+        failure = _failure(self._raw, error)
+        if isinstance(failure, DatabaseUnavailable):
+            self.close()
+        return failure
+
+    def _do(self, meanwhile: Callable[[], None]) -> float:
+        """How many seconds it took. What it raises is the caller's own business, whatever kind it is of."""
+        began = time.monotonic()
+        try:
+            meanwhile()
+        except BaseException:
+            self.close()
+            raise
+        return time.monotonic() - began
 
     def wait(self, timeout: float) -> None:
         """Waits until a notification is there, the interrupt descriptor is readable, or `timeout` seconds are over.

@@ -116,7 +116,7 @@ WITH lease AS MATERIALIZED (
 )
 UPDATE tasks AS t
 SET status = CASE WHEN f.is_dead_letter THEN 'dead_letter'::task_status ELSE 'pending' END,
-    recoveries = t.recoveries + (NOT f.was_running)::integer,
+    recoveries = least(t.recoveries + (NOT f.was_running)::integer, 1073741823),
     next_retry_at = CASE WHEN f.was_running AND NOT f.is_dead_letter THEN now() + interval '1 second'
         * retry_delay(t.attempts, coalesce(f.retry_base_seconds, 1), coalesce(f.retry_cap_seconds, 3600)) END,
     last_error = 'worker ' || coalesce(f.worker_id, '(unknown)') || ' died while it '

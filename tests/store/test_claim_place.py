@@ -1,5 +1,10 @@
 """Claims that begin where an earlier one ended, and commits that wait for no disk."""
 
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
 from orchestrator.store import claims
 from orchestrator.store.claims import Batch, Place
 from orchestrator.store.connection import Connection
@@ -58,7 +63,27 @@ def test_there_is_no_place_behind_what_was_left_out(connection: Connection) -> N
     assert (len(batch.claims), batch.last) == (2, None)
 
 
-def test_nothing_is_waited_for_until_the_disk_is_asked_for(connection: Connection) -> None:
+class Listening(Connection):
+    """Keeps what it sends."""
+
+    def execute(self, sql: str, params: Mapping[str, Any] | None = None, **more: Any) -> list[tuple[Any, ...]]:
+        self.sent = sql
+        return super().execute(sql, params, **more)
+
+
+@pytest.mark.parametrize("is_durable", [True, False])
+def test_only_a_claim_that_need_not_be_durable_waits_for_no_disk(
+    connection: Connection, database_url: str, is_durable: bool
+) -> None:
+    add_worker(connection)
+    listening = Listening.open(database_url, within=10.0, application_name="test")
+    claims.finish_and_claim(listening, [], worker_id="w", slot=0, limit=1, within=5.0, is_durable=is_durable)
+    assert ("SET LOCAL synchronous_commit=off" in listening.sent) is not is_durable
+    assert listening.execute("SHOW synchronous_commit", within=5.0) == [("on",)], "it ends with the statement"
+    listening.close()
+
+
+def test_asking_for_the_disk_takes_to_it_what_was_claimed_before(connection: Connection) -> None:
     add_worker(connection)
     add_tasks(connection, 100)
     batch = claims.finish_and_claim(connection, [], worker_id="w", slot=0, limit=100, within=10.0, is_durable=False)

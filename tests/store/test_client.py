@@ -2,10 +2,11 @@
 
 import asyncio
 import datetime
+import enum
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from typing import Any
 
@@ -16,7 +17,6 @@ import psycopg2.extras
 import pytest
 
 from orchestrator import App, Client, NewTask
-from orchestrator.client import ToEnqueue
 from orchestrator.dev.postgres import PrivatePostgres
 from orchestrator.errors import (
     ConfigurationError,
@@ -27,6 +27,7 @@ from orchestrator.errors import (
     StatementRefused,
 )
 from orchestrator.examples import example_tasks
+from orchestrator.new_tasks import ToEnqueue
 from orchestrator.store.connection import Connection
 from orchestrator.store.schema import migrate
 from tests.fixtures.waiting import eventually
@@ -135,6 +136,35 @@ def test_a_bad_one_among_thousands_is_named_and_undoes_all_of_them(client: Clien
         client.enqueue_many(tasks)
     assert look("SELECT count(*) FROM tasks") == [(0,)]
     assert len(client.enqueue_many(tasks[:100])) == 100
+
+
+def test_what_a_payload_raises_when_it_is_read_reaches_the_caller_and_the_client_goes_on(
+    client: Client, look: Look
+) -> None:
+    class Unreadable(Mapping[str, int]):
+        def __getitem__(self, key: str) -> int:
+            raise ValueError("no items today")
+
+        def __iter__(self) -> Iterator[str]:
+            raise ValueError("no items today")
+
+        def __len__(self) -> int:
+            return 1
+
+    tasks: list[ToEnqueue] = [("bulk", {"n": n}) for n in range(5_000)]
+    tasks[4_500] = ("bulk", Unreadable())
+    with pytest.raises(ValueError, match="no items today"):
+        client.enqueue_many(tasks)
+    assert look("SELECT count(*) FROM tasks") == [(0,)]
+    assert client.enqueue("bulk", {"n": 1})
+
+
+def test_numbers_may_be_of_a_kind_of_their_own_in_bulk_too(client: Client, look: Look) -> None:
+    class Urgency(int, enum.Enum):
+        HIGH = 7
+
+    client.enqueue_many([{"type": "t", "priority": Urgency.HIGH, "max_retries": Urgency.HIGH}])
+    assert look("SELECT priority, max_retries FROM tasks") == [(7, 7)]
 
 
 def test_the_built_in_examples_can_be_enqueued(client: Client, look: Look) -> None:

@@ -1,6 +1,7 @@
 """schema.sql: applied once, by whoever comes first, to any server we support; and what it makes is explained in it."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -75,21 +76,29 @@ def test_an_older_schema_is_upgraded_while_workers_work(connection: Connection, 
     assert schema.version(connection, within=5.0) == schema.SCHEMA_VERSION
 
 
-def test_the_claims_index_of_version_2_is_replaced_by_todays(connection: Connection) -> None:
-    definition = "SELECT pg_get_indexdef('idx_tasks_claimable'::regclass)"
-    today = connection.execute(definition, within=5.0)
-    connection.execute(
-        """
-        DROP INDEX idx_tasks_claimable;
-        CREATE INDEX idx_tasks_claimable ON tasks (priority DESC, created_at)
-            WHERE status = 'pending' AND next_retry_at IS NULL;
-        UPDATE orchestrator_schema SET version = 2
-        """,
-        within=5.0,
-    )
-    assert connection.execute(definition, within=5.0) != today
-    assert schema.migrate(connection, within=20.0)
-    assert connection.execute(definition, within=5.0) == today
+STRUCTURE = """
+SELECT 'index', indexname::text, indexdef FROM pg_indexes WHERE schemaname = current_schema()
+UNION ALL
+SELECT 'constraint', conname::text, replace(pg_get_constraintdef(oid), ' NOT VALID', '')
+FROM pg_constraint WHERE connamespace = current_schema()::regnamespace
+UNION ALL
+SELECT 'trigger', tgname::text, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal
+UNION ALL
+SELECT 'function', proname::text, prosrc FROM pg_proc WHERE pronamespace = current_schema()::regnamespace
+UNION ALL
+SELECT 'column', format('%%s.%%s', table_name, column_name),
+    format('%%s %%s %%s', data_type, is_nullable, column_default)
+FROM information_schema.columns WHERE table_schema = current_schema()
+ORDER BY 1, 2
+"""
+
+
+def test_a_schema_of_version_2_becomes_what_a_new_one_is(empty: Connection, connection: Connection) -> None:
+    empty.execute((Path(__file__).parent / "schema_version_2.sql").read_text(), within=20.0)
+    today = connection.execute(STRUCTURE, {}, within=5.0)
+    assert empty.execute(STRUCTURE, {}, within=5.0) != today
+    assert schema.migrate(empty, within=20.0)
+    assert empty.execute(STRUCTURE, {}, within=5.0) == today
 
 
 def test_a_long_lock_refuses_the_upgrade_and_is_no_schema_error(connection: Connection, other: Connection) -> None:

@@ -29,7 +29,11 @@ OUTCOME_BUGS = {
 LEADER_BUGS = {
     "a leader's writes are not fenced": ("_RECOVER", LEASE, "true"),
     "the dead are declared by anybody": ("_DECLARE_SILENT_DEAD", LEASE, "true"),
-    "a recovery gives the attempt back": ("_RECOVER", "    recoveries = t.rec", "    attempts = 0, recoveries = t.rec"),
+    "a recovery gives the attempt back": (
+        "_RECOVER",
+        "    recoveries = least(t.rec",
+        "    attempts = 0, recoveries = least(t.rec",
+    ),
     "the living are recovered from": ("_RECOVER", "AND w.declared_dead_at IS NULL", "AND false"),
     "the recovered are claimed with others": ("_RECOVER", "(NOT f.was_running)::integer", "0"),
 }

@@ -126,7 +126,7 @@ def test_no_limit_can_be_said_in_a_word() -> None:
         ("postgres://db:5432/shop?options=-csearch_path%3Da", "postgres://db:5432/shop?options=-csearch_path%3Da"),
         ("postgres://u:p@ss@db/shop", "postgres://u:***@db/shop"),
         ("postgres://u:pa/s?s@db/shop", "postgres://u:***@db/shop"),
-        ("postgres://u:s@a:1,b:2/shop?x=1", "postgres://u:***@a:1,b:2/shop?x=1"),
+        ("postgres://u:s@a:1,b:2/shop?port=1", "postgres://u:***@a:1,b:2/shop?port=1"),
         ("postgres://u@db/x?password=secret&sslmode=require", "postgres://u@db/x?password=***&sslmode=require"),
         ("postgres://u@db/x?pass%77ord=s&sslpassword=s", "postgres://u@db/x?pass%77ord=***&sslpassword=***"),
         ("host=db password=secret dbname=x", "host=db password=*** dbname=x"),
@@ -134,6 +134,11 @@ def test_no_limit_can_be_said_in_a_word() -> None:
         ("password='unfinished secret", "password=***"),
         ("password=a\\ b&c host=db", "password=*** host=db"),
         ("no url at all", "no url at all"),
+        ("host=db pasword=secret", "host=db pasword=***"),
+        ("postgres://u@db/x?pasword=secret", "postgres://u@db/x?pasword=***"),
+        ("postgres//user:secret@db/x", "postgres//user:***@db/x"),
+        ("postgresql:/user:secret@db/x", "postgresql:***@db/x"),
+        ("user:secret@db/x", "user:***@db/x"),
     ],
 )
 def test_a_password_is_never_shown(url: str, shown: str) -> None:

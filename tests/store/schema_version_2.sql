@@ -1,0 +1,297 @@
+-- Task Orchestrator: the whole schema, for PostgreSQL 14 and newer.
+--
+-- Can be run again at any time (`orchestratord migrate`, `orchestratord start`, or `psql -1 -f schema.sql`): it creates
+-- what is missing in the first schema of the search_path and changes nothing else. It refuses to touch a newer schema.
+-- Version 2. The same number stands in orchestrator/store/schema.py.
+
+DO $$
+BEGIN
+    IF to_regclass('orchestrator_schema') IS NOT NULL THEN
+        IF EXISTS (SELECT FROM orchestrator_schema WHERE version > 2) THEN
+            RAISE EXCEPTION 'this database has a newer Task Orchestrator schema than version 2';
+        END IF;
+    END IF;
+    IF to_regtype('task_status') IS NULL THEN
+        CREATE TYPE task_status AS ENUM ('pending', 'claimed', 'running', 'completed', 'failed', 'dead_letter');
+    END IF;
+END
+$$;
+
+COMMENT ON TYPE task_status IS
+    'pending: waits or is due; claimed: taken by a child, not seen running yet; running: its handler runs; '
+    'completed: done; failed: can never run or was given up; dead_letter: its attempts are used up';
+
+-- Ids: the form of UUIDv7 (48 bits of milliseconds, 12 bits of their fraction, 62 random bits), so that new rows lie
+-- together in the primary key and everything added in a span of time is one range of it.
+
+CREATE OR REPLACE FUNCTION orchestrator_new_id() RETURNS uuid LANGUAGE sql VOLATILE AS $$
+    SELECT (overlay(lpad(to_hex((date_part('epoch', clock_timestamp()) * 4096000)::bigint), 15, '0')
+                    PLACING '7' FROM 13 FOR 0)
+            || substr(gen_random_uuid()::text, 20))::uuid
+$$;
+COMMENT ON FUNCTION orchestrator_new_id() IS 'A new time-ordered id (UUIDv7), also where the server has no uuidv7()';
+
+CREATE OR REPLACE FUNCTION orchestrator_id_at(moment timestamptz) RETURNS uuid LANGUAGE sql STABLE AS $$
+    SELECT (overlay(lpad(to_hex((date_part('epoch', moment) * 4096000)::bigint), 15, '0') PLACING '7' FROM 13 FOR 0)
+            || '8000000000000000')::uuid
+$$;
+COMMENT ON FUNCTION orchestrator_id_at(timestamptz) IS
+    'The lowest id that orchestrator_new_id() can make at that moment';
+
+CREATE OR REPLACE FUNCTION retry_delay(retry integer, base_seconds double precision, cap_seconds double precision)
+RETURNS double precision LANGUAGE sql VOLATILE AS $$
+    SELECT random() * least(cap_seconds, base_seconds * 2.0::double precision ^ (least(greatest(retry, 1), 63) - 1))
+$$;
+COMMENT ON FUNCTION retry_delay(integer, double precision, double precision) IS
+    'Seconds to wait before retry number `retry`: exponential with full jitter, as RetryPolicy does it';
+
+-- Never reset and never reused: a claim token fences every write by the claim's owner. CACHE spares the lock.
+CREATE SEQUENCE IF NOT EXISTS claim_tokens AS bigint CACHE 100;
+COMMENT ON SEQUENCE claim_tokens IS 'Claim tokens: one for each claim, never reused';
+
+CREATE TABLE IF NOT EXISTS tasks (
+    id uuid PRIMARY KEY DEFAULT orchestrator_new_id(),
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    claimed_at timestamptz,
+    started_at timestamptz,
+    completed_at timestamptz,
+    next_retry_at timestamptz,
+    claim_token bigint,
+    ended_token bigint,
+    timeout_seconds double precision CHECK (timeout_seconds > 0 AND timeout_seconds <= 31622400),
+    status task_status NOT NULL DEFAULT 'pending',
+    priority integer NOT NULL DEFAULT 0,
+    attempts integer NOT NULL DEFAULT 0,
+    max_retries integer CHECK (max_retries >= 0),
+    recoveries integer NOT NULL DEFAULT 0,
+    slot integer,
+    type text NOT NULL CHECK (octet_length(type) BETWEEN 1 AND 200),
+    worker_id text,
+    idempotency_key text CHECK (octet_length(idempotency_key) BETWEEN 1 AND 1000),
+    -- A larger payload than this might not fit into a reply, and one such row would stop every claim.
+    payload jsonb NOT NULL DEFAULT '{}' CHECK (pg_column_size(payload) <= 134217728),
+    last_error text,
+    result jsonb
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
+        autovacuum_analyze_scale_factor = 0.02, autovacuum_analyze_threshold = 1000);
+
+COMMENT ON TABLE tasks IS 'The queue: one row per task, kept after its end';
+COMMENT ON COLUMN tasks.id IS 'Made by the database, ordered by time';
+COMMENT ON COLUMN tasks.created_at IS 'When it was enqueued; the older of two tasks of equal priority is claimed first';
+COMMENT ON COLUMN tasks.updated_at IS 'Last change of the row by the orchestrator or by a retry';
+COMMENT ON COLUMN tasks.claimed_at IS 'When a child took it; NULL while pending';
+COMMENT ON COLUMN tasks.started_at IS 'When the latest execution began; NULL while pending';
+COMMENT ON COLUMN tasks.completed_at IS 'When it reached completed, failed or dead_letter';
+COMMENT ON COLUMN tasks.next_retry_at IS 'Pending: not before this time, NULL: due now. NULL in every other status';
+COMMENT ON COLUMN tasks.claim_token IS 'The claim that owns the task, or that ended it; NULL while pending';
+COMMENT ON COLUMN tasks.ended_token IS
+    'The last claim whose outcome was accepted: tells a repeated outcome from a stale one';
+COMMENT ON COLUMN tasks.timeout_seconds IS 'Time limit of one execution; NULL: what the handler is registered with';
+COMMENT ON COLUMN tasks.status IS 'See the type task_status';
+COMMENT ON COLUMN tasks.priority IS 'Higher is claimed first';
+COMMENT ON COLUMN tasks.attempts IS 'Executions that started and were not handed back';
+COMMENT ON COLUMN tasks.max_retries IS 'Retries after the first attempt; NULL: what the handler is registered with';
+COMMENT ON COLUMN tasks.recoveries IS
+    'Times it was taken back from a dead worker before it was seen running; any: it is claimed alone';
+COMMENT ON COLUMN tasks.slot IS 'The slot of its worker whose child claimed it; NULL while pending';
+COMMENT ON COLUMN tasks.type IS 'Names the handler';
+COMMENT ON COLUMN tasks.worker_id IS
+    'The worker that claimed it last; NULL while pending. No foreign key: orphans are looked for';
+COMMENT ON COLUMN tasks.idempotency_key IS 'At most one task per type and key';
+COMMENT ON COLUMN tasks.payload IS 'A JSON object: the handler''s keyword arguments';
+COMMENT ON COLUMN tasks.last_error IS 'Why the latest failed execution failed';
+COMMENT ON COLUMN tasks.result IS 'What the handler returned';
+
+-- claims.finish_and_claim: the next due task. Waiting tasks are not in it, so they cost a claim nothing.
+CREATE INDEX IF NOT EXISTS idx_tasks_claimable ON tasks (priority DESC, created_at)
+    WHERE status = 'pending' AND next_retry_at IS NULL;
+COMMENT ON INDEX idx_tasks_claimable IS 'The claim: due tasks in their order';
+-- upkeep.promote_due: what has become due, and when the next one will.
+CREATE INDEX IF NOT EXISTS idx_tasks_waiting ON tasks (next_retry_at)
+    WHERE status = 'pending' AND next_retry_at IS NOT NULL;
+COMMENT ON INDEX idx_tasks_waiting IS 'Promotion: scheduled and backing-off tasks by their time';
+-- claims.owned, upkeep.recover, the guide's orphan and running queries.
+CREATE INDEX IF NOT EXISTS idx_tasks_owned ON tasks (worker_id) WHERE status IN ('claimed', 'running');
+COMMENT ON INDEX idx_tasks_owned IS 'What a worker owns; recovery; what runs';
+-- enqueue: at most one task per type and key.
+CREATE UNIQUE INDEX IF NOT EXISTS idx_tasks_idempotency ON tasks (type, idempotency_key)
+    WHERE idempotency_key IS NOT NULL;
+COMMENT ON INDEX idx_tasks_idempotency IS 'Enqueue: idempotency keys';
+-- tasks.list_tasks and the guide's dead-letter query.
+CREATE INDEX IF NOT EXISTS idx_tasks_dead_letter ON tasks (updated_at DESC) WHERE status = 'dead_letter';
+COMMENT ON INDEX idx_tasks_dead_letter IS 'Dead letters, the latest first';
+
+CREATE TABLE IF NOT EXISTS task_types (
+    type text PRIMARY KEY,
+    max_retries integer NOT NULL DEFAULT 3 CHECK (max_retries >= 0),
+    timeout_seconds double precision CHECK (timeout_seconds > 0),
+    retry_base_seconds double precision NOT NULL DEFAULT 1,
+    retry_cap_seconds double precision NOT NULL DEFAULT 3600,
+    last_seen timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE task_types IS 'What the apps of the workers serve, as the newest start registered it';
+COMMENT ON COLUMN task_types.type IS 'Names the handler';
+COMMENT ON COLUMN task_types.max_retries IS 'For tasks that were enqueued without a number of their own';
+COMMENT ON COLUMN task_types.timeout_seconds IS 'Likewise; NULL: no limit';
+COMMENT ON COLUMN task_types.retry_base_seconds IS 'Longest wait before the first retry';
+COMMENT ON COLUMN task_types.retry_cap_seconds IS 'Longest wait before any retry';
+COMMENT ON COLUMN task_types.last_seen IS 'When a worker that serves it started last';
+
+CREATE TABLE IF NOT EXISTS workers (
+    id text PRIMARY KEY,
+    hostname text NOT NULL,
+    started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    last_heartbeat timestamptz NOT NULL DEFAULT clock_timestamp(),
+    leader_until timestamptz,
+    declared_dead_at timestamptz,
+    resumed_at timestamptz,
+    pool_size integer NOT NULL,
+    is_leader boolean NOT NULL DEFAULT false,
+    version text NOT NULL
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 100);
+ALTER TABLE workers ADD COLUMN IF NOT EXISTS resumed_at timestamptz;  -- since version 2
+COMMENT ON TABLE workers IS
+    'Running orchestratords; a row goes when its worker leaves, or when it died and all was recovered';
+COMMENT ON COLUMN workers.id IS 'hostname-pid-random; new at every start';
+COMMENT ON COLUMN workers.hostname IS 'Where it runs';
+COMMENT ON COLUMN workers.started_at IS 'When it registered';
+COMMENT ON COLUMN workers.last_heartbeat IS 'Its latest heartbeat';
+COMMENT ON COLUMN workers.leader_until IS 'End of its lease as last renewed; NULL if it does not lead';
+COMMENT ON COLUMN workers.declared_dead_at IS 'Set once and for good by a leader; its tasks are recovered from then on';
+COMMENT ON COLUMN workers.resumed_at IS
+    'Its first heartbeat after one or more were missed: what kept it from beating may have kept others too';
+COMMENT ON COLUMN workers.pool_size IS 'Slots of its pool';
+COMMENT ON COLUMN workers.is_leader IS 'For people to see; the row in leadership decides';
+COMMENT ON COLUMN workers.version IS 'Its version of orchestratord';
+
+-- An ordinary logged table: an unlogged one would forget its term in a crash, and terms must only grow.
+CREATE TABLE IF NOT EXISTS leadership (
+    id integer PRIMARY KEY DEFAULT 1 CHECK (id = 1),
+    term bigint NOT NULL DEFAULT 0,
+    holder text,
+    holder_process jsonb,
+    acquired_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    renewed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    expires_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    counted_to uuid NOT NULL DEFAULT orchestrator_id_at(clock_timestamp())
+) WITH (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 100);
+COMMENT ON TABLE leadership IS 'The lease of the leader: one row';
+COMMENT ON COLUMN leadership.id IS 'Always 1';
+COMMENT ON COLUMN leadership.term IS 'Grows with every acquisition: the fencing token of all that a leader writes';
+COMMENT ON COLUMN leadership.holder IS 'The worker that leads or led last';
+COMMENT ON COLUMN leadership.holder_process IS 'Its process: boot_id, pid_namespace, hostname, pid, start_ticks';
+COMMENT ON COLUMN leadership.acquired_at IS 'Start of the term';
+COMMENT ON COLUMN leadership.renewed_at IS 'Latest renewal';
+COMMENT ON COLUMN leadership.expires_at IS 'End of the lease unless it is renewed';
+COMMENT ON COLUMN leadership.counted_to IS 'Tasks with ids up to this one are in tasks_enqueued_total';
+INSERT INTO leadership DEFAULT VALUES ON CONFLICT DO NOTHING;
+
+-- Unlogged: after a crash it is empty, which costs each sleeper one poll interval.
+CREATE UNLOGGED TABLE IF NOT EXISTS sleepers (
+    worker_id text PRIMARY KEY,
+    is_sleeping boolean NOT NULL
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 100);
+COMMENT ON TABLE sleepers IS 'Who wants a notification when tasks arrive; while nobody does, none is sent';
+COMMENT ON COLUMN sleepers.worker_id IS 'The worker';
+COMMENT ON COLUMN sleepers.is_sleeping IS 'Whether any of its children is idle';
+
+-- Notifications serialise commits, so they are sent only while somebody sleeps. Polling is the truth: one that is lost
+-- costs a poll interval.
+CREATE OR REPLACE FUNCTION orchestrator_wake_sleepers() RETURNS trigger LANGUAGE plpgsql
+SET search_path FROM CURRENT AS $$
+BEGIN
+    IF EXISTS (SELECT FROM sleepers WHERE is_sleeping) THEN
+        PERFORM pg_notify('orchestrator_tasks', '');
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION orchestrator_wake_sleepers() IS 'Notifies orchestrator_tasks if any worker sleeps';
+
+CREATE OR REPLACE TRIGGER wake_on_insert AFTER INSERT ON tasks
+    FOR EACH STATEMENT EXECUTE FUNCTION orchestrator_wake_sleepers();
+
+-- One trigger for both, because each row trigger on UPDATE costs every claim and outcome some 4 of 45 us, fired or not.
+CREATE OR REPLACE FUNCTION orchestrator_make_wholly_pending() RETURNS trigger LANGUAGE plpgsql
+SET search_path FROM CURRENT AS $$
+BEGIN
+    NEW.worker_id := NULL;
+    NEW.slot := NULL;
+    NEW.claim_token := NULL;
+    NEW.claimed_at := NULL;
+    NEW.started_at := NULL;
+    NEW.completed_at := NULL;
+    NEW.result := NULL;
+    NEW.updated_at := now();
+    IF NEW.next_retry_at IS NULL AND EXISTS (SELECT FROM sleepers WHERE is_sleeping) THEN
+        PERFORM pg_notify('orchestrator_tasks', '');
+    END IF;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION orchestrator_make_wholly_pending() IS
+    'Whoever moves a task back to pending, an operator''s UPDATE too: its claim ends, so an execution that still goes '
+    'on is stale, and sleeping workers are woken';
+
+CREATE OR REPLACE TRIGGER make_wholly_pending BEFORE UPDATE OF status ON tasks FOR EACH ROW
+    WHEN (NEW.status = 'pending' AND OLD.status <> 'pending')
+    EXECUTE FUNCTION orchestrator_make_wholly_pending();
+
+CREATE OR REPLACE FUNCTION enqueue_task(
+    type text,
+    payload jsonb DEFAULT '{}',
+    priority integer DEFAULT 0,
+    delay interval DEFAULT NULL,
+    run_at timestamptz DEFAULT NULL,
+    idempotency_key text DEFAULT NULL,
+    max_retries integer DEFAULT NULL,
+    timeout interval DEFAULT NULL
+) RETURNS uuid LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+DECLARE
+    task_id uuid;
+    due timestamptz := coalesce(enqueue_task.run_at, clock_timestamp() + enqueue_task.delay);
+BEGIN
+    IF enqueue_task.payload IS NULL OR jsonb_typeof(enqueue_task.payload) <> 'object' THEN
+        RAISE EXCEPTION 'the payload of a task is a JSON object' USING ERRCODE = 'invalid_parameter_value';
+    ELSIF octet_length(enqueue_task.payload::text) > 1048576 THEN
+        RAISE EXCEPTION 'the payload of a task has at most 1048576 bytes' USING ERRCODE = 'invalid_parameter_value';
+    ELSIF octet_length(enqueue_task.payload::text) > 200  -- a shorter one has no room for so many levels
+        AND enqueue_task.payload @? 'strict $.**{100} ? (@.type() == "object" || @.type() == "array")' THEN
+        RAISE EXCEPTION 'the payload of a task is nested at most 100 levels deep'
+            USING ERRCODE = 'invalid_parameter_value';
+    ELSIF enqueue_task.delay IS NOT NULL AND enqueue_task.run_at IS NOT NULL THEN
+        RAISE EXCEPTION 'give delay or run_at, not both' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    LOOP
+        INSERT INTO tasks (type, payload, priority, next_retry_at, idempotency_key, max_retries, timeout_seconds)
+        VALUES (enqueue_task.type, enqueue_task.payload, coalesce(enqueue_task.priority, 0),
+                CASE WHEN due > clock_timestamp() THEN due END,
+                enqueue_task.idempotency_key, enqueue_task.max_retries, date_part('epoch', enqueue_task.timeout))
+        ON CONFLICT (type, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
+        RETURNING id INTO task_id;
+        EXIT WHEN task_id IS NOT NULL;
+        SELECT id INTO task_id FROM tasks
+        WHERE type = enqueue_task.type AND idempotency_key = enqueue_task.idempotency_key;
+        EXIT WHEN task_id IS NOT NULL;  -- else it was deleted in between: insert again
+    END LOOP;
+    RETURN task_id;
+END
+$$;
+COMMENT ON FUNCTION enqueue_task(text, jsonb, integer, interval, timestamptz, text, integer, interval) IS
+    'Enqueues a task from any language; a duplicate of (type, idempotency_key) returns the id that is there and '
+    'changes nothing';
+
+CREATE TABLE IF NOT EXISTS orchestrator_schema (
+    id integer PRIMARY KEY DEFAULT 1 CHECK (id = 1),
+    version integer NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE orchestrator_schema IS 'The version of this schema: one row';
+COMMENT ON COLUMN orchestrator_schema.id IS 'Always 1';
+COMMENT ON COLUMN orchestrator_schema.version IS 'A daemon that knows only older versions refuses to run';
+COMMENT ON COLUMN orchestrator_schema.applied_at IS 'When this version was applied';
+INSERT INTO orchestrator_schema AS present (version) VALUES (2)
+ON CONFLICT (id) DO UPDATE SET version = excluded.version, applied_at = excluded.applied_at
+WHERE present.version < excluded.version;
