@@ -33,6 +33,8 @@ def test_a_second_install_is_an_upgrade_which_waits_for_the_service_and_keeps_wh
     assert not machine.path("/opt/orchestratord/venv").exists()
     assert machine.path("/opt/orchestratord/app/app.py").exists()
 
+    # what an installation leaves that died while it made the venv
+    machine.run("/usr/bin/python3", "-m", "venv", "--without-pip", "/opt/orchestratord/venv")
     said = machine.make("install").stdout
     assert "systemctl enable --now orchestratord" in said and "DATABASE_URL" not in said
     assert f"DATABASE_URL={service.queue.url}\n" in machine.path(ENV).read_text()
