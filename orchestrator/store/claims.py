@@ -182,8 +182,6 @@ def finish_and_claim(
 ) -> Batch:
     """Writes these outcomes and claims up to `limit` due tasks for this worker's slot, in one commit.
 
-    (For large batches the child calls it twice instead: child/ledger.py.)
-
     `limit` 0 only finishes; no `outcomes` only claims. Order: priority, then age, among what is due and not locked by
     another claim. When the reply is lost, outcomes may be sent again, and `owned` tells what was claimed.
 
@@ -191,21 +189,12 @@ def finish_and_claim(
     an earlier batch, so there is little but what is taken, which costs time to pass. `is_durable` false: the commit
     does not wait for the disk. Nothing may be done about it before a later, durable one of this session has returned.
     """
-    now = time.monotonic()
     place = start or _FRONT
     rows = execute_prepared(
         connection,
         _FINISH_AND_CLAIM,
         {
-            "ids": words([o.task_id for o in outcomes]),
-            "tokens": words([str(o.token) for o in outcomes]),
-            "statuses": words([o.status for o in outcomes]),
-            "attempts": words([str(o.attempt) for o in outcomes]),
-            "started_ago": words([str(int((now - o.started_monotonic) * 1e6)) for o in outcomes]),
-            "ended_ago": words([str(int((now - o.ended_monotonic) * 1e6)) for o in outcomes]),
-            "delays": words([str(o.delay_seconds) for o in outcomes] if any(o.delay_seconds for o in outcomes) else ()),
-            "errors": texts([o.error for o in outcomes]),
-            "results": texts([o.result for o in outcomes]),
+            **_columns(outcomes),
             "count": len(outcomes),
             "worker_id": worker_id,
             "slot": slot,
@@ -228,6 +217,21 @@ def finish_and_claim(
         Place(priority, created_at) if claimed and len(claimed) == ready else None,
         was_outrun=ready > 0 and not claimed,
     )
+
+
+def _columns(outcomes: Sequence[Outcome]) -> dict[str, str]:
+    now = time.monotonic()
+    return {
+        "ids": words([o.task_id for o in outcomes]),
+        "tokens": words([str(o.token) for o in outcomes]),
+        "statuses": words([o.status for o in outcomes]),
+        "attempts": words([str(o.attempt) for o in outcomes]),
+        "started_ago": words([str(int((now - o.started_monotonic) * 1e6)) for o in outcomes]),
+        "ended_ago": words([str(int((now - o.ended_monotonic) * 1e6)) for o in outcomes]),
+        "delays": words([str(o.delay_seconds) for o in outcomes] if any(o.delay_seconds for o in outcomes) else ()),
+        "errors": texts([o.error for o in outcomes]),
+        "results": texts([o.result for o in outcomes]),
+    }
 
 
 def _unaccepted(outcomes: Sequence[Outcome], accepted: int, tokens: str | None) -> tuple[Outcome, ...]:
