@@ -78,7 +78,7 @@ class Workshop:
     def pid(self) -> int:
         return self.process.pid
 
-    def wait_for(self, fact: Callable[[], Any], *, within: float = 10.0) -> Any:
+    def wait_for(self, fact: Callable[[], Any], *, within: float = 20.0) -> Any:
         """As eventually(), but a supervisor that has ended is said at once."""
         return eventually(lambda: self._is_running() and fact(), within=within)
 
