@@ -43,7 +43,7 @@ BUGS = {
     ),
     "a recovery gives the attempt back": (
         "zombies", {"attempts"},
-        [("store/upkeep.py", "    recoveries = least(t.recoveries +", "    attempts = 0, recoveries = least(t.recoveries +")],
+        [("store/upkeep.py", "    recoveries = least(t.rec", "    attempts = 0, recoveries = least(t.rec")],
     ),
     "claims whose reply was lost are forgotten": (
         "replies", {"unfinished"}, [("supervisor/course.py", "if ghosts:", "if not ghosts:")],
