@@ -1,0 +1,92 @@
+"""Handlers that are coroutines: one event loop for all of a child's, with the threads that belong to it."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context
+from typing import Any
+
+from orchestrator.child.forks import Origin
+from orchestrator.errors import TaskTimeout
+from orchestrator.failure import describe_exception
+from orchestrator.telemetry import logs
+
+_THREADS = "task-asyncio"
+_THREAD_SECONDS = 0.1
+"""A thread of the event loop's that is idle has ended long before; one that isn't keeps the child from going on."""
+
+
+class Coroutines:
+    """Runs one at a time. The loop is made for the first, and anew after one that did not end well."""
+
+    def __init__(self, origin: Origin) -> None:
+        self._origin = origin
+        self._runner: asyncio.Runner | None = None
+        self._threads: ThreadPoolExecutor | None = None  # of its event loop: to_thread() and name look-ups use them
+        self._log = logs.get("child")
+
+    def run(
+        self, coroutine: Coroutine[Any, Any, Any], context: Context, timeout_seconds: float | None, began_ns: int
+    ) -> Any:
+        """What it returns or raises; TaskTimeout once its time is up."""
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+            self._give_threads(self._runner)
+        threads_before, is_sound = threading.active_count(), False
+        try:
+            # without a context of ours the runner goes on with that of its first coroutine
+            value = self._runner.run(self._limited(coroutine, timeout_seconds, began_ns), context=context)
+            is_sound = True
+            return value
+        finally:
+            if threading.active_count() > threads_before:
+                self._end_threads(self._runner)
+            if not is_sound:
+                self._drop_loop()  # whatever state it is in, the next task gets a new one
+
+    async def _limited(self, coroutine: Coroutine[Any, Any, Any], timeout_seconds: float | None, began_ns: int) -> Any:
+        """Await the handler; its time limit cancels it, and what it left on the loop is cancelled after it."""
+        limit = asyncio.timeout(timeout_seconds)
+        try:
+            async with limit:
+                try:
+                    return await coroutine
+                finally:
+                    # here, while it is known how the handler ended: this loop is its parent's
+                    self._origin.end_forks(began_ns)
+        except TimeoutError:
+            if limit.expired():
+                raise TaskTimeout(f"the task's time limit of {timeout_seconds:g} s is up") from None
+            raise
+        finally:
+            left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            for task in left:
+                task.cancel()
+            if left:
+                await asyncio.gather(*left, return_exceptions=True)
+
+    def _give_threads(self, runner: asyncio.Runner) -> None:
+        """A pool for the loop's default executor; it has no thread before one is needed."""
+        self._threads = ThreadPoolExecutor(thread_name_prefix=_THREADS)
+        runner.get_loop().set_default_executor(self._threads)
+
+    def _end_threads(self, runner: asyncio.Runner) -> None:
+        """End those that are idle: else each task that looks up a name would cost a child. A busy one is left alone."""
+        ending = self._threads
+        self._give_threads(runner)
+        if ending is not None:
+            ending.shutdown(wait=False, cancel_futures=True)
+        until = time.monotonic() + _THREAD_SECONDS
+        for thread in threading.enumerate():
+            if thread.name.startswith(_THREADS):
+                thread.join(max(0.0, until - time.monotonic()))
+
+    def _drop_loop(self) -> None:
+        runner, self._runner = self._runner, None
+        try:
+            if runner is not None:
+                runner.close()
+        except BaseException as error:  # noqa: BLE001 user code runs while a loop closes
+            self._log.warning("event_loop_not_closed", error=describe_exception(error).partition("\n")[0])
