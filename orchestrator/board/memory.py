@@ -46,7 +46,7 @@ class Board:
         self._bytes.release()
         self._map.close()
 
-    def word(self, word: Word) -> int:
+    def word(self, word: int) -> int:
         return self._words[word]
 
     @property

@@ -254,10 +254,10 @@ def test_orders_and_reasons_cross_the_board(board: Halves) -> None:
         assert (board.supervisor.leaving, board.supervisor.state) == (reason, SlotState.LEAVING)
 
 
-@pytest.mark.parametrize("word", Word)
+@pytest.mark.parametrize("word", [number for name, number in vars(Word).items() if name.isupper()])
 @pytest.mark.parametrize("nonsense", [-(2**63), -1, CAPACITY + 1, 2**63 - 1])
 def test_a_board_that_a_task_scribbled_over_does_not_end_the_supervisor(
-    board: Halves, word: Word, nonsense: int
+    board: Halves, word: int, nonsense: int
 ) -> None:
     board.publish(3)
     board.child.start(0)
