@@ -1,8 +1,10 @@
 """The Linux calls that Python lacks, and small readings from /proc. Any process uses them."""
 
 import ctypes
+import fcntl
 import mmap
 import os
+import resource
 import signal
 
 _PR_SET_PDEATHSIG = 1
@@ -64,6 +66,22 @@ def take_signal_stack(size: int = 1 << 20) -> None:
 def adopt_orphans() -> None:
     """Orphaned descendants become this process's children (prctl(2), PR_SET_CHILD_SUBREAPER)."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+_HIGH_DESCRIPTOR = 1008
+_BELOW_LIMIT = 16
+
+
+def out_of_the_way(descriptor: int) -> int:
+    """The same open file under a high number, close-on-exec; the old number is closed.
+
+    Should user code close it by mistake, the next open() gets another number, a lower one: whoever uses this one is
+    told that it is closed, and writes into no file of the user's.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    number = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, max(3, min(limit - _BELOW_LIMIT, _HIGH_DESCRIPTOR)))
+    os.close(descriptor)
+    return number
 
 
 def resident_bytes(pid: int | str = "self") -> int:

@@ -6,6 +6,7 @@ before the next starts. The database may be away for hours; what ended is kept a
 
 import random
 import time
+from collections.abc import Sequence
 
 from setproctitle import setproctitle
 
@@ -172,11 +173,16 @@ class Loop:
     def _run_batch(self, claims: list[tuple[Claim, Limits]]) -> None:
         """Start each claim whose permission we get; the rest the supervisor has taken back, or will."""
         for claim, limits in claims:
-            if self._leave is not None or self._board.order is not ChildOrder.WORK or not self._make_room():
+            if not self._make_room() or self._leave is not None or self._board.order is not ChildOrder.WORK:
                 break
-            if not self._permits.take():
+            try:
+                if not self._permits.take():
+                    break
+            except OSError as error:
+                self._condemn([f"the start permissions were closed: {error}"])
                 break
             self._run_one(claim, limits)
+        self._inspect()
         self._settle()
 
     def _settle(self) -> None:
@@ -200,7 +206,20 @@ class Loop:
             self._flush()
         return self._board.has_room
 
+    def _inspect(self) -> None:
+        """See whether what we send messages and statements on is still ours."""
+        wrong = self._sanity.inspect(self._database.descriptor())
+        if wrong:
+            self._condemn(wrong)
+
+    def _condemn(self, wrong: Sequence[str]) -> None:
+        self._log.warning("child_not_reusable", found="; ".join(wrong))
+        self._leave = LeaveReason.INSANE
+
     def _flush(self) -> bool:
+        self._inspect()
+        if self._leave is LeaveReason.INSANE:
+            return False
         try:
             self._ledger.exchange(0)
         except (DatabaseUnavailable, StatementRefused):
@@ -214,13 +233,14 @@ class Loop:
         setproctitle(f"{self._title}{claim.type} {claim.task_id}")
         logs.task_begins(claim.task_id, claim.type, claim.attempt)
         outcome = self._executor.run(claim, limits, self._board.start(hard))
-        wrong = self._sanity.restore(self._database.descriptor(), outcome.started_monotonic)
+        seconds = outcome.ended_monotonic - outcome.started_monotonic
+        wrong = self._sanity.restore(seconds, self._database.descriptor())
         if wrong:
-            self._log.warning("child_not_reusable", found="; ".join(wrong))
-            self._leave = LeaveReason.INSANE
+            self._condemn(wrong)
         if _is_large(outcome.result):
             self._board.handler_ended()
-            if wrong:
+            self._inspect()
+            if self._leave is LeaveReason.INSANE:
                 self._database.abandon()
             self._write_large(outcome)
         else:

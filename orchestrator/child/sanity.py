@@ -1,6 +1,8 @@
 """What a handler may have done to its process: undone where it can be, else a reason to replace the child.
 
-Runs in a child after every task, the shortest too, so each look is one cheap system call or none.
+Runs in a child after every task, the shortest too, so each look is one cheap system call or none. What would harm the
+next task is looked at after each. What takes longer to do than a brief task lasts, or harms nobody before something is
+sent, is looked at after any other, after a few brief ones, and before anything is sent.
 """
 
 import fcntl
@@ -9,21 +11,21 @@ import resource
 import signal
 import sys
 import threading
-import time
 from _signal import getsignal, pthread_sigmask  # type: ignore[import-not-found]  # signal's make enums: 2 us, not 0.1
 from _thread import _count as started_threads
 from collections.abc import Iterable, Sequence
 
 from orchestrator.board.birth import MARKER_VARIABLE
+from orchestrator.board.kernel import out_of_the_way
 from orchestrator.board.reactions import DEAF_TO, do_nothing
 from orchestrator.child.time_limit import TimeLimit
 
 SHARE_OF_DESCRIPTORS = 0.75
 """Of the descriptors that a process may have; beyond it the next task might find none left, and pay for it."""
 
-_BRIEF_SECONDS = 0.00005
-_BRIEF_TASKS = 8
-"""So few tasks, each so brief, hardly open a quarter of all descriptors: these are counted once for all of them."""
+BRIEF_SECONDS = 0.00005
+BRIEF_TASKS = 8
+"""In so short a time no program can be started; and so few tasks as short hardly open a quarter of all descriptors."""
 
 _STANDARD_MARKS = {0: signal.SIGCHLD, 1: signal.SIGURG, 2: signal.SIGWINCH}
 """Other processes share these files: should one ask for signals (O_ASYNC), it gets one that does nothing by default."""
@@ -32,6 +34,7 @@ _CONNECTION_MARK = 10
 """Any number of a signal; the marks of the other descriptors follow it."""
 
 _F_GETSIG = fcntl.F_GETSIG
+_SIG_BLOCK = int(signal.SIG_BLOCK)
 _MARKER = MARKER_VARIABLE.encode()
 
 
@@ -40,7 +43,7 @@ class Sanity:
 
     def __init__(self, time_limit: TimeLimit, own_descriptors: Iterable[int]) -> None:
         self._time_limit = time_limit
-        self._directory = os.getcwdb()
+        self._directory = out_of_the_way(os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         self._umask = os.umask(0o022)
         os.umask(self._umask)
         self._threads = started_threads()
@@ -51,76 +54,87 @@ class Sanity:
         self._own = tuple(own_descriptors)
         for mark, descriptor in enumerate(self._own, _CONNECTION_MARK + 1):
             fcntl.fcntl(descriptor, fcntl.F_SETSIG, mark)
-        self._standard = [(descriptor, _identity(descriptor)) for descriptor in _STANDARD_MARKS]
+        self._own_marks = [_mark_of(each) for each in self._own]
+        self._standard_files = [(descriptor, _identity(descriptor)) for descriptor in _STANDARD_MARKS]
         _mark_standard()
-        self._marked = (*self._own, *(descriptor for descriptor, identity in self._standard if identity is not None))
-        self._marks = [fcntl.fcntl(descriptor, _F_GETSIG) for descriptor in self._marked]
-        self._signals = [int(each) for each in (*DEAF_TO, signal.SIGCHLD, signal.SIGPIPE)]
+        self._standard = [descriptor for descriptor, identity in self._standard_files if identity is not None]
+        self._standard_marks = [_mark_of(each) for each in self._standard]
+        self._signals = [int(each) for each in (*DEAF_TO, signal.SIGALRM, signal.SIGCHLD, signal.SIGPIPE)]
         self._handlers = [getsignal(each) for each in self._signals]
         self._most_descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0] * SHARE_OF_DESCRIPTORS
-        self._not_counted_after = 0
-        self._marker = os.environb.get(_MARKER)
+        self._environment: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]  # environb: 0.6 us
+        self._marker = self._environment.get(_MARKER)
+        self._not_inspected = 0
 
-    def restore(self, connection: int | None, began: float) -> Sequence[str]:
-        """Undo what can be undone. What cannot is returned in words: then no further task may run here.
+    def restore(self, seconds: float, connection: int | None) -> Sequence[str]:
+        """Undo what can be undone after a task that took so long.
 
-        `connection` is the descriptor of the database connection, or None while there is none. `began`: the task's
-        start, in CLOCK_MONOTONIC seconds.
+        What cannot is returned in words: then no further task may run here. `connection` is the descriptor of the
+        database connection, or None while there is none.
         """
         os.umask(self._umask)
-        self._restore_signals()
-        if self._marker is not None and os.environb.get(_MARKER) != self._marker:
+        if list(map(getsignal, self._signals)) != self._handlers:
+            self._restore_handlers()
+            seconds = BRIEF_SECONDS  # who has a handler for SIGALRM has a timer, too
+        if pthread_sigmask(_SIG_BLOCK, ()):
+            pthread_sigmask(signal.SIG_SETMASK, ())
+        if self._environment.get(_MARKER) != self._marker and self._marker is not None:
             os.environb[_MARKER] = self._marker  # what later tasks start must be found by it
-        wrong = self._broken_descriptors(connection)
-        wrong += self._restore_streams()
+        wrong = [] if self._has_standard() else self._broken_standard()
+        sys.stdin, sys.stdout, sys.stderr = self._streams
+        for stream in self._closable:
+            if stream.closed:  # it would raise in whichever task prints next
+                wrong.append("sys.stdin, sys.stdout or sys.stderr was closed")
         try:
-            if os.getcwdb() != self._directory:
-                os.chdir(self._directory)
+            os.fchdir(self._directory)
         except OSError as error:
-            wrong.append(f"the working directory is gone: {error}")
+            wrong.append(f"there is no way back to the working directory: {error}")
         if started_threads() > self._threads:
             names = ", ".join(sorted(thread.name for thread in threading.enumerate()))
             wrong.append(f"threads were left running ({names}); start those that shall stay in @app.on_child_start")
+        self._not_inspected += 1
+        if wrong or seconds >= BRIEF_SECONDS or self._not_inspected >= BRIEF_TASKS:
+            wrong += self.inspect(connection)
+        return wrong
+
+    def inspect(self, connection: int | None) -> Sequence[str]:
+        """The rest of it, unless that was done after the last task; before anything is sent."""
+        if not self._not_inspected:
+            return ()
+        self._not_inspected = 0
+        signal.alarm(0)  # ends an interval timer (setitimer) too; until now a signal of it met TimeLimit, and no harm
+        wrong = self._broken_descriptors(connection)
         if not self._has_children and _has_children():
             wrong.append("subprocesses were left running")
-        if not wrong and self._descriptors_run_out(began):
+        if not wrong and self._descriptors_run_out():
             wrong.append("file descriptors leak: nearly all that the process may have are open")
         return wrong
 
-    def _restore_signals(self) -> None:
-        signal.alarm(0)  # ends an interval timer (setitimer) too
-        if list(map(getsignal, self._signals)) != self._handlers:
-            for each, handler in zip(self._signals, self._handlers, strict=True):
-                signal.signal(each, handler if handler is not None else do_nothing)
-        self._time_limit.install()
-        if pthread_sigmask(signal.SIG_BLOCK, ()):
-            pthread_sigmask(signal.SIG_SETMASK, ())
+    def _restore_handlers(self) -> None:
+        for each, handler in zip(self._signals, self._handlers, strict=True):
+            signal.signal(each, handler if handler is not None else do_nothing)
 
-    def _restore_streams(self) -> list[str]:
-        """Put sys.stdout and its like back; one that was closed would raise in whichever task prints next."""
-        sys.stdin, sys.stdout, sys.stderr = self._streams
-        return ["sys.stdin, sys.stdout or sys.stderr was closed"] if any(each.closed for each in self._closable) else []
+    def _has_standard(self) -> bool:
+        try:
+            return [fcntl.fcntl(each, _F_GETSIG) for each in self._standard] == self._standard_marks
+        except OSError:
+            return False
+
+    def _broken_standard(self) -> list[str]:
+        """The next open() would get the number of one that was closed, and whatever the next task prints."""
+        broken = [number for number, was in self._standard_files if _identity(number) != was]
+        return [f"descriptor {number} was closed or replaced" for number in broken]
 
     def _broken_descriptors(self, connection: int | None) -> list[str]:
         """Ours that a handler closed or replaced. A replaced one must not be written to: it may be the user's file."""
-        wrong: list[str] = []
+        wrong = []
         if connection is not None and _mark_of(connection) != _CONNECTION_MARK:
             wrong.append("the database connection was closed or replaced")
-        try:
-            if [fcntl.fcntl(descriptor, _F_GETSIG) for descriptor in self._marked] == self._marks:
-                return wrong
-        except OSError:
-            pass
-        broken = [number for number, was in self._standard if _identity(number) != was]
-        broken += [number for number, mark in zip(self._own, self._marks, strict=False) if _mark_of(number) != mark]
-        return wrong + [f"descriptor {number} was closed or replaced" for number in broken]
+        marks = zip(self._own, self._own_marks, strict=True)
+        return wrong + [f"descriptor {own} was closed or replaced" for own, mark in marks if _mark_of(own) != mark]
 
-    def _descriptors_run_out(self, began: float) -> bool:
+    def _descriptors_run_out(self) -> bool:
         """The kernel gives the lowest number that is free: one of the highest, and the rest are open."""
-        self._not_counted_after += 1
-        if self._not_counted_after < _BRIEF_TASKS and time.monotonic() - began < _BRIEF_SECONDS:
-            return False
-        self._not_counted_after = 0
         try:
             lowest_free = os.dup(self._own[-1])
         except OSError:

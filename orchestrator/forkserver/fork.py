@@ -24,7 +24,7 @@ from orchestrator.board.birth import (
     ForkRequest,
 )
 from orchestrator.board.channel import GO, HELLO, Channel
-from orchestrator.board.kernel import be_killed_first, die_with_parent
+from orchestrator.board.kernel import be_killed_first, die_with_parent, out_of_the_way
 from orchestrator.board.reactions import block_all, turn_deaf, unblock_all
 from orchestrator.exit_codes import ExitCode
 
@@ -67,6 +67,7 @@ def _context(
     supervisor_pid: int,
     become: Callable[[str], None],
 ) -> ChildContext:
+    descriptors = [out_of_the_way(each) for each in descriptors]
     return ChildContext(
         request=request,
         settings=settings,

@@ -140,10 +140,10 @@ async def fork_async(end: str) -> int:
     return fork(end)
 """
 
-UNDONE = ("directory", "umask", "signals", "alarm", "mask", "zombie", "environment", "streams")
+UNDONE = ("directory", "lost directory", "umask", "signals", "alarm", "mask", "zombie", "environment", "streams")
 NOT_UNDONE = (
     "thread", "daemon thread", "subprocess", "own session", "closed all", "closed standard", "replaced",
-    "lost directory", "descriptors", "closed streams",
+    "descriptors", "closed streams",
 )  # fmt: skip
 
 
