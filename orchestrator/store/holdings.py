@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from orchestrator.model import Outcome, OwnedClaim, Verdict
 from orchestrator.store.arrays import words
-from orchestrator.store.claims import CLAIM_STATEMENT
+from orchestrator.store.claim_sql import CLAIM_STATEMENT
 from orchestrator.store.connection import Connection
 
 

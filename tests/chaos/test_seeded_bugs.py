@@ -18,16 +18,16 @@ TRUST = "return time.monotonic() < self.term.trusted_until"
 BUGS = {
     "outcomes are not fenced": (
         "zombies", {"stale outcome", "ended twice", "transition", "attempts"},
-        [("store/claims.py", FENCE, "RETURNING o.token")],
+        [("store/claim_sql.py", FENCE, "RETURNING o.token")],
     ),
     "outcomes are fenced by the status only": (
         "zombies", {"stale outcome"},
-        [("store/claims.py", FENCE, "AND t.status BETWEEN 'claimed' AND 'running'\n    RETURNING o.token")],
+        [("store/claim_sql.py", FENCE, "AND t.status BETWEEN 'claimed' AND 'running'\n    RETURNING o.token")],
     ),
     "outcomes are fenced by the attempt only": (
         "zombies", {"stale outcome"},
         [
-            ("store/claims.py", FENCE, "AND t.status BETWEEN 'claimed' AND 'running'"
+            ("store/claim_sql.py", FENCE, "AND t.status BETWEEN 'claimed' AND 'running'"
              " AND t.attempts + (t.status = 'claimed')::integer = o.attempt\n    RETURNING o.token"),
             ("supervisor/watch.py", "MARK_RUNNING_SECONDS = 0.15", "MARK_RUNNING_SECONDS = 1e9"),  # a wide window
         ],

@@ -53,16 +53,16 @@ def test_many_orders_of_operations_leave_what_the_model_says(connection: Connect
 def test_it_finds_a_bug_in_the_fence_of_outcomes(
     bug: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = claims._FINISH_AND_CLAIM
+    right = claims.FINISH
     assert FENCE in right.definition, "the statement no longer has what this bug replaces"
     wrong = replace(
         right,
-        name="wrong_claim",
-        definition=right.definition.replace(FENCE, OUTCOME_BUGS[bug]).replace(right.name, "wrong_claim"),
-        call=right.call.replace(right.name, "wrong_claim"),
+        name="wrong_finish",
+        definition=right.definition.replace(FENCE, OUTCOME_BUGS[bug]).replace(right.name, "wrong_finish"),
+        call=right.call.replace(right.name, "wrong_finish"),
         plain=right.plain.replace(FENCE, OUTCOME_BUGS[bug]),
     )
-    monkeypatch.setattr(claims, "_FINISH_AND_CLAIM", wrong)
+    monkeypatch.setattr(claims, "FINISH", wrong)
     with pytest.raises(AssertionError):
         run_state_machine_as_test(lambda: Machine(connection), settings=HUNT)
 
