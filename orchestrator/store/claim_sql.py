@@ -9,8 +9,9 @@ from orchestrator.store.prepared import prepared
 CLAIM_STATEMENT = "orchestrator_claim"
 """How the statements that claim are named, in pg_stat_activity too."""
 
-# The arrays are joined to the rows by primary key, then fenced. unnest() fills the shorter of its arrays with NULL, so
-# `delays`, `errors` and `results` stay empty when there are none; ages are in microseconds. BETWEEN (in the enum's
+# The arrays are joined to the rows by primary key, then fenced. What is the same for all is not sent: the shorter of
+# arrays that are unnested together are filled with NULL. (In a SELECT list they hand on row by row what they would
+# store first in FROM.) Ages are in microseconds. BETWEEN (in the enum's
 # order) says the same as IN ('claimed', 'running') without offering idx_tasks_owned: told by statistics of a quiet hour
 # that hardly any task is claimed, the planner would read all of that index instead. now(), not clock_timestamp():
 # nearest to the moment when the ages were taken. A retry leaves the row wholly pending but for `ended_token`.
@@ -30,10 +31,17 @@ finished AS (
         last_error = coalesce(o.error, t.last_error),
         result = o.result::jsonb,
         updated_at = now()
-    FROM unnest(%(ids)s::uuid[], %(tokens)s::bigint[], %(statuses)s::task_status[], %(attempts)s::integer[],
-                %(started_ago)s::bigint[], %(ended_ago)s::bigint[],
-                %(delays)s::double precision[], %(errors)s::text[], %(results)s::text[])
-        AS o (id, token, status, attempt, started_ago, ended_ago, delay, error, result)
+    FROM (
+        SELECT id, token, coalesce(status, 'completed') AS status, coalesce(attempt, 1) AS attempt, started_ago,
+            ended_ago, delay, error, result
+        FROM (
+            SELECT unnest(%(ids)s::uuid[]) AS id, unnest(%(tokens)s::bigint[]) AS token,
+                unnest(%(statuses)s::task_status[]) AS status, unnest(%(attempts)s::integer[]) AS attempt,
+                unnest(%(started_ago)s::bigint[]) AS started_ago, unnest(%(ended_ago)s::bigint[]) AS ended_ago,
+                unnest(%(delays)s::double precision[]) AS delay, unnest(%(errors)s::text[]) AS error,
+                unnest(%(results)s::text[]) AS result
+        ) AS sent
+    ) AS o
     WHERE t.id = ANY (ARRAY[o.id]) AND t.claim_token = o.token AND t.status BETWEEN 'claimed' AND 'running'
     RETURNING o.token
 )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
-from orchestrator.model import MAX_PAYLOAD_BYTES, Claim, ClaimRef, Outcome, Start
+from orchestrator.model import MAX_PAYLOAD_BYTES, Claim, ClaimRef, Outcome, Start, TaskStatus
 from orchestrator.store.arrays import texts, words
 from orchestrator.store.claim_sql import CLAIM, FINISH, FINISH_AND_CLAIM
 from orchestrator.store.connection import Connection
@@ -100,16 +100,18 @@ def finish_and_claim(
 
 
 def _columns(outcomes: Sequence[Outcome]) -> dict[str, str]:
+    """The statement's arrays; empty: what it takes for granted holds for all."""
     now = time.monotonic()
+    is_special = any([o.status is not TaskStatus.COMPLETED or o.error is not None for o in outcomes])
     return {
         "ids": words([o.task_id for o in outcomes]),
         "tokens": words([str(o.token) for o in outcomes]),
-        "statuses": words([o.status for o in outcomes]),
-        "attempts": words([str(o.attempt) for o in outcomes]),
+        "statuses": words([o.status for o in outcomes] if is_special else ()),
+        "attempts": words([str(o.attempt) for o in outcomes] if any([o.attempt != 1 for o in outcomes]) else ()),
         "started_ago": words([str(int((now - o.started_monotonic) * 1e6)) for o in outcomes]),
         "ended_ago": words([str(int((now - o.ended_monotonic) * 1e6)) for o in outcomes]),
-        "delays": words([str(o.delay_seconds) for o in outcomes] if any(o.delay_seconds for o in outcomes) else ()),
-        "errors": texts([o.error for o in outcomes]),
+        "delays": words([str(o.delay_seconds) for o in outcomes] if is_special else ()),
+        "errors": texts([o.error for o in outcomes] if is_special else ()),
         "results": texts([o.result for o in outcomes]),
     }
 
