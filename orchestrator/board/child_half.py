@@ -26,6 +26,7 @@ from orchestrator.model import MAX_ERROR_BYTES, Claim, Outcome
 _START = Field.STARTED_AT * WORD
 _END = Field.ENDED_AT * WORD
 _STATUSES = {status: index for index, status in enumerate(OUTCOME_STATUSES)}
+_COMPLETED = OUTCOME_STATUSES[0]
 
 
 class ChildBoard(Board):
@@ -99,11 +100,16 @@ class ChildBoard(Board):
         """The running claim's handler ended so; `has_room` held. The result is at most MAX_INLINE_BYTES long."""
         words = self._words
         index = words[Word.ENDED]
+        error, result = outcome.error, outcome.result
         offset = self._arena_used
         END.pack_into(
             self._bytes, HEADER_BYTES + index * RECORD_BYTES + _END,
-            int(outcome.ended_monotonic * NANO), _STATUSES[outcome.status], int(outcome.delay_seconds * NANO),
-            offset, self._store(outcome.error), self._store(outcome.result),
+            int(outcome.ended_monotonic * NANO),
+            0 if outcome.status is _COMPLETED else _STATUSES[outcome.status],
+            int(outcome.delay_seconds * NANO),
+            offset,
+            -1 if error is None else self._store(error),
+            -1 if result is None else self._store(result),
         )  # fmt: skip
         words[Word.ENDED] = index + 1
         words[Word.FINISHED] += 1
@@ -141,9 +147,7 @@ class ChildBoard(Board):
         self._words[Word.WRITTEN] = self._words[Word.ENDED]
         self._arena_used = 0
 
-    def _store(self, text: str | None) -> int:
-        if text is None:
-            return -1
+    def _store(self, text: str) -> int:
         data = text.encode()
         begin = self._arena + self._arena_used
         self._bytes[begin : begin + len(data)] = data

@@ -100,19 +100,21 @@ def finish_and_claim(
 
 
 def _columns(outcomes: Sequence[Outcome]) -> dict[str, str]:
-    """The statement's arrays; empty: what it takes for granted holds for all."""
-    now = time.monotonic()
-    is_special = any([o.status is not TaskStatus.COMPLETED or o.error is not None for o in outcomes])
+    """The statement's arrays; an empty one: what the statement takes for granted holds for all."""
+    columns = tuple(zip(*outcomes, strict=True)) or ((),) * len(Outcome._fields)
+    ids, tokens, _, statuses, attempts, starts, ends, errors, results, delays = columns
+    count, now = len(outcomes), time.monotonic()
+    is_plain = statuses.count(TaskStatus.COMPLETED) == errors.count(None) == count
     return {
-        "ids": words([o.task_id for o in outcomes]),
-        "tokens": words([str(o.token) for o in outcomes]),
-        "statuses": words([o.status for o in outcomes] if is_special else ()),
-        "attempts": words([str(o.attempt) for o in outcomes] if any([o.attempt != 1 for o in outcomes]) else ()),
-        "started_ago": words([str(int((now - o.started_monotonic) * 1e6)) for o in outcomes]),
-        "ended_ago": words([str(int((now - o.ended_monotonic) * 1e6)) for o in outcomes]),
-        "delays": words([str(o.delay_seconds) for o in outcomes] if is_special else ()),
-        "errors": texts([o.error for o in outcomes] if is_special else ()),
-        "results": texts([o.result for o in outcomes]),
+        "ids": words(ids),
+        "tokens": words(map(str, tokens)),
+        "statuses": words(() if is_plain else statuses),
+        "attempts": words(() if attempts.count(1) == count else map(str, attempts)),
+        "started_ago": words([str(int((now - start) * 1e6)) for start in starts]),
+        "ended_ago": words([str(int((now - end) * 1e6)) for end in ends]),
+        "delays": words(() if is_plain else map(str, delays)),
+        "errors": texts(() if is_plain else errors),
+        "results": texts(results),
     }
 
 

@@ -3,7 +3,7 @@
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -54,14 +54,14 @@ def _any_form(character: str) -> str:
 
 
 class LineFormatter(logging.Formatter):
-    """One line a record. `process` says which process speaks; `task` are the facts of the task it runs, if any."""
+    """One line a record. `process`: which process speaks; `task`: id, type and attempt of the one it runs."""
 
     def __init__(self, format: LogFormat, process: str, secrets: Secrets) -> None:
         super().__init__()
         self._format = format
         self._process = process
         self._secrets = secrets
-        self.task: Mapping[str, str | int] = {}
+        self.task: tuple[str, str, int] | None = None
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, with its newline. Raises nothing that a log call could cause, however odd its arguments are."""
@@ -85,7 +85,8 @@ class LineFormatter(logging.Formatter):
         else:
             facts["logger"] = record.name
             facts.update((key, value) for key, value in record.__dict__.items() if key not in _OWN_ATTRIBUTES)
-        facts.update(self.task)
+        if self.task is not None:
+            facts.update(zip(("task_id", "type", "attempt"), self.task, strict=True))
         facts["process"] = self._process
         return facts
 

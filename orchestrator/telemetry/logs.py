@@ -102,13 +102,13 @@ def configure(*, debug: bool, format: LogFormat, process: str) -> None:
 def task_begins(task_id: str, type: str, attempt: int) -> None:
     """From now on every line of this process carries the task: a process runs one at a time, on any threads."""
     if _handler is not None:
-        _handler.lines.task = {"task_id": task_id, "type": type, "attempt": attempt}
+        _handler.lines.task = task_id, type, attempt
 
 
 def task_ended() -> None:
     """Lines carry no task any more."""
     if _handler is not None:
-        _handler.lines.task = {}
+        _handler.lines.task = None
 
 
 def hide(secret: str) -> None:
