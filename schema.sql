@@ -45,9 +45,10 @@ $$;
 COMMENT ON FUNCTION retry_delay(integer, double precision, double precision) IS
     'Seconds to wait before retry number `retry`: exponential with full jitter, as RetryPolicy does it';
 
--- Never reset and never reused: a claim token fences every write by the claim's owner. CACHE spares the lock.
+-- Never reset: a claim token fences every write by the claim's owner. A claimer draws one number, durably, and counts on
+-- from a million times that; so a claim that the server forgets in a crash shares its token with no other.
 CREATE SEQUENCE IF NOT EXISTS claim_tokens AS bigint CACHE 100;
-COMMENT ON SEQUENCE claim_tokens IS 'Claim tokens: one for each claim, never reused';
+COMMENT ON SEQUENCE claim_tokens IS 'Beginnings of claim tokens: one for about a million claims of a child';
 
 CREATE TABLE IF NOT EXISTS tasks (
     id uuid PRIMARY KEY DEFAULT orchestrator_new_id(),

@@ -100,7 +100,7 @@ me AS MATERIALIZED (
     UPDATE tasks AS t
     SET status = CASE WHEN b.is_alone THEN 'running'::task_status ELSE 'claimed' END,
         attempts = least(t.attempts + b.is_alone::integer, 1073741823),
-        claim_token = nextval('claim_tokens'),
+        claim_token = %(first_token)s + b.position - 1,
         worker_id = %(worker_id)s,
         slot = %(slot)s,
         claimed_at = now(),
@@ -110,7 +110,7 @@ me AS MATERIALIZED (
     WHERE t.ctid = b.place
       AND (b.position = 1
            OR NOT (b.is_alone OR (SELECT is_alone FROM ready LIMIT 1)) AND b.size <= %(max_batch)s)
-    RETURNING b.position, t.id::text, t.type, t.claim_token, t.payload::text AS payload,
+    RETURNING t.id::text, t.type, t.claim_token, t.payload::text AS payload,
         least(t.attempts + 1 - b.is_alone::integer, 1073741823) AS attempt, t.max_retries, t.timeout_seconds, b.is_alone
 )
 """
@@ -118,14 +118,15 @@ _CLAIMED_TYPES = {
     "worker_id": "text",
     "slot": "integer",
     "limit": "bigint",
+    "first_token": "bigint",
     "from_priority": "integer",
     "from_created_at": "timestamptz",
     "max_payload": "integer",
     "max_batch": "bigint",
 }
 
-# The first row of an answer (position 0) tells of the outcomes and of the last row that `ready` found; the others are
-# the claims. Naming the outcomes that were accepted is only worth it if some were not.
+# The answer's columns are a Claim's, and tokens grow in the order of the queue. The row with the token 0 tells of the
+# outcomes, and of the last row that `ready` found. Naming what was accepted is only worth it if something was not.
 _TOLD = """
 told AS (
     SELECT count(*) AS accepted, CASE WHEN count(*) < %(count)s THEN string_agg(token::text, ',') END AS tokens
@@ -134,15 +135,15 @@ told AS (
 """
 _NOTHING_TOLD = "told AS (SELECT 0::bigint AS accepted, NULL::text AS tokens)"
 _ANSWER = """
-SELECT 0, created_at::text, NULL, accepted, tokens, coalesce(position, 0)::integer, priority,
-    NULL::double precision, EXISTS (SELECT FROM me)
+SELECT created_at::text AS id, NULL AS type, 0::bigint AS token, tokens AS payload, coalesce(position, 0)::integer,
+    priority, accepted::double precision, EXISTS (SELECT FROM me)
 FROM told LEFT JOIN (SELECT * FROM batch ORDER BY position DESC LIMIT 1) AS last ON true
 UNION ALL
-SELECT position, id, type, claim_token, CASE WHEN octet_length(payload) <= %(max_payload)s THEN payload END, attempt,
-    max_retries, timeout_seconds, is_alone
+SELECT id, type, claim_token, CASE WHEN octet_length(payload) <= %(max_payload)s THEN payload END, attempt, max_retries,
+    timeout_seconds, is_alone
 FROM claimed
 """
-_ANSWER_WITHOUT_CLAIMS = "SELECT 0, NULL, NULL, accepted, tokens, 0, NULL, NULL, true FROM told"
+_ANSWER_WITHOUT_CLAIMS = "SELECT NULL, NULL, 0, tokens, 0, NULL, accepted, true FROM told"
 
 
 def _with(*parts: str, answer: str) -> str:

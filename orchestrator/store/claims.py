@@ -15,6 +15,7 @@ from orchestrator.store.arrays import texts, words
 from orchestrator.store.claim_sql import CLAIM, FINISH, FINISH_AND_CLAIM
 from orchestrator.store.connection import Connection
 from orchestrator.store.prepared import execute_prepared
+from orchestrator.store.tokens import Tokens
 
 _MAX_BATCH_BYTES = 8 << 20
 """Payloads of one claim together, as they are stored (perhaps compressed); the first is taken whatever its size."""
@@ -29,7 +30,7 @@ class Place:
 
 
 _FRONT = Place(2**31 - 1, "-infinity")
-_position = itemgetter(0)
+_token = itemgetter(2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ def finish_and_claim(
     slot: int,
     limit: int,
     within: float,
+    tokens: Tokens | None = None,
     start: Place | None = None,
     is_durable: bool = True,
 ) -> Batch:
@@ -66,9 +68,11 @@ def finish_and_claim(
     `limit` 0 only finishes; no `outcomes` only claims. Order: priority, then age, among what is due and not locked by
     another claim. When the reply is lost, outcomes may be sent again, and `owned` tells what was claimed.
 
-    `start`: what stands before this place with the same priority is left for another time; the place is the `last` of
-    an earlier batch, so there is little but what is taken, which costs time to pass. `is_durable` false: the commit
-    does not wait for the disk. Nothing may be done about it before a later, durable one of this session has returned.
+    `tokens` are the claimer's; None: new ones, which costs a statement. `start`: what stands before this place with the
+    same priority is left for another time; the place is the `last` of an earlier batch, so there is little but what is
+    taken, which costs time to pass. `is_durable` false: the commit does not wait for the disk. Should the server crash
+    soon, outcomes are unwritten and claims forgotten. What was claimed may run (another claim of it has another token),
+    but for claims with `is_running`: their attempt must be on the disk before.
     """
     params: dict[str, object] = {}
     if outcomes or not limit:
@@ -80,6 +84,7 @@ def finish_and_claim(
             "worker_id": worker_id,
             "slot": slot,
             "limit": limit,
+            "first_token": (tokens or Tokens()).take(connection, limit, within=within),
             "from_priority": place.priority,
             "from_created_at": place.created_at,
             "max_payload": MAX_PAYLOAD_BYTES,
@@ -87,12 +92,12 @@ def finish_and_claim(
         }
     statement = FINISH if not limit else FINISH_AND_CLAIM if outcomes else CLAIM
     rows = execute_prepared(connection, statement, params, within=within, lock_within=within, is_durable=is_durable)
-    rows.sort(key=_position)
-    (_, created_at, _, accepted, tokens, ready, priority, _, is_registered), *claimed = rows
+    rows.sort(key=_token)
+    (created_at, _, _, accepted_tokens, ready, priority, accepted, is_registered), *claimed = rows
     return Batch(
-        accepted,
-        _unaccepted(outcomes, accepted, tokens),
-        tuple([tuple.__new__(Claim, row[1:]) for row in claimed]),  # as Claim(…), in a third of the time
+        int(accepted),
+        _unaccepted(outcomes, int(accepted), accepted_tokens),
+        tuple([tuple.__new__(Claim, row) for row in claimed]),  # as Claim(…), in a third of the time
         is_registered,
         Place(priority, created_at) if claimed and len(claimed) == ready else None,
         was_outrun=ready > 0 and not claimed,
