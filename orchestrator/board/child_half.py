@@ -60,26 +60,53 @@ class ChildBoard(Board):
         words = self._words
         return words[Word.STARTED] + words[Word.HANDED_BACK] == words[Word.COUNT]
 
-    def publish(self, claims: Sequence[tuple[Claim, int]]) -> None:
-        """Replace the batch by these claims, each with its effective `max_retries`. No permission may be out."""
+    @property
+    def is_written(self) -> bool:
+        """Whether no outcome stands here alone: the batch may be replaced."""
         words = self._words
-        if not self.has_settled or not words[Word.WRITTEN] == words[Word.ENDED] == words[Word.STARTED]:
+        return words[Word.WRITTEN] == words[Word.ENDED]
+
+    def has_place(self, count: int) -> bool:
+        """Whether so many claims can be added behind those that stand here; that takes nothing back from anybody."""
+        words = self._words
+        present = words[Word.COUNT]
+        return words[Word.STARTED] == present and not words[Word.HANDED_BACK] and present + count <= self.capacity
+
+    def publish(self, claims: Sequence[tuple[Claim, int]]) -> None:
+        """Replace the batch by these claims, each with its effective `max_retries`. No permission may be out.
+
+        If there are outcomes that are not written yet, the claims are added behind them instead (`has_place` held).
+        Then nothing is overwritten that another could be reading, and raising the count is all that shows.
+        """
+        words = self._words
+        if not self.has_settled or words[Word.ENDED] != words[Word.STARTED]:
             raise AssertionError("BUG: a batch was replaced before it was settled")
+        if not self.is_written:
+            present = words[Word.COUNT]
+            if not self.has_place(len(claims)):
+                raise AssertionError("BUG: claims were added where there is no place for them")
+            self._write_claims(present, claims)
+            words[Word.COUNT] = present + len(claims)
+            return
         words[Word.BATCH] += 1
         words[Word.STARTED] = words[Word.ENDED] = words[Word.WRITTEN] = words[Word.HANDED_BACK] = 0
         self._arena_used = 0
-        position = HEADER_BYTES
-        for claim, max_retries in claims:
-            type_bytes = claim.type.encode()
-            flags = FLAG_IS_RUNNING if claim.is_running else 0
-            RECORD.pack_into(
-                self._bytes, position,
-                claim.token, claim.attempt, max_retries, flags, len(type_bytes), 0, 0, 0, 0, 0, 0, -1, -1, 0,
-                claim.task_id.encode(), type_bytes,
-            )  # fmt: skip
-            position += RECORD_BYTES
+        self._write_claims(0, claims)
         words[Word.COUNT] = len(claims)
         words[Word.BATCH] += 1
+
+    def _write_claims(self, index: int, claims: Sequence[tuple[Claim, int]]) -> None:
+        """Records from that one on."""
+        position = HEADER_BYTES + index * RECORD_BYTES
+        for (task_id, type_name, token, _, attempt, _, _, is_running), max_retries in claims:
+            type_bytes = type_name.encode()
+            flags = FLAG_IS_RUNNING if is_running else 0
+            RECORD.pack_into(
+                self._bytes, position,
+                token, attempt, max_retries, flags, len(type_bytes), 0, 0, 0, 0, 0, 0, -1, -1, 0,
+                task_id.encode(), type_bytes,
+            )  # fmt: skip
+            position += RECORD_BYTES
 
     def start(self, deadline_ns: int) -> int:
         """The next claim's handler begins (its permission was taken). Returns when, in nanoseconds."""
@@ -142,10 +169,12 @@ class ChildBoard(Board):
         """The outcomes up to this one stand in the database, and this child has counted them or is about to."""
         self._words[Word.WRITTEN] = index + 1
 
-    def outcomes_written(self) -> None:
-        """All outcomes so far stand in the database; their texts may be overwritten."""
-        self._words[Word.WRITTEN] = self._words[Word.ENDED]
-        self._arena_used = 0
+    def outcomes_written(self, count: int | None = None) -> None:
+        """The first so many outcomes stand in the database (None: all); once all do, their texts may be overwritten."""
+        words = self._words
+        words[Word.WRITTEN] = words[Word.ENDED] if count is None else count
+        if self.is_written:
+            self._arena_used = 0
 
     def _store(self, text: str) -> int:
         data = text.encode()

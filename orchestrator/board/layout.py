@@ -20,7 +20,11 @@ MAX_INLINE_BYTES = 64 << 10
 """A longer result does not fit the board: the child writes it to the database before it takes the next task."""
 
 MAX_CLAIMS = 256
-"""Most claims a child holds at once."""
+"""Most claims of one statement."""
+
+CAPACITY = 3 * MAX_CLAIMS
+"""Records of a board. Claims are added behind those whose outcomes are on their way to the database; when there is no
+place left, the child waits until all are written and begins at the front."""
 
 
 class Word:
@@ -30,8 +34,8 @@ class Word:
     PID = 0
     STATE = 1  # a SlotState
     STATE_SINCE = 2  # CLOCK_MONOTONIC nanoseconds
-    BATCH = 3  # raised twice a batch: odd while the records are being written
-    COUNT = 4  # records of this batch
+    BATCH = 3  # raised twice when the batch is replaced: odd while the records are being written
+    COUNT = 4  # records of this batch; grows when claims are added behind them
     STARTED = 5
     ENDED = 6
     WRITTEN = 7  # outcomes the child knows to stand in the database

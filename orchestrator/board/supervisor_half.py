@@ -130,7 +130,7 @@ class SupervisorBoard(Board):
 
         A batch replaced meanwhile does no harm: the child compares tokens, and tokens are never used twice.
         """
-        for index in range(min(self._words[Word.COUNT], self.capacity)):
+        for index in range(max(self._words[Word.WRITTEN], 0), min(self._words[Word.ENDED], self.capacity)):
             record = (HEADER_BYTES + index * RECORD_BYTES) // WORD
             token = self._words[record + Field.TOKEN]
             if token in tokens:

@@ -13,7 +13,7 @@ from setproctitle import setproctitle
 from orchestrator._version import __version__
 from orchestrator.board.birth import ChildSettings, ForkserverOrders
 from orchestrator.board.kernel import adopt_orphans, take_signal_stack
-from orchestrator.board.layout import MAX_CLAIMS
+from orchestrator.board.layout import CAPACITY, MAX_CLAIMS
 from orchestrator.config import Settings, without_password
 from orchestrator.coordinator.coordination import Coordination
 from orchestrator.errors import ConfigurationError
@@ -160,13 +160,12 @@ class Daemon:
 
     def _supervisor_settings(self) -> SupervisorSettings:
         settings = self._settings
-        claim_limit = min(MAX_CLAIMS, CLAIMS_PER_CHILD * settings.pool_size)
         return SupervisorSettings(
             app=self._app,
             pool_size=settings.pool_size,
             shutdown_timeout=settings.shutdown_timeout,
             task_memory_limit=settings.task_memory_limit,
-            pool=PoolSettings(worker_id="", board_capacity=claim_limit, boot_seconds=settings.child_boot_timeout),
+            pool=PoolSettings(worker_id="", board_capacity=CAPACITY, boot_seconds=settings.child_boot_timeout),
         )
 
     def _start_forkserver(self, generation: int, metrics_path: str) -> Forkserver:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.board.channel import Permits
 from orchestrator.board.child_half import ChildBoard
-from orchestrator.board.layout import ChildOrder, SlotState
+from orchestrator.board.layout import ChildOrder, SlotState, Word
 from orchestrator.board.memory import create_memory
 from orchestrator.board.supervisor_half import SupervisorBoard
 from orchestrator.model import Claim, Outcome, TaskStatus
@@ -25,7 +25,7 @@ from orchestrator.supervisor.attribution import settle_estate
 
 BATCHES = 4
 LARGEST = 40
-CAPACITY = 64
+CAPACITY = 100
 
 
 class Truth:
@@ -43,26 +43,43 @@ class Truth:
 
 
 def play_child(memory: int, permits: Permits, truth: Truth, dice: random.Random) -> None:
-    """As child/loop.py does: publish, allow, start what is permitted, record, settle, write."""
+    """As child/loop.py does: publish, allow, start what is permitted, record, settle, write; or publish the next batch
+    while what ended is on its way to the database."""
     board = ChildBoard(memory)
     unwritten: list[tuple[int, int]] = []
+    on_their_way = 0
 
-    def flush() -> None:
+    def send() -> None:
+        nonlocal on_their_way
         for index, token in unwritten:
             if not board.supervisor_wrote(index, token):
                 truth.wrote[token] += 1
-        board.outcomes_written()
-        unwritten.clear()
+        on_their_way = len(unwritten)
+
+    def hear() -> None:
+        nonlocal on_their_way
+        if on_their_way:
+            board.outcomes_written(unwritten[on_their_way - 1][0] + 1)
+            del unwritten[:on_their_way]
+            on_their_way = 0
+
+    def flush() -> None:
+        hear()
+        send()
+        hear()
 
     token = 0
     for _ in range(BATCHES):
         tokens = [token := token + 1 for _ in range(dice.randint(1, LARGEST))]
+        if unwritten and not board.has_place(len(tokens)):
+            flush()
+        first = board.word(Word.COUNT) if unwritten else 0
         board.publish([(Claim(f"{each:036d}", "t", each, None, 1, None, None, False), 3) for each in tokens])
         for each in tokens:
             truth.published[each] = 1
         permits.add(len(tokens))
         board.enter(SlotState.BUSY)
-        for index, each in enumerate(tokens):
+        for index, each in enumerate(tokens, first):
             if board.order is not ChildOrder.WORK or not permits.take():
                 break
             board.start(0)
@@ -72,12 +89,16 @@ def play_child(memory: int, permits: Permits, truth: Truth, dice: random.Random)
             board.end(Outcome(f"{each:036d}", each, "t", TaskStatus.COMPLETED, 1, 0.0, 0.0, None, "{}"))
             unwritten.append((index, each))
             if dice.random() < 0.1:
-                flush()
+                dice.choice((flush, hear))()
         while not board.has_settled:
             if board.order is ChildOrder.LEAVE:
                 return
             os.sched_yield()
-        flush()
+        if dice.random() < 0.5:
+            flush()
+        else:
+            hear()
+            send()
 
 
 @dataclass

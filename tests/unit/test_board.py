@@ -213,11 +213,37 @@ def test_a_batch_is_not_replaced_before_it_is_settled_and_written(board: Halves)
     with pytest.raises(AssertionError, match="BUG: a batch was replaced"):
         board.publish(1, first=11)  # one still runs
     board.child.end(outcome(1))
-    with pytest.raises(AssertionError, match="BUG: a batch was replaced"):
-        board.publish(1, first=11)  # its outcome is nowhere else
+    with pytest.raises(AssertionError, match="BUG: claims were added"):
+        board.publish(1, first=11)  # its outcome is nowhere else, and not all of this batch was the child's
     board.child.outcomes_written()
     board.publish(1, first=11)
     assert [each.token for each in board.read().unstarted] == [11]
+
+
+def test_claims_are_added_behind_outcomes_that_are_not_written(board: Halves) -> None:
+    board.publish(2)
+    for token in (1, 2):
+        assert not board.child.has_place(1), "the supervisor may be taking what has not started"
+        board.child.start(0)
+        board.child.end(outcome(token))
+    assert board.child.has_place(CAPACITY - 2)
+    assert not board.child.has_place(CAPACITY - 1)
+    board.publish(3, first=11)
+    view = board.read()
+    assert [each.token for each in view.outcomes] == [1, 2]
+    assert [(each.index, each.token) for each in view.unstarted] == [(2, 11), (3, 12), (4, 13)]
+    assert board.supervisor.tokens() == frozenset({1, 2, 11, 12, 13})
+    board.child.start(0)
+    board.child.end(outcome(11))
+    board.child.outcomes_written(2)
+    assert [each.token for each in board.read().outcomes] == [11]
+    assert [each.token for each in board.supervisor.hand_back(1)] == [13]
+    board.child.start(0)
+    board.child.end(outcome(12))
+    assert board.child.has_settled and not board.child.has_place(1)
+    board.child.outcomes_written()
+    board.publish(1, first=21)
+    assert [(each.index, each.token) for each in board.read().unstarted] == [(0, 21)]
 
 
 def test_the_supervisor_knows_which_tokens_are_the_childs_business(board: Halves) -> None:
