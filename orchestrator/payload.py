@@ -108,10 +108,10 @@ class _Walk:
 
 def encode_payload(payload: Mapping[str, Any], max_bytes: int = MAX_PAYLOAD_BYTES) -> str:
     """The payload as JSON text of at most `max_bytes`. PayloadError names the place of what cannot be stored."""
-    if not isinstance(payload, Mapping):
+    if type(payload) is not dict and not isinstance(payload, Mapping):
         raise PayloadError(f"the payload is a {type(payload).__name__}; a handler takes a dict with str keys")
     try:
-        return _encode(dict(payload), max_bytes)
+        return _encode(payload if type(payload) is dict else dict(payload), max_bytes)
     except _Unfit as unfit:
         raise PayloadError(f"payload{unfit}") from None
 
@@ -192,7 +192,7 @@ def _encode_plain(value: object, max_bytes: int) -> str | None:
             return None
     try:
         text = _ENCODER.encode(value)
-        size = len(text.encode())
+        size = len(text) if text.isascii() else len(text.encode())
     except ValueError:  # an endless integer, or a lone surrogate
         return None
     return text if size <= max_bytes and "\\u0000" not in text else None
