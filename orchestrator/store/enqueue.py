@@ -105,6 +105,14 @@ RETURNING id::text AS id
     },
 )
 
+# Most tasks have none of these options, and five parameters less are a tenth of what a call costs the client.
+_INSERT_BARE = prepared(
+    "orchestrator_enqueue_bare",
+    "INSERT INTO tasks (type, payload) VALUES (%(type)s, %(payload)s) RETURNING id::text AS id",
+    {"type": "text", "payload": "jsonb"},
+)
+_NO_OPTIONS = NewTask("", "")[2:]
+
 
 def enqueue_on(connection: Connection, task: NewTask, *, within: float) -> str:
     """`enqueue` on a connection of our own, in a transaction of its own."""
@@ -114,9 +122,11 @@ def enqueue_on(connection: Connection, task: NewTask, *, within: float) -> str:
             return [row[0] for row in connection.execute(sql, params, within=within, lock_within=within)]
 
         return enqueue_with(run, task)
-    rows = execute_prepared(
-        connection, _INSERT_ONE, _parameters(task), within=within, lock_within=within, has_choice=False
-    )
+    if task[2:] == _NO_OPTIONS:
+        statement, parameters = _INSERT_BARE, {"type": task.type, "payload": task.payload}
+    else:
+        statement, parameters = _INSERT_ONE, _parameters(task)
+    rows = execute_prepared(connection, statement, parameters, within=within, lock_within=within, has_choice=False)
     return str(rows[0][0])
 
 
