@@ -126,7 +126,8 @@ def decode_payload(text: str | None) -> dict[str, Any]:
         value, end = _DECODER.raw_decode(text)
         if end < len(text):
             raise ValueError(f"{text[end : end + 20]!r} follows its end")
-        if end > MAX_DEPTH and text.count("[") + text.count("{") > MAX_DEPTH:  # else it cannot be that deep
+        is_flat = end <= MAX_DEPTH or (text.find("{", 1) < 0 and "[" not in text)  # finding is quicker than counting
+        if not is_flat and text.count("[") + text.count("{") > MAX_DEPTH:  # else it cannot be that deep
             _Walk(len(text) * 2 + 64).visit(value, 0)
     except _Unfit as unfit:
         raise PayloadError(f"payload{unfit}") from None
