@@ -130,11 +130,14 @@ def enqueue_on(connection: Connection, task: NewTask, *, within: float) -> str:
     return str(rows[0][0])
 
 
-def enqueue_batch(run: Run, batch: Sequence[NewTask]) -> Sequence[str]:
-    """Adds some of `enqueue_many`'s, by whatever runs statements. `run` returns ids, None where there is none yet."""
+def enqueue_batch(run: Run, batch: Sequence[NewTask], columns: Mapping[str, str] | None = None) -> Sequence[str]:
+    """Adds some of `enqueue_many`'s, by whatever runs statements. `run` returns ids, None where there is none yet.
+
+    `columns`: what `columns_of` has made of it, if there was time for that before.
+    """
     if any(task.idempotency_key is not None for task in batch):
         return _enqueue_keyed(run, batch)
-    ids: Sequence[str] = run(_INSERT_PLAIN, _columns(batch))
+    ids: Sequence[str] = run(_INSERT_PLAIN, columns_of(batch) if columns is None else columns)
     return ids
 
 
@@ -145,7 +148,7 @@ def _enqueue_keyed(run: Run, batch: Sequence[NewTask]) -> list[str]:
         missing = [index for index, task_id in enumerate(found) if task_id is None]
         if not missing:
             break
-        for index, task_id in zip(missing, run(_INSERT_KEYED, _columns([batch[i] for i in missing])), strict=True):
+        for index, task_id in zip(missing, run(_INSERT_KEYED, columns_of([batch[i] for i in missing])), strict=True):
             found[index] = task_id
     ids = [task_id for task_id in found if task_id is not None]
     if len(ids) < len(batch):
@@ -200,7 +203,7 @@ ORDER BY new.position
 """
 
 
-def _columns(batch: Sequence[NewTask]) -> dict[str, str]:
+def columns_of(batch: Sequence[NewTask]) -> dict[str, str]:
     """One array per column; a column that nobody uses is empty, which unnest() fills with NULLs."""
     max_retries = [task.max_retries for task in batch]
     return {
