@@ -47,9 +47,15 @@ def new_task(
     return NewTask(type, encode_payload(payload), priority, delay, run_at, idempotency_key, max_retries, timeout)
 
 
-def _are_defaults(priority: object, *others: object) -> bool:
+def _are_defaults(
+    priority: object, delay: object, run_at: object, idempotency_key: object, max_retries: object, timeout: object
+) -> bool:
     """Whether there is nothing to look at, as mostly; bulk enqueueing spends a third of its time in those looks."""
-    return type(priority) is int and priority == 0 and all(other is None for other in others)
+    return (
+        (type(priority) is int and priority == 0)
+        and (delay is None and run_at is None)
+        and (idempotency_key is None and max_retries is None and timeout is None)
+    )
 
 
 def _option_problem(

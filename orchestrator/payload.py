@@ -6,7 +6,7 @@ jsonb refuses NUL and lone surrogates inside strings, and NaN; text refuses NUL.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -21,9 +21,8 @@ _MAX_BITS = int(MAX_DIGITS * math.log2(10))
 _DECODER = json.JSONDecoder()
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
-_PLAIN = frozenset({str, int, bool, type(None)})
-_PLAIN_ITEMS = 20
-"""What has no more is not worth a walk in Python, if there is nothing in it that the encoder would not find."""
+_PLAIN = frozenset({int, bool, type(None)})
+"""Kinds in which the encoder itself finds whatever is wrong."""
 
 
 class _Unfit(Exception):
@@ -108,10 +107,10 @@ class _Walk:
 
 def encode_payload(payload: Mapping[str, Any], max_bytes: int = MAX_PAYLOAD_BYTES) -> str:
     """The payload as JSON text of at most `max_bytes`. PayloadError names the place of what cannot be stored."""
-    if not isinstance(payload, Mapping):
+    if type(payload) is not dict and not isinstance(payload, Mapping):
         raise PayloadError(f"the payload is a {type(payload).__name__}; a handler takes a dict with str keys")
     try:
-        return _encode(dict(payload), max_bytes)
+        return _encode(payload if type(payload) is dict else dict(payload), max_bytes)
     except _Unfit as unfit:
         raise PayloadError(f"payload{unfit}") from None
 
@@ -127,7 +126,8 @@ def decode_payload(text: str | None) -> dict[str, Any]:
         value, end = _DECODER.raw_decode(text)
         if end < len(text):
             raise ValueError(f"{text[end : end + 20]!r} follows its end")
-        if end > MAX_DEPTH and text.count("[") + text.count("{") > MAX_DEPTH:  # else it cannot be that deep
+        is_flat = end <= MAX_DEPTH or (text.find("{", 1) < 0 and "[" not in text)  # finding is quicker than counting
+        if not is_flat and text.count("[") + text.count("{") > MAX_DEPTH:  # else it cannot be that deep
             _Walk(len(text) * 2 + 64).visit(value, 0)
     except _Unfit as unfit:
         raise PayloadError(f"payload{unfit}") from None
@@ -184,18 +184,50 @@ def _encode(value: object, max_bytes: int) -> str:
 
 
 def _encode_plain(value: object, max_bytes: int) -> str | None:
-    """The text of a flat dict, as most are, at a third of the cost; None: it has to be looked at closely."""
-    if type(value) is not dict or len(value) > _PLAIN_ITEMS:
+    """The text of what is plain, as most is, at a third of the walk's cost; None: it has to be looked at closely."""
+    if _room_left(value, max_bytes, MAX_DEPTH) < 0:
         return None
-    for key, item in value.items():
-        if type(key) is not str or type(item) not in _PLAIN:
-            return None
     try:
         text = _ENCODER.encode(value)
-        size = len(text.encode())
+        size = len(text) if text.isascii() else len(text.encode())
     except ValueError:  # an endless integer, or a lone surrogate
         return None
     return text if size <= max_bytes and "\\u0000" not in text else None
+
+
+def _room_left(container: object, room: int, levels: int) -> int:
+    """What a dict or list leaves of `room`, at least; less than 0: it is too large or too deep, or not plain.
+
+    Plain is what has nothing but Python's own kinds in it, and no float that PostgreSQL would write in full. One call
+    a container, where the walk makes two a value.
+    """
+    if type(container) is dict:
+        for key in container:
+            if type(key) is not str:
+                return -1
+            room -= len(key)
+        items: Iterable[object] = container.values()
+    elif type(container) is list:
+        items = container
+    else:
+        return -1
+    room -= len(container)
+    if room < 0 or levels == 0:
+        return -1
+    for item in items:
+        kind = type(item)
+        if kind is str:
+            room -= len(item)  # type: ignore[arg-type]
+        elif kind is dict or kind is list:
+            room = _room_left(item, room, levels - 1)
+            if room < 0:
+                return -1
+        elif kind is float:
+            if item and not 1e-5 < abs(item) < 1e16:  # type: ignore[arg-type]
+                return -1
+        elif kind not in _PLAIN:
+            return -1
+    return room
 
 
 def _too_large(max_bytes: int) -> str:

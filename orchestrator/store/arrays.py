@@ -1,4 +1,4 @@
-"""Arrays as PostgreSQL itself writes them. Drivers write ARRAY[…], which both sides take longer for. Pure."""
+"""Arrays as PostgreSQL itself writes them, or JSON. Drivers write ARRAY[…], which both sides take longer for. Pure."""
 
 from collections.abc import Iterable, Sequence
 
@@ -19,3 +19,10 @@ def texts(items: Sequence[str | None]) -> str:
 def values(items: Sequence[object]) -> str:
     """Of numbers or times, with NULL for None."""
     return "{" + ",".join(["NULL" if each is None else f'"{each}"' for each in items]) + "}"
+
+
+def jsons(items: Sequence[str | None]) -> str:
+    """Of JSON texts, itself JSON, with null for None; of nothing but None: an empty one."""
+    if all(each is None for each in items):
+        return "[]"
+    return "[" + ",".join(["null" if each is None else each for each in items]) + "]"

@@ -11,7 +11,8 @@ CLAIM_STATEMENT = "orchestrator_claim"
 
 # The arrays are joined to the rows by primary key, then fenced. What is the same for all is not sent: the shorter of
 # arrays that are unnested together are filled with NULL. (In a SELECT list they hand on row by row what they would
-# store first in FROM.) Ages are in microseconds. BETWEEN (in the enum's
+# store first in FROM.) Ages are in microseconds. Results are one JSON array in which null is none: as a text[] their
+# quotes had to be escaped, and each was read three times. BETWEEN (in the enum's
 # order) says the same as IN ('claimed', 'running') without offering idx_tasks_owned: told by statistics of a quiet hour
 # that hardly any task is claimed, the planner would read all of that index instead. now(), not clock_timestamp():
 # nearest to the moment when the ages were taken. A retry leaves the row wholly pending but for `ended_token`.
@@ -29,7 +30,7 @@ finished AS (
         completed_at = CASE WHEN o.status <> 'pending' THEN now() - o.ended_ago * interval '1 us' END,
         next_retry_at = CASE WHEN o.status = 'pending' AND o.delay > 0 THEN now() + o.delay * interval '1 second' END,
         last_error = coalesce(o.error, t.last_error),
-        result = o.result::jsonb,
+        result = nullif(o.result, 'null'),
         updated_at = now()
     FROM (
         SELECT id, token, coalesce(status, 'completed') AS status, coalesce(attempt, 1) AS attempt, started_ago,
@@ -39,7 +40,7 @@ finished AS (
                 unnest(%(statuses)s::task_status[]) AS status, unnest(%(attempts)s::integer[]) AS attempt,
                 unnest(%(started_ago)s::bigint[]) AS started_ago, unnest(%(ended_ago)s::bigint[]) AS ended_ago,
                 unnest(%(delays)s::double precision[]) AS delay, unnest(%(errors)s::text[]) AS error,
-                unnest(%(results)s::text[]) AS result
+                jsonb_array_elements(%(results)s) AS result
         ) AS sent
     ) AS o
     WHERE t.id = ANY (ARRAY[o.id]) AND t.claim_token = o.token AND t.status BETWEEN 'claimed' AND 'running'
@@ -55,7 +56,7 @@ _FINISHED_TYPES = {
     "ended_ago": "bigint[]",
     "delays": "double precision[]",
     "errors": "text[]",
-    "results": "text[]",
+    "results": "jsonb",
     "count": "bigint",
 }
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 
 from orchestrator.model import MAX_PAYLOAD_BYTES, Claim, ClaimRef, Outcome, Start, TaskStatus
-from orchestrator.store.arrays import texts, words
+from orchestrator.store.arrays import jsons, texts, words
 from orchestrator.store.claim_sql import CLAIM, FINISH, FINISH_AND_CLAIM
 from orchestrator.store.connection import Connection
 from orchestrator.store.prepared import execute_prepared
@@ -119,7 +119,7 @@ def _columns(outcomes: Sequence[Outcome]) -> dict[str, str]:
         "ended_ago": words([str(int((now - end) * 1e6)) for end in ends]),
         "delays": words(() if is_plain else map(str, delays)),
         "errors": texts(() if is_plain else errors),
-        "results": texts(results),
+        "results": jsons(results),
     }
 
 

@@ -27,6 +27,7 @@ _NO_ROOM = ("too many", "remaining connection slots")
 # nothing was changed, and the same statement again will do.
 _TRY_AGAIN_STATES = frozenset({"40001", "40P01"})
 _TRIES = 5
+_EVENTS = {POLL_READ: select.POLLIN, POLL_WRITE: select.POLLOUT}
 
 LOOK_UP_SECONDS = 60.0
 """Looking a name up may take so long: the system's resolver has timeouts of its own, for each name server and try."""
@@ -44,23 +45,24 @@ def limits(statement_timeout: float, lock_timeout: float) -> str:
     """A prefix for a statement: the server itself gives up after so many seconds (sqlstate 57014, or 55P03 for a lock).
 
     What a client abandons would otherwise go on and commit, however late. SET LOCAL in the same string as the statement
-    ends with it, so nothing leaks into a pooler's session.
+    ends with it, so nothing leaks into a pooler's session. Each is a statement for the server, 2 % of what one small
+    insert takes with its commit, so a limit that the other implies is not sent.
     """
-    return (
-        f"SET LOCAL statement_timeout={max(1, round(statement_timeout * 1000))};"
-        f"SET LOCAL lock_timeout={max(1, round(lock_timeout * 1000))};"
-    )
+    limit = f"SET LOCAL statement_timeout={max(1, round(statement_timeout * 1000))};"
+    if lock_timeout < statement_timeout:
+        limit += f"SET LOCAL lock_timeout={max(1, round(lock_timeout * 1000))};"
+    return limit
 
 
 class Connection:
     """One session with the database. After DatabaseUnavailable or DeadlineExceeded it is closed: open another."""
 
-    __slots__ = ("_cursor", "_interrupt", "_on_call", "_raw", "prepared")
+    __slots__ = ("_cursor", "_on_call", "_raw", "_readiness", "prepared")
 
-    def __init__(self, raw: Any, interrupt: int | None, on_call: OnCall | None) -> None:
+    def __init__(self, raw: Any, readiness: "_Readiness", on_call: OnCall | None) -> None:
         self._raw = raw
         self._cursor = raw.cursor()
-        self._interrupt = interrupt
+        self._readiness = readiness
         self._on_call = on_call
         self.prepared: set[str] = set()  # names of statements that this session should have (prepared.py)
 
@@ -88,7 +90,8 @@ class Connection:
             if on_call is not None:
                 on_call(now + share + LOOK_UP_SECONDS)
             try:
-                return cls(_connect(server, now + share, interrupt), interrupt, on_call)
+                readiness = _Readiness(interrupt)
+                return cls(_connect(server, now + share, readiness), readiness, on_call)
             except Interrupted:
                 raise
             except DatabaseUnavailable as failure:
@@ -114,13 +117,13 @@ class Connection:
         `meanwhile` is called once it is sent, before its reply is waited for; what it raises closes the connection.
 
         With `lock_within` the server itself ends it as well: a little before `within` is over, so that its refusal
-        still arrives, and after so many seconds of waiting for a lock. After a deadlock it is tried again.
+        still arrives, or sooner if it waits for a lock so long. After a deadlock it is tried again.
         DatabaseUnavailable (with `sent`: its fate is unknown), DeadlineExceeded and Interrupted leave the connection
         closed, StatementRefused leaves it usable and nothing changed. Whatever a signal handler raises closes it too.
         """
         deadline = time.monotonic() + within
         if lock_within is not None:
-            sql = limits(within * 0.9, min(lock_within, within * 0.8)) + sql
+            sql = limits(within * 0.9, lock_within) + sql
         for attempt in range(1, _TRIES + 1):
             try:
                 return self._run(sql, params, deadline, meanwhile)
@@ -149,7 +152,7 @@ class Connection:
         if meanwhile is not None:
             deadline += self._do(meanwhile)
         try:
-            _drive(self._raw, deadline, self._interrupt)
+            _drive(self._raw, deadline, self._readiness)
             return self._cursor.fetchall() if self._cursor.description else []
         except (psycopg2.Error, ValueError) as error:
             raise self._told(error) from error
@@ -185,8 +188,7 @@ class Connection:
         """
         deadline = time.monotonic() + timeout
         while not self._raw.closed and not self._raw.notifies:
-            ready = _poll(self._raw.fileno(), select.POLLIN, deadline, self._interrupt)
-            if ready is not True:
+            if self._readiness.wait(self._raw.fileno(), select.POLLIN, deadline) is not True:
                 return
             try:
                 self._raw.poll()
@@ -222,12 +224,12 @@ class Connection:
             pass
 
 
-def _connect(server: Address, deadline: float, interrupt: int | None) -> Any:
+def _connect(server: Address, deadline: float, readiness: "_Readiness") -> Any:
     raw = None
     try:
         settings: dict[str, Any] = {**server.parameters, "async_": 1}
         raw = psycopg2.connect(**settings)
-        _drive(raw, deadline, interrupt)
+        _drive(raw, deadline, readiness)
         return raw
     except psycopg2.Error as error:
         if raw is not None:
@@ -246,28 +248,40 @@ def _connect(server: Address, deadline: float, interrupt: int | None) -> Any:
         raise
 
 
-def _drive(raw: Any, deadline: float, interrupt: int | None) -> None:
+def _drive(raw: Any, deadline: float, readiness: "_Readiness") -> None:
     """Takes an asynchronous psycopg2 connection to the end of what it is doing."""
     while (state := raw.poll()) != POLL_OK:
-        events = {POLL_READ: select.POLLIN, POLL_WRITE: select.POLLOUT}[state]
-        ready = _poll(raw.fileno(), events, deadline, interrupt)
+        ready = readiness.wait(raw.fileno(), _EVENTS[state], deadline)
         if ready is None:
             raise Interrupted("interrupted")
         if not ready:
             raise DeadlineExceeded("the database did not answer in time")
 
 
-def _poll(descriptor: int, events: int, deadline: float, interrupt: int | None) -> bool | None:
-    """True: `descriptor` is ready. False: the deadline came. None: `interrupt` is readable, which comes first."""
-    poller = select.poll()
-    poller.register(descriptor, events)
-    if interrupt is not None:
-        poller.register(interrupt, select.POLLIN)
-    left = deadline - time.monotonic()
-    ready = poller.poll(max(0.0, left) * 1000)
-    if any(which == interrupt for which, _ in ready):
-        return None
-    return bool(ready)
+class _Readiness:
+    """Waits for the socket of one connection, or for its interrupt descriptor. Made once: a poll object costs as much
+    as a wait."""
+
+    __slots__ = ("_awaited", "_interrupt", "_poll")
+
+    def __init__(self, interrupt: int | None) -> None:
+        self._interrupt = interrupt
+        self._poll = select.poll()
+        if interrupt is not None:
+            self._poll.register(interrupt, select.POLLIN)
+        self._awaited: tuple[int, int] | None = None
+
+    def wait(self, descriptor: int, events: int, deadline: float) -> bool | None:
+        """True: `descriptor` is ready. False: the deadline came. None: `interrupt` is readable, which comes first."""
+        if self._awaited != (descriptor, events):  # libpq may open another socket until it is connected
+            if self._awaited is not None:
+                self._poll.unregister(self._awaited[0])
+            self._poll.register(descriptor, events)
+            self._awaited = (descriptor, events)
+        ready = self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+        if self._interrupt is not None and any(which == self._interrupt for which, _ in ready):
+            return None
+        return bool(ready)
 
 
 def _failure(raw: Any, error: Exception) -> DatabaseUnavailable | StatementRefused:

@@ -6,7 +6,7 @@ from typing import Any
 from orchestrator.errors import DatabaseUnavailable, StatementRefused
 from orchestrator.model import NewTask
 from orchestrator.store.connection import Connection
-from orchestrator.store.enqueue import enqueue_batch, enqueue_on
+from orchestrator.store.enqueue import columns_of, enqueue_batch, enqueue_on
 
 
 class Session:
@@ -42,7 +42,7 @@ class Session:
         try:
             self._connection.execute("BEGIN", within=within)
             while batch := upcoming.take():
-                ids.extend(enqueue_batch(self._runner(within, meanwhile=upcoming.prepare), batch))
+                ids.extend(enqueue_batch(self._runner(within, meanwhile=upcoming.prepare), *batch))
         except DatabaseUnavailable as failure:
             failure.sent = False  # COMMIT was not
             raise
@@ -64,21 +64,24 @@ class Session:
 
 
 class _Upcoming:
-    """The batches, one ahead."""
+    """The batches with their columns, one ahead."""
 
     def __init__(self, batches: Iterable[Sequence[NewTask]]) -> None:
         self._batches = iter(batches)
-        self._next: Sequence[NewTask] | None = None
+        self._next: tuple[Sequence[NewTask], Mapping[str, str]] | None = None
+        self._is_prepared = False
 
     def prepare(self) -> None:
-        if self._next is None:
-            self._next = next(self._batches, ())
+        if not self._is_prepared:
+            batch = next(self._batches, ())
+            self._next = (batch, columns_of(batch)) if batch else None
+            self._is_prepared = True
 
-    def take(self) -> Sequence[NewTask]:
-        """The next batch; none is left: an empty one."""
+    def take(self) -> tuple[Sequence[NewTask], Mapping[str, str]] | None:
+        """The next batch; None: no more is left."""
         self.prepare()
-        taken, self._next = self._next, None
-        return taken or ()
+        self._is_prepared = False
+        return self._next
 
 
 def open_session(url: str, *, within: float, application_name: str = "orchestrator-client") -> Session:

@@ -251,7 +251,7 @@ def test_a_key_that_is_being_added_by_an_open_transaction_is_waited_for(
         own = enqueue(caller.cursor(), NewTask("t", "{}", idempotency_key="k"))
         with pytest.raises(StatementRefused) as refusal:
             session.enqueue_many([[NewTask("t", "{}", idempotency_key="k")]], within=0.4)
-        assert refusal.value.sqlstate == "55P03"
+        assert refusal.value.sqlstate == "57014"
     assert session.enqueue_many([[NewTask("t", "{}", idempotency_key="k")]], within=5.0) == [own]
 
 

@@ -101,6 +101,30 @@ def test_a_schema_of_version_2_becomes_what_a_new_one_is(empty: Connection, conn
     assert empty.execute(STRUCTURE, {}, within=5.0) == today
 
 
+COMPRESSION = """
+SELECT DISTINCT attcompression::text FROM pg_attribute
+WHERE attrelid = to_regclass('tasks') AND attname IN ('payload', 'result')
+"""
+"""p: PostgreSQL's own; l: lz4; nothing: whatever the server's setting is."""
+
+
+@pytest.mark.parametrize("older", ["", "schema_version_2.sql"])
+def test_large_payloads_are_compressed_by_lz4_where_the_server_has_it(empty: Connection, older: str) -> None:
+    methods = "SELECT enumvals FROM pg_settings WHERE name = 'default_toast_compression'"
+    ((available,),) = empty.execute(methods, within=5.0)
+    if older:
+        empty.execute((Path(__file__).parent / older).read_text(), within=20.0)
+    schema.migrate(empty, within=20.0)
+    assert empty.execute(COMPRESSION, within=5.0) == [("l" if "lz4" in available else "",)]
+
+
+def test_a_method_of_compression_that_somebody_chose_stays(connection: Connection) -> None:
+    choice = "ALTER TABLE tasks ALTER payload SET COMPRESSION pglz, ALTER result SET COMPRESSION pglz"
+    connection.execute(choice, within=5.0)
+    connection.execute(schema.schema_sql(), within=20.0)
+    assert connection.execute(COMPRESSION, within=5.0) == [("p",)]
+
+
 def test_a_long_lock_refuses_the_upgrade_and_is_no_schema_error(connection: Connection, other: Connection) -> None:
     connection.execute("UPDATE orchestrator_schema SET version = 0", within=5.0)
     other.execute("BEGIN; DELETE FROM tasks", within=5.0)

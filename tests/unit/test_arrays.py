@@ -1,6 +1,6 @@
 """Arrays as PostgreSQL writes them; tests/store shows that it reads them so."""
 
-from orchestrator.store.arrays import texts, values, words
+from orchestrator.store.arrays import jsons, texts, values, words
 
 
 def test_words_stand_as_they_are() -> None:
@@ -19,3 +19,8 @@ def test_nothing_but_none_is_an_empty_array() -> None:
 
 def test_values_are_quoted_too_for_times_have_spaces() -> None:
     assert values([1, None, 2.5]) == '{"1",NULL,"2.5"}'
+
+
+def test_json_texts_are_one_array_in_which_none_is_null() -> None:
+    assert jsons(['{"a": "\\""}', None, "[]"]) == '[{"a": "\\""},null,[]]'
+    assert jsons([None, None]) == jsons([]) == "[]"
