@@ -6,15 +6,16 @@ ends a statement that its client has given up: a claim that commits later would 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
+from typing import Any
 
 from orchestrator.model import MAX_PAYLOAD_BYTES, Claim, ClaimRef, Outcome, Start, TaskStatus
 from orchestrator.store.arrays import jsons, texts, words
 from orchestrator.store.claim_sql import CLAIM, FINISH, FINISH_AND_CLAIM
 from orchestrator.store.connection import Connection
-from orchestrator.store.prepared import execute_prepared
+from orchestrator.store.prepared import execute_prepared, send_prepared
 from orchestrator.store.tokens import Tokens
 
 _MAX_BATCH_BYTES = 8 << 20
@@ -77,7 +78,6 @@ def finish_and_claim(
     params: dict[str, object] = {}
     if outcomes or not limit:
         params |= _columns(outcomes)
-        params["count"] = len(outcomes)
     if limit:
         place = start or _FRONT
         params |= {
@@ -92,6 +92,17 @@ def finish_and_claim(
         }
     statement = FINISH if not limit else FINISH_AND_CLAIM if outcomes else CLAIM
     rows = execute_prepared(connection, statement, params, within=within, lock_within=within, is_durable=is_durable)
+    return _batch(rows, outcomes)
+
+
+def send_outcomes(connection: Connection, outcomes: Sequence[Outcome], *, within: float) -> Callable[[float], Batch]:
+    """Sends these outcomes and waits for no answer. What it returns gets that, within so many seconds; until then
+    nothing else may be sent. Both raise as `finish_and_claim` does."""
+    receive = send_prepared(connection, FINISH, _columns(outcomes), within=within)
+    return lambda within: _batch(receive(within), outcomes)
+
+
+def _batch(rows: list[tuple[Any, ...]], outcomes: Sequence[Outcome]) -> Batch:
     rows.sort(key=_token)
     (created_at, _, _, accepted_tokens, ready, priority, accepted, is_registered), *claimed = rows
     return Batch(
@@ -104,7 +115,7 @@ def finish_and_claim(
     )
 
 
-def _columns(outcomes: Sequence[Outcome]) -> dict[str, str]:
+def _columns(outcomes: Sequence[Outcome]) -> dict[str, object]:
     """The statement's arrays; an empty one: what the statement takes for granted holds for all."""
     columns = tuple(zip(*outcomes, strict=True)) or ((),) * len(Outcome._fields)
     ids, tokens, _, statuses, attempts, starts, ends, errors, results, delays = columns
@@ -120,6 +131,7 @@ def _columns(outcomes: Sequence[Outcome]) -> dict[str, str]:
         "delays": words(() if is_plain else map(str, delays)),
         "errors": texts(() if is_plain else errors),
         "results": jsons(results),
+        "count": count,
     }
 
 

@@ -8,7 +8,8 @@ or several in one string, is one transaction. Must never block on closing, nor b
 
 import select
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Self
 
@@ -17,6 +18,7 @@ from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, TRANSACTION_STAT
 
 from orchestrator.errors import DatabaseUnavailable, DeadlineExceeded, StatementRefused
 from orchestrator.store.addresses import Address, addresses
+from orchestrator.store.readiness import Interrupted, Readiness
 
 # sqlstates after which this server, or this session, is of no use: connection trouble (08), it is going away or is
 # starting (57P0x), no room for us (53300), and read-only (25006: a failover has left us on a standby).
@@ -25,7 +27,7 @@ _LOST_CLASSES = ("08", "57P")
 _NO_ROOM = ("too many", "remaining connection slots")
 # A deadlock with another statement, or an isolation level above READ COMMITTED that the role has as its default:
 # nothing was changed, and the same statement again will do.
-_TRY_AGAIN_STATES = frozenset({"40001", "40P01"})
+TRY_AGAIN_STATES = frozenset({"40001", "40P01"})
 _TRIES = 5
 _EVENTS = {POLL_READ: select.POLLIN, POLL_WRITE: select.POLLOUT}
 
@@ -34,10 +36,6 @@ LOOK_UP_SECONDS = 60.0
 
 OnCall = Callable[[float], None]
 """Told before each call by when (CLOCK_MONOTONIC seconds) it will have returned."""
-
-
-class Interrupted(DatabaseUnavailable):
-    """The interrupt descriptor became readable; the connection was given up."""
 
 
 @lru_cache(maxsize=64)
@@ -57,13 +55,14 @@ def limits(statement_timeout: float, lock_timeout: float) -> str:
 class Connection:
     """One session with the database. After DatabaseUnavailable or DeadlineExceeded it is closed: open another."""
 
-    __slots__ = ("_cursor", "_on_call", "_raw", "_readiness", "prepared")
+    __slots__ = ("_cursor", "_on_call", "_raw", "_readiness", "_refusal", "prepared")
 
-    def __init__(self, raw: Any, readiness: "_Readiness", on_call: OnCall | None) -> None:
+    def __init__(self, raw: Any, readiness: Readiness, on_call: OnCall | None) -> None:
         self._raw = raw
         self._cursor = raw.cursor()
         self._readiness = readiness
         self._on_call = on_call
+        self._refusal: StatementRefused | None = None
         self.prepared: set[str] = set()  # names of statements that this session should have (prepared.py)
 
     @classmethod
@@ -90,7 +89,7 @@ class Connection:
             if on_call is not None:
                 on_call(now + share + LOOK_UP_SECONDS)
             try:
-                readiness = _Readiness(interrupt)
+                readiness = Readiness(interrupt)
                 return cls(_connect(server, now + share, readiness), readiness, on_call)
             except Interrupted:
                 raise
@@ -128,16 +127,47 @@ class Connection:
             try:
                 return self._run(sql, params, deadline, meanwhile)
             except StatementRefused as refusal:
-                if refusal.sqlstate not in _TRY_AGAIN_STATES or attempt == _TRIES or self._is_in_transaction():
+                if refusal.sqlstate not in TRY_AGAIN_STATES or attempt == _TRIES or self._is_in_transaction():
                     raise
         raise AssertionError("BUG: the last try neither returned nor raised")
 
     def _is_in_transaction(self) -> bool:
         return bool(self._raw.info.transaction_status != TRANSACTION_STATUS_IDLE)
 
+    def send(self, sql: str, params: Mapping[str, Any] | None = None, *, within: float) -> None:
+        """Sends what `execute` runs, limited to so many seconds by the server too, and waits for no answer: `receive`
+        must get that before anything else is sent. Raises what `execute` does, but no StatementRefused."""
+        deadline = time.monotonic() + within
+        self._send(limits(within * 0.9, within) + sql, params, deadline)
+        try:
+            with self._telling():
+                while self._raw.poll() == POLL_WRITE:
+                    self._readiness.await_events(self._raw.fileno(), select.POLLOUT, deadline)
+        except StatementRefused as refusal:
+            self._refusal = refusal  # so soon: it is the answer
+
+    def has_answer(self) -> bool:
+        """Whether something has come from the server, so that `receive` will hardly have to wait."""
+        return self._refusal is not None or bool(self._readiness.wait(self._raw.fileno(), select.POLLIN, 0.0))
+
+    def receive(self, *, within: float) -> list[tuple[Any, ...]]:
+        """The rows of what was sent. Raises as `execute` does, but tries nothing again."""
+        refusal, self._refusal = self._refusal, None
+        if refusal is not None:
+            raise refusal
+        if self._raw.closed:
+            raise DatabaseUnavailable("the connection is closed", sent=True)
+        return self._receive(time.monotonic() + within)
+
     def _run(
         self, sql: str, params: Mapping[str, Any] | None, deadline: float, meanwhile: Callable[[], None] | None = None
     ) -> list[tuple[Any, ...]]:
+        self._send(sql, params, deadline)
+        if meanwhile is not None:
+            deadline += self._do(meanwhile)
+        return self._receive(deadline)
+
+    def _send(self, sql: str, params: Mapping[str, Any] | None, deadline: float) -> None:
         if self._raw.closed:
             raise DatabaseUnavailable("the connection is closed")
         if self._on_call is not None:
@@ -149,11 +179,17 @@ class Connection:
         except BaseException:
             self.close()
             raise
-        if meanwhile is not None:
-            deadline += self._do(meanwhile)
-        try:
+
+    def _receive(self, deadline: float) -> list[tuple[Any, ...]]:
+        with self._telling():
             _drive(self._raw, deadline, self._readiness)
             return self._cursor.fetchall() if self._cursor.description else []
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """What fails once a statement has been sent is told as `execute` says."""
+        try:
+            yield
         except (psycopg2.Error, ValueError) as error:
             raise self._told(error) from error
         except DatabaseUnavailable as failure:
@@ -224,7 +260,7 @@ class Connection:
             pass
 
 
-def _connect(server: Address, deadline: float, readiness: "_Readiness") -> Any:
+def _connect(server: Address, deadline: float, readiness: Readiness) -> Any:
     raw = None
     try:
         settings: dict[str, Any] = {**server.parameters, "async_": 1}
@@ -248,40 +284,10 @@ def _connect(server: Address, deadline: float, readiness: "_Readiness") -> Any:
         raise
 
 
-def _drive(raw: Any, deadline: float, readiness: "_Readiness") -> None:
+def _drive(raw: Any, deadline: float, readiness: Readiness) -> None:
     """Takes an asynchronous psycopg2 connection to the end of what it is doing."""
     while (state := raw.poll()) != POLL_OK:
-        ready = readiness.wait(raw.fileno(), _EVENTS[state], deadline)
-        if ready is None:
-            raise Interrupted("interrupted")
-        if not ready:
-            raise DeadlineExceeded("the database did not answer in time")
-
-
-class _Readiness:
-    """Waits for the socket of one connection, or for its interrupt descriptor. Made once: a poll object costs as much
-    as a wait."""
-
-    __slots__ = ("_awaited", "_interrupt", "_poll")
-
-    def __init__(self, interrupt: int | None) -> None:
-        self._interrupt = interrupt
-        self._poll = select.poll()
-        if interrupt is not None:
-            self._poll.register(interrupt, select.POLLIN)
-        self._awaited: tuple[int, int] | None = None
-
-    def wait(self, descriptor: int, events: int, deadline: float) -> bool | None:
-        """True: `descriptor` is ready. False: the deadline came. None: `interrupt` is readable, which comes first."""
-        if self._awaited != (descriptor, events):  # libpq may open another socket until it is connected
-            if self._awaited is not None:
-                self._poll.unregister(self._awaited[0])
-            self._poll.register(descriptor, events)
-            self._awaited = (descriptor, events)
-        ready = self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
-        if self._interrupt is not None and any(which == self._interrupt for which, _ in ready):
-            return None
-        return bool(ready)
+        readiness.await_events(raw.fileno(), _EVENTS[state], deadline)
 
 
 def _failure(raw: Any, error: Exception) -> DatabaseUnavailable | StatementRefused:

@@ -10,13 +10,13 @@ that the planner has nothing but a look-up by key, where `id = ...` could have i
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
 from orchestrator.errors import StatementRefused
-from orchestrator.store.connection import Connection
+from orchestrator.store.connection import TRY_AGAIN_STATES, Connection
 
 # SET LOCAL, as everything here: it ends with the statement and leaks into no pooler's session. JIT compiles at every
 # call, which takes longer than the call.
@@ -75,18 +75,48 @@ def execute_prepared(
     if not is_durable:
         settings += "SET LOCAL synchronous_commit=off;"
     for _ in range(_TRIES):
-        is_known = statement.name in connection.prepared
-        sql = settings + ("" if is_known else statement.definition) + statement.call
         try:
-            rows = connection.execute(sql, params, within=within, lock_within=lock_within)
+            rows = connection.execute(
+                settings + _call(connection, statement), params, within=within, lock_within=lock_within
+            )
         except StatementRefused as refusal:
-            if refusal.sqlstate == _UNKNOWN_STATEMENT:
-                connection.prepared.discard(statement.name)
-            elif refusal.sqlstate == _KNOWN_ALREADY:
-                connection.prepared.add(statement.name)
-            else:
+            if not _learn(connection, statement, refusal):
                 raise
         else:
             connection.prepared.add(statement.name)
             return rows
     return connection.execute(statement.plain, params, within=within, lock_within=lock_within)
+
+
+def send_prepared(
+    connection: Connection, statement: Prepared, params: Mapping[str, Any], *, within: float
+) -> Callable[[float], list[tuple[Any, ...]]]:
+    """Sends it as `execute_prepared` would, and returns who gets the answer, within so many seconds."""
+    connection.send(_PLANNING + _call(connection, statement), params, within=within)
+
+    def receive(within: float) -> list[tuple[Any, ...]]:
+        try:
+            rows = connection.receive(within=within)
+        except StatementRefused as refusal:
+            if not _learn(connection, statement, refusal) and refusal.sqlstate not in TRY_AGAIN_STATES:
+                raise
+            return execute_prepared(connection, statement, params, within=within, lock_within=within)
+        connection.prepared.add(statement.name)
+        return rows
+
+    return receive
+
+
+def _call(connection: Connection, statement: Prepared) -> str:
+    return statement.call if statement.name in connection.prepared else statement.definition + statement.call
+
+
+def _learn(connection: Connection, statement: Prepared, refusal: StatementRefused) -> bool:
+    """Whether it was refused because the session has it, or has it not, unlike what we knew."""
+    if refusal.sqlstate == _UNKNOWN_STATEMENT:
+        connection.prepared.discard(statement.name)
+    elif refusal.sqlstate == _KNOWN_ALREADY:
+        connection.prepared.add(statement.name)
+    else:
+        return False
+    return True

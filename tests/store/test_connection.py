@@ -14,7 +14,8 @@ import pytest
 
 from orchestrator.dev.postgres import PrivatePostgres
 from orchestrator.errors import DatabaseUnavailable, DeadlineExceeded, StatementRefused
-from orchestrator.store.connection import LOOK_UP_SECONDS, Connection, Interrupted, limits
+from orchestrator.store.connection import LOOK_UP_SECONDS, Connection, limits
+from orchestrator.store.readiness import Interrupted
 from tests.fixtures.database import private_server
 from tests.store.rows import in_background, pid_of, wait_until
 from tests.store.wire import Wire
