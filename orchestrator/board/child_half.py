@@ -165,10 +165,6 @@ class ChildBoard(Board):
         """Whether the supervisor found this claim's outcome written: by us, though the reply may be lost."""
         return self._words[(HEADER_BYTES + index * RECORD_BYTES) // WORD + Field.SUPERVISOR_WROTE] == -token
 
-    def outcome_written(self, index: int) -> None:
-        """The outcomes up to this one stand in the database, and this child has counted them or is about to."""
-        self._words[Word.WRITTEN] = index + 1
-
     def outcomes_written(self, count: int | None = None) -> None:
         """The first so many outcomes stand in the database (None: all); once all do, their texts may be overwritten."""
         words = self._words

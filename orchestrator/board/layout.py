@@ -45,6 +45,7 @@ class Word:
     # the supervisor
     ORDER = 16  # a ChildOrder
     HANDED_BACK = 17  # claims taken from the rear of this batch; reset by the child between batches
+    MARKS = 18  # how often it noted SUPERVISOR_WROTE
 
 
 class SlotState(IntEnum):

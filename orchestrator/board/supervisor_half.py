@@ -135,6 +135,7 @@ class SupervisorBoard(Board):
             token = self._words[record + Field.TOKEN]
             if token in tokens:
                 self._words[record + Field.SUPERVISOR_WROTE] = -token if token in by_child else token
+                self._words[Word.MARKS] = (self._words[Word.MARKS] + 1) & 0x7FFFFFFF
 
     def tokens(self) -> frozenset[int] | None:
         """Tokens of the batch's claims that are still the child's business; None: being replaced."""

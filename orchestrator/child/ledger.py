@@ -1,17 +1,22 @@
-"""The child's dealings with the database: finish what ended, claim what is next, count what counts. Runs in a child."""
+"""The child's dealings with the database: finish what ended, claim what is next. Runs in a child."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import inf
 
 from orchestrator.board.child_half import ChildBoard
+from orchestrator.board.layout import Word
 from orchestrator.child.cursor import Cursor
 from orchestrator.child.database import Database
+from orchestrator.child.verdicts import Verdicts
 from orchestrator.errors import DatabaseUnavailable, StatementRefused
-from orchestrator.model import Outcome, Verdict
-from orchestrator.store import claims, holdings
+from orchestrator.model import Outcome
+from orchestrator.store import claims
 from orchestrator.store.claims import Batch
 from orchestrator.store.connection import Connection
+from orchestrator.store.tokens import Tokens
 from orchestrator.telemetry import logs
 from orchestrator.telemetry.metrics import TaskMetrics
 
@@ -22,26 +27,47 @@ statements together: the supervisor takes a child for stuck that claims for a mi
 LEAST_SECONDS = 0.5
 """For the last of them, if those before it have used up the time."""
 
-MANY = 25
-"""So many outcomes and claims are worth a commit each: see `_claim_then_finish`."""
+BUSY_AFTER = 2
+"""So many full claims in a row, and there is probably more: outcomes are written while the next batch runs."""
+
+
+NOTHING = Batch(accepted=0, unaccepted=(), claims=(), is_registered=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """Outcomes on their way: the first `count` of the unwritten, but for those that the supervisor had written."""
+
+    connection: Connection
+    outcomes: Sequence[Outcome]
+    count: int
+    receive: Callable[[float], Batch]
+    give_up_at: float
 
 
 class Ledger:
-    """The outcomes that ended and are not written, in the order of the board, and the statement that writes them."""
+    """The outcomes that ended and are not written, in the order of the board, and the statements that write them."""
 
     def __init__(
         self, board: ChildBoard, database: Database, metrics: TaskMetrics, *, worker_id: str, slot: int
     ) -> None:
         self._board = board
         self._database = database
-        self._metrics = metrics
+        self._verdicts = Verdicts(board, metrics)
         self._worker_id = worker_id
         self._slot = slot
         self._unwritten: list[tuple[int, Outcome]] = []
+        self._marks = 0  # of the board, when the first of them ended
+        self._sent: _Sent | None = None
         self._unsure: set[int] = set()  # sent before, but the reply was lost: they may stand already
+        self._tokens = Tokens()
         self._cursor = Cursor()
+        self._full_claims = 0
         self._give_up_at = 0.0
-        self.has_seen_front = True  # whether the last claim looked at all that is due
+        self.oldest_end = inf
+        """When the first of those that were not sent ended, in CLOCK_MONOTONIC seconds; infinite: there is none."""
+        self.has_seen_front = True
+        """Whether the last claim looked at all that is due."""
         self._log = logs.get("child")
 
     def __len__(self) -> int:
@@ -49,86 +75,147 @@ class Ledger:
 
     def add(self, index: int, outcome: Outcome) -> None:
         """An outcome that stands on the board at `index`."""
+        if not self._unwritten:
+            self._marks = self._board.word(Word.MARKS)
         self._unwritten.append((index, outcome))
+        if self.oldest_end == inf:
+            self.oldest_end = outcome.ended_monotonic
 
     @property
     def is_unsure(self) -> bool:
         """Whether the fate of outcomes that were sent is unknown, and the supervisor has not found it out yet."""
+        self._give_up_lost()
         return any(
             outcome.token in self._unsure and not self._board.supervisor_wrote(index, outcome.token)
             for index, outcome in self._unwritten
         )
 
-    def oldest_end(self) -> float:
-        """When the first of them ended, in CLOCK_MONOTONIC seconds."""
-        return self._unwritten[0][1].ended_monotonic
-
     def exchange(self, limit: int, *, extra: Sequence[Outcome] = ()) -> Batch:
         """Write all unwritten outcomes (and `extra`, which are not on the board), and claim up to `limit` tasks.
 
-        What it returns is on the server's disk. Raises DatabaseUnavailable; then everything is kept, and what was
-        claimed without our knowing is the supervisor's to find.
+        What it returns may run. As long as every claim finds as much as it asks for, outcomes are sent, and what became
+        of them is heard later (`hear`). Raises DatabaseUnavailable; then everything is kept, and what was claimed
+        without our knowing is the supervisor's to find.
         """
+        self.hear()
         connection = self._database.connection
         if connection is None:
             raise DatabaseUnavailable("not connected")
         outcomes = [*self._left_to_write(), *extra]
         self._give_up_at = time.monotonic() + EXCHANGE_SECONDS
+        with self._unsure_if_lost(outcomes):
+            batch = self._exchange(connection, outcomes, limit)
+        if self._sent is None:
+            self._are_written(len(self._unwritten))
+        return batch
+
+    def _exchange(self, connection: Connection, outcomes: Sequence[Outcome], limit: int) -> Batch:
+        if not outcomes or not limit or self._full_claims < BUSY_AFTER:
+            return self._finish_and_claim(connection, outcomes, limit)
+        # Apart, because the rows of a claim are locked until it has committed, and every other claimer has to step over
+        # each of them: with ten at work, over hundreds while one waits for the disk. The claim waits for none.
         try:
-            batch = self._send(connection, outcomes, limit)
+            batch = self._finish_and_claim(connection, (), limit)
+        except StatementRefused:
+            self._finish_and_claim(connection, outcomes, 0)
+            self._are_written(len(self._unwritten))
+            raise
+        try:
+            if batch.claims and self._board.has_place(len(batch.claims)):
+                receive = claims.send_outcomes(connection, outcomes, within=self._left())
+                self._sent = _Sent(connection, outcomes, len(self._unwritten), receive, self._give_up_at)
+                self.oldest_end = inf
+            else:
+                self._finish_and_claim(connection, outcomes, 0)
+        except StatementRefused as refusal:
+            raise DatabaseUnavailable(f"outcomes were refused: {refusal}", sent=True) from refusal
+        return batch
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether outcomes were sent, and `hear` would not have to wait."""
+        return self._sent is not None and (not self._sent.connection.is_open or self._sent.connection.has_answer())
+
+    def hear(self) -> None:
+        """Hear what became of outcomes that were sent, if there are any. DatabaseUnavailable, StatementRefused: they
+        are still to be written."""
+        self._give_up_lost()
+        sent, self._sent = self._sent, None
+        if sent is None:
+            return
+        self._give_up_at = sent.give_up_at
+        self.oldest_end = sent.outcomes[0].ended_monotonic  # until we know better
+        with self._unsure_if_lost(sent.outcomes):
+            try:
+                batch = sent.receive(self._left())
+            except StatementRefused as refusal:
+                if not refusal.blames_data:
+                    raise
+                self._finish_one_by_one(sent.connection, sent.outcomes, refusal)
+            else:
+                self._count(sent.connection, sent.outcomes, batch, self._unwritten[sent.count - 1][0])
+        self._are_written(sent.count)
+
+    def _give_up_lost(self) -> None:
+        """Of outcomes that were sent on a connection that is no longer ours nothing will be heard."""
+        if self._sent is not None and self._database.connection is not self._sent.connection:
+            self._unsure.update(each.token for each in self._sent.outcomes)
+            self.oldest_end = self._sent.outcomes[0].ended_monotonic
+            self._sent = None
+
+    @contextmanager
+    def _unsure_if_lost(self, outcomes: Sequence[Outcome]) -> Iterator[None]:
+        """A connection that fails is dropped; what was sent on it may have been written."""
+        try:
+            yield
         except DatabaseUnavailable as error:
             if error.sent:
                 self._unsure.update(each.token for each in outcomes)
             self._database.lost(error)
             raise
-        self._unwritten.clear()
+
+    def _are_written(self, count: int) -> None:
+        """The first so many of the unwritten."""
+        if count:
+            self._board.outcomes_written(self._unwritten[count - 1][0] + 1)
+            del self._unwritten[:count]
         self._unsure.clear()
-        self._board.outcomes_written()
-        return batch
+        self.oldest_end = self._unwritten[0][1].ended_monotonic if self._unwritten else inf
 
     def _left_to_write(self) -> list[Outcome]:
         """What the supervisor has not written for us. What it found written we wrote, and may not have counted yet."""
+        if self._board.word(Word.MARKS) == self._marks:
+            return [outcome for _, outcome in self._unwritten]
         left = []
         for index, outcome in self._unwritten:
             if not self._board.supervisor_wrote(index, outcome.token):
                 left.append(outcome)
             elif outcome.token in self._unsure and self._board.supervisor_found(index, outcome.token):
                 self._unsure.discard(outcome.token)
-                self._metrics.ended([outcome])
+                self._verdicts.found(outcome)
         return left
 
-    def _send(self, connection: Connection, outcomes: Sequence[Outcome], limit: int) -> Batch:
-        if len(outcomes) >= MANY <= limit:
-            return self._claim_then_finish(connection, outcomes, limit)
+    def _finish_and_claim(self, connection: Connection, outcomes: Sequence[Outcome], limit: int) -> Batch:
+        if not outcomes and not limit:
+            return NOTHING
         try:
             batch = self._statement(connection, outcomes, limit)
         except StatementRefused as refusal:
             if not outcomes or not refusal.blames_data:
                 raise
-            self._log.warning("write_refused", outcomes=len(outcomes), sqlstate=refusal.sqlstate, error=str(refusal))
-            accepted = sum(self._send_alone(connection, outcome) for outcome in outcomes)
-            return Batch(accepted=accepted, unaccepted=(), claims=(), is_registered=True)
-        self._count(connection, outcomes, batch)
+            self._finish_one_by_one(connection, outcomes, refusal)
+            return self._finish_and_claim(connection, (), limit)
+        if outcomes:
+            self._count(connection, outcomes, batch, self._unwritten[-1][0] if self._unwritten else None)
+        elif batch.claims and batch.claims[0].is_running:  # such a one comes alone
+            claims.wait_for_disk(connection, within=self._left())  # its attempt has to be on record
         return batch
 
-    def _claim_then_finish(self, connection: Connection, outcomes: Sequence[Outcome], limit: int) -> Batch:
-        """Two commits, of which only the second waits for the disk, and so for what the first has written too.
+    def _count(self, connection: Connection, outcomes: Sequence[Outcome], batch: Batch, last: int | None) -> None:
+        self._verdicts.count(connection, outcomes, batch, last=last, unsure=self._unsure, left=self._left)
 
-        The rows of a claim are locked until it has committed, and every other claimer has to step over each of them,
-        at 1 us a row: with ten at work, they would do that with hundreds while one waits for the disk.
-        """
-        batch = self._statement(connection, (), limit, is_durable=False)
-        try:
-            finished = self._send(connection, outcomes, 0)
-            if finished.accepted == 0:
-                claims.wait_for_disk(connection, within=self._left())  # nothing was changed, so nothing waited
-        except StatementRefused as refusal:
-            raise DatabaseUnavailable(f"outcomes were refused: {refusal}", sent=True) from refusal
-        return replace(batch, accepted=finished.accepted, unaccepted=finished.unaccepted)
-
-    def _statement(
-        self, connection: Connection, outcomes: Sequence[Outcome], limit: int, *, is_durable: bool = True
-    ) -> Batch:
+    def _statement(self, connection: Connection, outcomes: Sequence[Outcome], limit: int) -> Batch:
+        """Only outcomes are worth waiting for the disk. A claim that the server forgets in a crash is made again."""
         began = time.monotonic()
         start = self._cursor.start(began)
         batch = claims.finish_and_claim(
@@ -138,24 +225,31 @@ class Ledger:
             slot=self._slot,
             limit=limit,
             within=self._left(),
+            tokens=self._tokens,
             start=start,
-            is_durable=is_durable,
+            is_durable=bool(outcomes),
         )
         if limit:
             now = time.monotonic()
-            self._metrics.claimed(now - began)
-            self._cursor.learn(start, is_full=len(batch.claims) >= limit, last=batch.last, began=began, now=now)
+            is_full = len(batch.claims) >= limit
+            self._verdicts.claimed(now - began)
+            self._cursor.learn(start, is_full=is_full, last=batch.last, began=began, now=now)
+            self._full_claims = self._full_claims + 1 if is_full else 0
             self.has_seen_front = start is None and not batch.was_outrun
         return batch
 
     def _left(self) -> float:
         return max(LEAST_SECONDS, self._give_up_at - time.monotonic())
 
-    def _send_alone(self, connection: Connection, outcome: Outcome) -> int:
-        """One outcome of a batch that was refused; the one whose texts PostgreSQL cannot store loses them.
+    def _finish_one_by_one(
+        self, connection: Connection, outcomes: Sequence[Outcome], refusal: StatementRefused
+    ) -> None:
+        self._log.warning("write_refused", outcomes=len(outcomes), sqlstate=refusal.sqlstate, error=str(refusal))
+        for outcome in outcomes:
+            self._finish_one(connection, outcome)
 
-        Returns how many were accepted.
-        """
+    def _finish_one(self, connection: Connection, outcome: Outcome) -> None:
+        """One of a batch that was refused; the one whose texts PostgreSQL cannot store loses them."""
         try:
             batch = self._statement(connection, [outcome], 0)
         except StatementRefused as refusal:
@@ -170,34 +264,5 @@ class Ledger:
                 batch = self._statement(connection, [outcome], 0)
             except StatementRefused as again:
                 raise DatabaseUnavailable(f"an outcome was refused: {again}") from again
-        self._count(connection, [outcome], batch)
-        return batch.accepted
-
-    def _count(self, connection: Connection, outcomes: Sequence[Outcome], batch: Batch) -> None:
-        """Metrics of what was accepted; a word about what was not.
-
-        Marked on the board just before they are counted: should we be killed before, the supervisor counts them; in the
-        few microseconds between, nobody does.
-        """
-        if not batch.unaccepted:
-            tokens = {outcome.token for outcome in outcomes}
-            written = [index for index, outcome in self._unwritten if outcome.token in tokens]
-            additions = self._metrics.additions(outcomes)
-            if written:
-                self._board.outcome_written(written[-1])
-            for add in additions:
-                add()
-            return
-        verdicts = holdings.verdicts(connection, batch.unaccepted, within=self._left())
-        stale = [each for each in batch.unaccepted if verdicts[each.token] is Verdict.STALE]
-        now = holdings.present_claims(connection, stale, within=self._left()) if stale else {}
-        for outcome in outcomes:
-            verdict = verdicts.get(outcome.token, Verdict.ACCEPTED)
-            if verdict is Verdict.ACCEPTED or (verdict is Verdict.REPEATED and outcome.token in self._unsure):
-                self._metrics.ended([outcome])
-            elif verdict is Verdict.STALE:
-                self._metrics.stale(outcome.type)
-                self._log.warning(
-                    "stale_outcome", task_id=outcome.task_id, type=outcome.type, token=outcome.token,
-                    attempt=outcome.attempt, status=outcome.status.value, **now.get(outcome.task_id, {}),
-                )  # fmt: skip
+        place = [index for index, each in self._unwritten if each.token == outcome.token]
+        self._count(connection, [outcome], batch, place[0] if place else None)

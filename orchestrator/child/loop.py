@@ -19,7 +19,7 @@ from orchestrator.child.database import Database
 from orchestrator.child.execution import Executor, Limits
 from orchestrator.child.ledger import Ledger
 from orchestrator.child.pace import Pace
-from orchestrator.child.sanity import Sanity
+from orchestrator.child.sanity import BRIEF_SECONDS, Sanity
 from orchestrator.errors import DatabaseUnavailable, StatementRefused
 from orchestrator.model import Claim, Outcome
 from orchestrator.telemetry import logs
@@ -67,6 +67,7 @@ class Loop:
         self._pace = Pace(self._settings.claim_limit)
         self._leave: LeaveReason | None = None
         self._full_due = 0.0
+        self._last_end = 0.0
         self._tasks_left = _draw_tasks(self._settings.max_tasks_per_child)
         self._log = logs.get("child")
 
@@ -199,12 +200,17 @@ class Loop:
 
     def _make_room(self) -> bool:
         """Write what ended if it has waited long enough or the board is full. False: full, and the database is away."""
-        if not len(self._ledger):
-            return True
-        is_late = time.monotonic() - self._ledger.oldest_end() > FLUSH_SECONDS
+        is_late = self._last_end - self._ledger.oldest_end > FLUSH_SECONDS
         if (is_late or not self._board.has_room) and self._database.connection is not None:
             self._flush()
         return self._board.has_room
+
+    def _hear(self) -> None:
+        """What became of the outcomes of the batch before, if that is known by now."""
+        try:
+            self._ledger.hear()
+        except (DatabaseUnavailable, StatementRefused):
+            pass  # they are kept
 
     def _inspect(self) -> None:
         """See whether what we send messages and statements on is still ours."""
@@ -246,6 +252,9 @@ class Loop:
         else:
             self._board.end(outcome)
             self._ledger.add(index, outcome)
+            self._last_end = outcome.ended_monotonic
+            if seconds > BRIEF_SECONDS and self._ledger.has_answer and self._leave is None:
+                self._hear()
         logs.task_ended()
 
     def _write_large(self, outcome: Outcome) -> None:

@@ -11,17 +11,17 @@ from orchestrator.board.child_half import ChildBoard
 from orchestrator.board.layout import Word
 from orchestrator.board.memory import create_memory
 from orchestrator.child.database import Database
-from orchestrator.child.ledger import MANY, Ledger
+from orchestrator.child.ledger import BUSY_AFTER, Ledger
 from orchestrator.dev.postgres import PrivatePostgres
 from orchestrator.errors import DatabaseUnavailable
 from orchestrator.model import Claim, Outcome, TaskStatus
 from orchestrator.store.connection import Connection
 from orchestrator.store.schema import migrate
 from orchestrator.telemetry.metrics import TaskMetrics
-from tests.store.rows import add_tasks, add_worker, in_background, wait_until
+from tests.store.rows import add_tasks, add_worker, wait_until
 from tests.store.wire import Wire
 
-COUNT = MANY + 5
+COUNT = 30
 
 
 class Desk:
@@ -29,7 +29,7 @@ class Desk:
 
     def __init__(self, url: str) -> None:
         self.registry = CollectorRegistry()
-        self._descriptor = create_memory("test", 2 * COUNT)
+        self._descriptor = create_memory("test", 4 * COUNT)
         self.board = ChildBoard(self._descriptor)
         self.database = Database(url, "test")
         assert self.database.try_to_connect()
@@ -43,12 +43,18 @@ class Desk:
 
     def run(self, claims: tuple[Claim, ...], **more: object) -> None:
         """Each is completed at once."""
-        for index, claim in enumerate(claims):
+        for number, claim in enumerate(claims):
+            index = self.board.word(Word.STARTED)
             began = self.board.start(0) / 1e9
             outcome = Outcome(claim.task_id, claim.token, claim.type, TaskStatus.COMPLETED, 1, began, time.monotonic())
-            outcome = outcome._replace(**{name: value for name, value in more.items() if index == 0})
+            outcome = outcome._replace(**{name: value for name, value in more.items() if number == 0})
             self.board.end(outcome)
             self.ledger.add(index, outcome)
+
+    def get_busy(self) -> None:
+        """So many batches that from now on outcomes are sent and not waited for."""
+        for _ in range(BUSY_AFTER):
+            self.run(self.claim())
 
     def counted(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(name, {"type": "t", **labels})
@@ -71,66 +77,147 @@ def statuses(connection: Connection) -> dict[str, int]:
     return {status: count for status, count in rows}  # noqa: C416 rows are wider to mypy
 
 
-def test_a_large_batch_is_finished_and_the_next_is_claimed_for_good(desk: Desk, connection: Connection) -> None:
+def is_flushed(connection: Connection, before: str) -> bool:
+    ahead = "SELECT pg_current_wal_flush_lsn() > %(before)s::pg_lsn"
+    return bool(connection.execute(ahead, {"before": before}, within=5.0)[0][0])
+
+
+def written_to(connection: Connection) -> str:
+    return str(connection.execute("SELECT pg_current_wal_insert_lsn()::text", within=5.0)[0][0])
+
+
+def test_a_batch_is_finished_for_good_and_the_next_is_claimed(desk: Desk, connection: Connection) -> None:
     add_worker(connection)
     add_tasks(connection, 2 * COUNT)
     desk.run(desk.claim())
-    ((before,),) = connection.execute("SELECT pg_current_wal_insert_lsn()::text", within=5.0)
+    before = written_to(connection)
     assert len(desk.claim()) == COUNT
     assert statuses(connection) == {"completed": COUNT, "claimed": COUNT}
-    ahead = "SELECT pg_current_wal_flush_lsn() > %(before)s::pg_lsn"
-    assert connection.execute(ahead, {"before": before}, within=5.0) == [(True,)]
+    assert is_flushed(connection, before)
     assert desk.counted("tasks_completed_total", status="success") == COUNT
 
 
-def test_what_is_claimed_while_no_outcome_is_accepted_is_on_the_disk_all_the_same(
+def test_while_there_is_more_and_more_the_next_batch_is_claimed_before_it_is_known_what_became_of_the_last(
     desk: Desk, connection: Connection
 ) -> None:
     add_worker(connection)
-    add_tasks(connection, 2 * COUNT)
-    desk.run(desk.claim())
-    connection.execute("UPDATE tasks SET status = 'pending' WHERE status = 'claimed'", within=5.0)
-    ((before,),) = connection.execute("SELECT pg_current_wal_insert_lsn()::text", within=5.0)
-    assert len(desk.claim()) == COUNT
-    assert statuses(connection) == {"pending": COUNT, "claimed": COUNT}
-    ahead = "SELECT pg_current_wal_flush_lsn() > %(before)s::pg_lsn"
-    assert connection.execute(ahead, {"before": before}, within=5.0) == [(True,)]
-    assert desk.counted("tasks_stale_completions_total") == COUNT
+    add_tasks(connection, 6 * COUNT)
+    desk.get_busy()
+    done = (BUSY_AFTER - 1) * COUNT
+    claims = desk.claim()
+    assert (len(claims), len(desk.ledger), desk.board.word(Word.COUNT)) == (COUNT, COUNT, 2 * COUNT)
+    assert desk.counted("tasks_completed_total", status="success") == done
+    desk.run(claims[:5])
+    wait_until(lambda: statuses(connection)["completed"] == done + COUNT)
+    wait_until(lambda: desk.ledger.has_answer)
+
+    desk.ledger.hear()
+
+    assert not desk.ledger.has_answer
+    assert desk.counted("tasks_completed_total", status="success") == done + COUNT
+    assert (len(desk.ledger), desk.board.word(Word.WRITTEN), desk.board.word(Word.ENDED)) == (5, COUNT, COUNT + 5)
+    desk.ledger.exchange(0)
+    assert desk.counted("tasks_completed_total", status="success") == done + COUNT + 5
+    assert desk.board.word(Word.WRITTEN) == COUNT + 5
 
 
+def test_a_batch_that_has_no_place_behind_the_last_waits_until_that_is_written(
+    desk: Desk, connection: Connection
+) -> None:
+    add_worker(connection)
+    add_tasks(connection, 9 * COUNT)
+    desk.get_busy()
+    seen = set()
+    for _ in range(6):
+        claims = desk.claim()
+        assert len(claims) == COUNT
+        seen.add(desk.board.word(Word.COUNT))
+        desk.run(claims)
+    assert seen == {COUNT, 2 * COUNT, 3 * COUNT, 4 * COUNT}
+    desk.ledger.exchange(0)
+    assert statuses(connection) == {"completed": 8 * COUNT, "pending": COUNT}
+    assert desk.counted("tasks_completed_total", status="success") == 8 * COUNT
+
+
+def test_a_task_that_was_recovered_runs_only_once_its_attempt_is_on_the_disk(
+    desk: Desk, connection: Connection
+) -> None:
+    add_worker(connection)
+    add_tasks(connection, 1)
+    connection.execute("UPDATE tasks SET recoveries = 1", within=5.0)
+    before = written_to(connection)
+    (claim,) = desk.claim()
+    assert claim.is_running
+    assert is_flushed(connection, before)
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
 def test_an_outcome_that_cannot_be_stored_costs_neither_its_batch_nor_the_claims(
-    desk: Desk, connection: Connection
+    desk: Desk, connection: Connection, is_busy: bool
 ) -> None:
     add_worker(connection)
-    add_tasks(connection, 2 * COUNT)
-    desk.run(desk.claim(), result="no JSON")
+    add_tasks(connection, 6 * COUNT)
+    if is_busy:
+        desk.get_busy()
+        assert len(claims := desk.claim()) == COUNT
+        desk.run(claims, result="no JSON")
+    else:
+        desk.run(desk.claim(), result="no JSON")
     assert len(desk.claim()) == COUNT
-    assert statuses(connection) == {"completed": COUNT, "claimed": COUNT}
+    desk.ledger.hear()
+    completed = 3 * COUNT if is_busy else COUNT
+    assert statuses(connection) == {"completed": completed, "claimed": COUNT, "pending": 5 * COUNT - completed}
     odd = connection.execute("SELECT result->>'note' FROM tasks WHERE result IS NOT NULL", within=5.0)
     assert odd == [("the result could not be stored",)]
+    assert desk.counted("tasks_completed_total", status="success") == completed
+    assert len(desk.ledger) == 0
 
 
-def test_outcomes_whose_reply_was_lost_are_kept_and_what_was_claimed_before_them_is_not_run(
+def test_of_a_connection_that_was_given_up_nothing_is_read_any_more(desk: Desk, connection: Connection) -> None:
+    add_worker(connection)
+    add_tasks(connection, 6 * COUNT)
+    desk.get_busy()
+    desk.claim()
+    old = desk.database.connection
+    desk.database.abandon()  # its descriptor may be a file of the user's by now
+    assert desk.database.try_to_connect()
+    wait_until(lambda: statuses(connection)["completed"] == BUSY_AFTER * COUNT)
+    assert desk.ledger.is_unsure
+    desk.ledger.exchange(0)
+    assert desk.counted("tasks_completed_total", status="success") == BUSY_AFTER * COUNT, "each once"
+    assert len(desk.ledger) == 0 and not desk.ledger.is_unsure
+    assert old is not None
+    old.close()
+
+
+def test_outcomes_whose_reply_was_lost_are_kept_and_the_batch_behind_them_can_run(
     private_postgres_tcp: PrivatePostgres,
 ) -> None:
     url = private_postgres_tcp.url()
     connection = Connection.open(url, within=10.0, application_name="test")
     migrate(connection, within=20.0)
     add_worker(connection)
-    add_tasks(connection, 3 * COUNT)
+    add_tasks(connection, 6 * COUNT)
     wire = Wire("127.0.0.1", private_postgres_tcp.port)
     desk = Desk(url.replace(f":{private_postgres_tcp.port}", f":{wire.port}") + "?sslmode=disable")
+    desk.get_busy()
+    first = desk.board.word(Word.COUNT)
+    ended = connection.execute("SELECT id::text FROM tasks WHERE status = 'claimed' LIMIT 1", within=5.0)
+    wire.loses_reply_to = ended[0][0].encode()  # stands in the statement that finishes, not in the claim
     claims = desk.claim()
-    desk.run(claims)
-    wire.loses_reply_to = claims[0].task_id.encode()  # stands in the statement that finishes, not in the claim
-    exchange = in_background(lambda: desk.ledger.exchange(COUNT))
-    wait_until(lambda: statuses(connection).get("completed") == COUNT)
+    assert len(claims) == COUNT
+    wait_until(lambda: statuses(connection).get("completed") == BUSY_AFTER * COUNT)
     wire.cut()
     with pytest.raises(DatabaseUnavailable):
-        exchange()
+        desk.ledger.hear()
     assert len(desk.ledger) == COUNT and desk.ledger.is_unsure
-    assert statuses(connection) == {"completed": COUNT, "claimed": COUNT, "pending": COUNT}
-    assert desk.board.word(Word.COUNT) == COUNT and desk.board.word(Word.STARTED) == COUNT, "the old batch still"
+    assert desk.counted("tasks_completed_total", status="success") == (BUSY_AFTER - 1) * COUNT
+    assert desk.board.word(Word.COUNT) == first + COUNT and desk.board.word(Word.STARTED) == first
+    desk.run(claims)
+    desk.database._url = url  # past the wire
+    wait_until(desk.database.try_to_connect)
+    assert desk.ledger.exchange(0).claims == ()
+    assert desk.counted("tasks_completed_total", status="success") == (BUSY_AFTER + 1) * COUNT, "each once"
     desk.close()
     wire.close()
     connection.close()
