@@ -91,7 +91,7 @@ def migrate(connection: Connection, *, within: float, repairs: bool = False) -> 
         schema_sql(),
     )
     try:
-        connection.execute("".join(steps), within=within, lock_within=min(_LOCK_SECONDS, within))
+        connection.execute("".join(steps), within=within, lock_within=min(_LOCK_SECONDS, within * 0.8))
     except StatementRefused as refusal:
         raise _schema_error(refusal) from refusal
     return True
