@@ -45,10 +45,11 @@ $$;
 COMMENT ON FUNCTION retry_delay(integer, double precision, double precision) IS
     'Seconds to wait before retry number `retry`: exponential with full jitter, as RetryPolicy does it';
 
--- Never reset: a claim token fences every write by the claim's owner. A claimer draws one number, durably, and counts on
--- from a million times that; so a claim that the server forgets in a crash shares its token with no other.
+-- Never reset and never reused: a claim token fences every write by the claim's owner. What is drawn here is the upper part
+-- of the tokens of one child (store/tokens.py), a million times as much. CACHE spares the lock.
 CREATE SEQUENCE IF NOT EXISTS claim_tokens AS bigint CACHE 100;
-COMMENT ON SEQUENCE claim_tokens IS 'Beginnings of claim tokens: one for about a million claims of a child';
+COMMENT ON SEQUENCE claim_tokens IS
+    'Epochs of claim tokens: a child draws one (never reused) and numbers its claims within it';
 
 CREATE TABLE IF NOT EXISTS tasks (
     id uuid PRIMARY KEY DEFAULT orchestrator_new_id(),

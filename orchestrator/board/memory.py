@@ -18,6 +18,7 @@ NANO = 1_000_000_000
 
 _STATES = {int(each): each for each in SlotState}
 _ORDERS = {int(each): each for each in ChildOrder}
+_WORK = int(ChildOrder.WORK)
 
 
 def create_memory(name: str, capacity: int) -> int:
@@ -56,3 +57,8 @@ class Board:
     @property
     def order(self) -> ChildOrder:
         return _ORDERS.get(self._words[Word.ORDER], ChildOrder.LEAVE)
+
+    @property
+    def may_work(self) -> bool:
+        """Whether the order is WORK."""
+        return self._words[Word.ORDER] == _WORK

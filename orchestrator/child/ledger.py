@@ -122,14 +122,31 @@ class Ledger:
             raise
         try:
             if batch.claims and self._board.has_place(len(batch.claims)):
-                receive = claims.send_outcomes(connection, outcomes, within=self._left())
-                self._sent = _Sent(connection, outcomes, len(self._unwritten), receive, self._give_up_at)
-                self.oldest_end = inf
+                self._send(connection, outcomes)
             else:
                 self._finish_and_claim(connection, outcomes, 0)
         except StatementRefused as refusal:
             raise DatabaseUnavailable(f"outcomes were refused: {refusal}", sent=True) from refusal
         return batch
+
+    def send(self) -> None:
+        """Send all unwritten outcomes, and wait for nothing but the fate of those that were sent before."""
+        self.hear()
+        connection = self._database.connection
+        if connection is None:
+            return
+        outcomes = self._left_to_write()
+        if not outcomes:
+            self._are_written(len(self._unwritten))
+            return
+        self._give_up_at = time.monotonic() + EXCHANGE_SECONDS
+        with self._unsure_if_lost(outcomes):
+            self._send(connection, outcomes)
+
+    def _send(self, connection: Connection, outcomes: Sequence[Outcome]) -> None:
+        receive = claims.send_outcomes(connection, outcomes, within=self._left())
+        self._sent = _Sent(connection, outcomes, len(self._unwritten), receive, self._give_up_at)
+        self.oldest_end = inf
 
     @property
     def has_answer(self) -> bool:

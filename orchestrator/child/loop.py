@@ -8,8 +8,6 @@ import random
 import time
 from collections.abc import Sequence
 
-from setproctitle import setproctitle
-
 from orchestrator.board.birth import ChildContext
 from orchestrator.board.channel import FULL, IDLE, LOST, Channel, Permits
 from orchestrator.board.child_half import ChildBoard
@@ -19,15 +17,16 @@ from orchestrator.child.database import Database
 from orchestrator.child.execution import Executor, Limits
 from orchestrator.child.ledger import Ledger
 from orchestrator.child.pace import Pace
+from orchestrator.child.runner import Runner
 from orchestrator.child.sanity import BRIEF_SECONDS, Sanity
 from orchestrator.errors import DatabaseUnavailable, StatementRefused
 from orchestrator.model import Claim, Outcome
 from orchestrator.telemetry import logs
 from orchestrator.telemetry.metrics import TaskMetrics
 
-FLUSH_SECONDS = 0.045
-"""An outcome waits no longer than this for company before it is written (between tasks): a little longer than a batch
-is to take, so that one that goes as expected is written once, at its end."""
+SEND_SECONDS = 0.035
+"""An outcome waits no longer than this for company before it is sent (between tasks); on its way to the server's disk
+it is for some milliseconds more, and after 50 ms it is to be there."""
 
 FULL_SECONDS = 0.05
 """Full claims are told no more often: each wakes the supervisor, of a busy pool hundreds would a second."""
@@ -50,17 +49,18 @@ class Loop:
         channel: Channel,
         database: Database,
         executor: Executor,
+        runner: Runner,
         sanity: Sanity,
         metrics: TaskMetrics,
     ) -> None:
         self._settings = context.settings
         self._slot = context.request.slot
-        self._title = f"orchestratord: child {self._slot} "
         self._board = board
         self._permits = permits
         self._channel = channel
         self._database = database
         self._executor = executor
+        self._runner = runner
         self._sanity = sanity
         self._metrics = metrics
         self._ledger = Ledger(board, database, metrics, worker_id=context.request.worker_id, slot=self._slot)
@@ -103,7 +103,7 @@ class Loop:
             return False
         if not self._database.try_to_connect():
             return False
-        self._sanity.connected(self._database.descriptor())
+        self._sanity.connected()
         self._let_supervisor_settle()
         return True
 
@@ -120,7 +120,7 @@ class Loop:
         """Until the supervisor says LOOK; it hears that we sleep, in case it had something while we claimed."""
         self._full_due = 0.0  # who has slept must tell at once: the others may sleep as well
         self._board.enter(SlotState.IDLE)
-        setproctitle(self._title + "idle")
+        self._runner.rest()
         self._channel.send(IDLE)
         self._listen(None)
 
@@ -174,7 +174,7 @@ class Loop:
     def _run_batch(self, claims: list[tuple[Claim, Limits]]) -> None:
         """Start each claim whose permission we get; the rest the supervisor has taken back, or will."""
         for claim, limits in claims:
-            if not self._make_room() or self._leave is not None or self._board.order is not ChildOrder.WORK:
+            if not self._make_room() or self._leave is not None or not self._board.may_work:
                 break
             try:
                 if not self._permits.take():
@@ -199,11 +199,22 @@ class Loop:
             self._listen(SETTLE_SECONDS)
 
     def _make_room(self) -> bool:
-        """Write what ended if it has waited long enough or the board is full. False: full, and the database is away."""
-        is_late = self._last_end - self._ledger.oldest_end > FLUSH_SECONDS
-        if (is_late or not self._board.has_room) and self._database.connection is not None:
+        """Send what ended if it has waited long enough; write it if the board is full. False: full, and the database is
+        away."""
+        if self._last_end - self._ledger.oldest_end > SEND_SECONDS and self._database.connection is not None:
+            self._send()
+        if not self._board.has_room and self._database.connection is not None:
             self._flush()
         return self._board.has_room
+
+    def _send(self) -> None:
+        self._inspect()
+        if self._leave is LeaveReason.INSANE:
+            return
+        try:
+            self._ledger.send()
+        except (DatabaseUnavailable, StatementRefused):
+            pass  # they are kept
 
     def _hear(self) -> None:
         """What became of the outcomes of the batch before, if that is known by now."""
@@ -214,7 +225,7 @@ class Loop:
 
     def _inspect(self) -> None:
         """See whether what we send messages and statements on is still ours."""
-        wrong = self._sanity.inspect(self._database.descriptor())
+        wrong = self._sanity.inspect()
         if wrong:
             self._condemn(wrong)
 
@@ -234,16 +245,10 @@ class Loop:
 
     def _run_one(self, claim: Claim, limits: Limits) -> None:
         index = self._board.word(Word.STARTED)
-        timeout = limits.timeout_seconds
-        hard = int((timeout + self._settings.task_kill_grace) * 1e9) if timeout is not None else 0
-        setproctitle(f"{self._title}{claim.type} {claim.task_id}")
-        logs.task_begins(claim.task_id, claim.type, claim.attempt)
-        outcome = self._executor.run(claim, limits, self._board.start(hard))
-        seconds = outcome.ended_monotonic - outcome.started_monotonic
-        wrong = self._sanity.restore(seconds, self._database.descriptor())
+        outcome, seconds, wrong = self._runner.run(claim, limits)
         if wrong:
             self._condemn(wrong)
-        if _is_large(outcome.result):
+        if outcome.result is not None and _is_large(outcome.result):
             self._board.handler_ended()
             self._inspect()
             if self._leave is LeaveReason.INSANE:
@@ -275,7 +280,7 @@ class Loop:
             if wait > 0:
                 time.sleep(wait)
             elif self._database.try_to_connect():
-                self._sanity.connected(self._database.descriptor())
+                self._sanity.connected()
 
     def _last_write(self) -> None:
         """One try: what does not get through stands on the board, for the supervisor to write."""
@@ -283,9 +288,9 @@ class Loop:
             self._flush()
 
 
-def _is_large(result: str | None) -> bool:
+def _is_large(result: str) -> bool:
     """Whether the board has no room for it, in UTF-8."""
-    return result is not None and len(result) > MAX_INLINE_BYTES // 4 and len(result.encode()) > MAX_INLINE_BYTES
+    return len(result) > MAX_INLINE_BYTES // 4 and len(result.encode()) > MAX_INLINE_BYTES
 
 
 def _draw_tasks(limit: int) -> int | None:

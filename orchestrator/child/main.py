@@ -14,6 +14,7 @@ from orchestrator.child.answering import answer_with_stacks
 from orchestrator.child.database import Database
 from orchestrator.child.execution import Executor
 from orchestrator.child.loop import Loop
+from orchestrator.child.runner import Runner
 from orchestrator.child.sanity import Sanity
 from orchestrator.child.time_limit import TimeLimit
 from orchestrator.failure import describe_exception
@@ -36,8 +37,15 @@ def run(context: ChildContext) -> None:
     time_limit = TimeLimit()
     for hook in app.start_hooks:
         hook()
-    sanity = Sanity(time_limit, (context.board, context.permits, context.channel.fileno(), context.stacks))
     database = Database(context.settings.database_url, f"orchestratord child {slot}")
+    own = context.board, context.permits, context.channel.fileno(), context.stacks
+    sanity = Sanity(time_limit, own, database.descriptor)
+    executor = Executor(
+        app,
+        time_limit,
+        default_timeout=context.settings.task_timeout,
+        max_result_size=context.settings.max_result_size,
+    )
     board.enter(SlotState.CONNECTING)  # before READY: from then on the supervisor asks since when
     channel.send(READY)
     loop = Loop(
@@ -46,12 +54,8 @@ def run(context: ChildContext) -> None:
         permits=Permits(context.permits),
         channel=channel,
         database=database,
-        executor=Executor(
-            app,
-            time_limit,
-            default_timeout=context.settings.task_timeout,
-            max_result_size=context.settings.max_result_size,
-        ),
+        executor=executor,
+        runner=Runner(context, board, executor, sanity),
         sanity=sanity,
         metrics=metrics,
     )

@@ -4,7 +4,7 @@ One at a time while tasks are slow or few; twice as many after each full and qui
 pool share a burst fairly before one of them takes a hundred.
 """
 
-TARGET_SECONDS = 0.04
+TARGET_SECONDS = 0.08
 """A batch should be done in about this time: what waits in it is nobody else's meanwhile."""
 
 

@@ -13,7 +13,7 @@ import sys
 import threading
 from _signal import getsignal, pthread_sigmask  # type: ignore[import-not-found]  # signal's make enums: 2 us, not 0.1
 from _thread import _count as started_threads
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from orchestrator.board.birth import MARKER_VARIABLE
 from orchestrator.board.kernel import out_of_the_way
@@ -41,7 +41,11 @@ _MARKER = MARKER_VARIABLE.encode()
 class Sanity:
     """The state of a healthy child, taken once its start hooks have run, and the way back to it."""
 
-    def __init__(self, time_limit: TimeLimit, own_descriptors: Iterable[int]) -> None:
+    def __init__(
+        self, time_limit: TimeLimit, own_descriptors: Iterable[int], connection: Callable[[], int | None]
+    ) -> None:
+        """`connection()` is the descriptor of the database connection, or None while there is none."""
+        self._connection = connection
         self._time_limit = time_limit
         self._directory = out_of_the_way(os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         self._umask = os.umask(0o022)
@@ -66,12 +70,9 @@ class Sanity:
         self._marker = self._environment.get(_MARKER)
         self._not_inspected = 0
 
-    def restore(self, seconds: float, connection: int | None) -> Sequence[str]:
-        """Undo what can be undone after a task that took so long.
-
-        What cannot is returned in words: then no further task may run here. `connection` is the descriptor of the
-        database connection, or None while there is none.
-        """
+    def restore(self, seconds: float) -> Sequence[str]:
+        """Undo what can be undone after a task that took so long. What cannot is returned in words: then no further
+        task may run here."""
         os.umask(self._umask)
         if list(map(getsignal, self._signals)) != self._handlers:
             self._restore_handlers()
@@ -94,16 +95,16 @@ class Sanity:
             wrong.append(f"threads were left running ({names}); start those that shall stay in @app.on_child_start")
         self._not_inspected += 1
         if wrong or seconds >= BRIEF_SECONDS or self._not_inspected >= BRIEF_TASKS:
-            wrong += self.inspect(connection)
+            wrong += self.inspect()
         return wrong
 
-    def inspect(self, connection: int | None) -> Sequence[str]:
+    def inspect(self) -> Sequence[str]:
         """The rest of it, unless that was done after the last task; before anything is sent."""
         if not self._not_inspected:
             return ()
         self._not_inspected = 0
         signal.alarm(0)  # ends an interval timer (setitimer) too; until now a signal of it met TimeLimit, and no harm
-        wrong = self._broken_descriptors(connection)
+        wrong = self._broken_descriptors(self._connection())
         if not self._has_children and _has_children():
             wrong.append("subprocesses were left running")
         if not wrong and self._descriptors_run_out():
@@ -142,8 +143,9 @@ class Sanity:
         os.close(lowest_free)
         return lowest_free > self._most_descriptors
 
-    def connected(self, connection: int | None) -> None:
+    def connected(self) -> None:
         """Mark the socket that the database connection has now."""
+        connection = self._connection()
         if connection is not None:
             fcntl.fcntl(connection, fcntl.F_SETSIG, _CONNECTION_MARK)
 

@@ -1,33 +1,42 @@
-"""Claim tokens that are never used twice, not even by claims that a crash of the server made it forget.
+"""Where the claim tokens come from: whoever claims draws an epoch, and numbers its claims within it.
 
-A claim's commit need not wait for the disk. Should the server crash, the claim is forgotten, and so may be what it drew
-from a sequence: the same number could fence another claim of the same task, while the first still runs. So whoever
-claims draws a number for itself once, has that on the disk, and counts on from it in its own memory.
+A claim whose commit waits for no disk is forgotten if the database server crashes, and a sequence that gave its token
+gives it again afterwards, while the first execution may still run: the fence would let both through. So what the
+sequence gives is an epoch, on the disk before its first use, and the claimer counts on in its own memory.
 """
 
 from orchestrator.store.connection import Connection
 
-TOKENS_PER_NUMBER = 1 << 20
-"""A token is the number times this, plus a count. Older versions took the sequence's numbers themselves: those are
-smaller than what any of these begins with, as long as the sequence has not grown a millionfold meanwhile."""
+EPOCH_BITS = 20
+"""Of a token, for the number within its epoch. Leaves 43 for epochs, of which a session takes a hundred (CACHE)."""
 
 
 class Tokens:
-    """One claimer's. A number holds beyond its connection, and beyond a crash of the server."""
+    """One claimer's tokens. They outlive its connections, and crashes of the server."""
 
     def __init__(self) -> None:
         self._next = 0
         self._end = 0
 
     def take(self, connection: Connection, count: int, *, within: float) -> int:
-        """The first of `count` consecutive tokens; now and then a statement of its own, whose commit is durable."""
+        """The first of `count` consecutive tokens (fewer than an epoch has); at times that takes a statement."""
         if self._next + count > self._end:
-            # a commit waits for the disk only if its transaction has written something: a message to nobody
-            ((number, _),) = connection.execute(
-                "SELECT nextval('claim_tokens'), pg_logical_emit_message(true, 'orchestrator', '')", within=within
-            )
-            self._next = number * TOKENS_PER_NUMBER
-            self._end = self._next + TOKENS_PER_NUMBER
+            self._next = _draw_epoch(connection, within=within) << EPOCH_BITS
+            self._end = self._next + (1 << EPOCH_BITS)
         first = self._next
         self._next += count
         return first
+
+
+def _draw_epoch(connection: Connection, *, within: float) -> int:
+    """A number that nobody has drawn before or will; what the sequence remembers of it is on the server's disk.
+
+    The transaction's message (to nobody) is what makes the commit wait for the disk, and so for all that any session
+    wrote before it; also where the user has turned that off for his role. What he says about standbys stays.
+    """
+    ((epoch, _),) = connection.execute(
+        "SELECT set_config('synchronous_commit', 'local', true) WHERE current_setting('synchronous_commit') = 'off';"
+        "SELECT nextval('claim_tokens'), pg_logical_emit_message(true, 'orchestrator', '')",
+        within=within,
+    )
+    return int(epoch)

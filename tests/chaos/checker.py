@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from orchestrator.model import TRANSITIONS, TaskStatus
-from tests.chaos.history import Change, History
+from tests.chaos.history import Change, Execution, History
 
 T = TypeVar("T")
 K = TypeVar("K")
 
 CLOCKS = 0.05
 """Seconds by which the database's clock and the host's may differ."""
+
+FORGETS_SECONDS = 1.0
+"""So old may a claim be that a crash of the database server undoes: the WAL writer brings what nobody waits for to the
+disk within three times wal_writer_delay (0.2 s), and shares this machine."""
 
 ENDS = {"completed", "failed", "dead_letter"}
 OWNED = {"claimed", "running"}
@@ -174,18 +178,43 @@ def only_the_dead_are_recovered_from(history: History) -> Iterator[Violation]:
 
 
 def nothing_runs_twice_at_once(history: History) -> Iterator[Violation]:
-    """Unless the first one's claim had been recovered in between: its worker was taken for dead."""
+    """Unless the first one's claim had been recovered in between: its worker was taken for dead; or the database server
+    had crashed and forgotten it."""
     recoveries = collections.defaultdict(list)
     for change in history.changes:
         if change.is_recovery:
             recoveries[change.task_id].append(change.at)
+    claims = _Claims(history)
     for task_id, runs in _by(history.executions, lambda run: run.task_id):
         for first, second in itertools.permutations(runs, 2):
             if first.ended is None or not first.started < second.started < first.ended:
                 continue
+            if claims.was_forgotten(first) and claims.crashed(first.started - FORGETS_SECONDS, second.started):
+                continue
             if not any(first.started - CLOCKS < at < second.started + CLOCKS for at in recoveries[task_id]):
                 text = f"attempt {second.attempt} in {second.pid} began during attempt {first.attempt} in {first.pid}"
                 yield Violation("overlap", task_id, text)
+
+
+class _Claims:
+    """Which executions have no claim on record: it was undone, with the record, by a crash of the database server."""
+
+    def __init__(self, history: History) -> None:
+        self._changes = dict(_by(history.changes, lambda change: change.task_id))
+        self._crashes = [each.at for each in history.deeds if (each.what, each.target) == ("crash", "database")]
+
+    def crashed(self, after: float, before: float) -> bool:
+        return any(after < at < before for at in self._crashes)
+
+    def was_forgotten(self, run: Execution) -> bool:
+        """The row was nobody's when `run` began, and a crash came a moment after whatever made it so.
+
+        The claim is from before the crash and at most FORGETS_SECONDS older, and its handler began after that.
+        """
+        before = [each for each in self._changes.get(run.task_id, ()) if each.at < run.started + CLOCKS]
+        if not before or before[-1].new_status in OWNED:
+            return False
+        return any(before[-1].at < at and run.started > at - FORGETS_SECONDS for at in self._crashes)
 
 
 def nothing_runs_before_its_time(history: History) -> Iterator[Violation]:
@@ -201,7 +230,10 @@ def batches_run_in_order(history: History) -> Iterator[Violation]:
     claims = [each for each in history.changes if each.old_status == "pending" and each.new_status in OWNED]
     by_task = dict(_by(claims, lambda change: change.task_id))
     claimed = []
+    known = _Claims(history)
     for run in history.executions:
+        if known.was_forgotten(run):
+            continue
         before = [each for each in by_task.get(run.task_id, ()) if each.at < run.started]
         if before and run.task_id in rows:
             claimed.append((before[-1].transaction, run))

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tests.chaos.checker import check
-from tests.chaos.history import Change, Death, Enqueue, Execution, History, Leadership, Row
+from tests.chaos.history import Change, Death, Deed, Enqueue, Execution, History, Leadership, Row
 
 PENDING = Change(
     at=1.0, transaction=1, role="postgres", holder_role="a", task_id="t", old_status=None, new_status="pending",
@@ -95,6 +95,26 @@ def test_each_rule_sees_what_breaks_it(rule: str, wrong: dict[str, object]) -> N
 def test_an_overlap_is_allowed_if_the_first_claim_was_recovered_in_between() -> None:
     runs = [RUN, replace(RUN, pid=101, attempt=2, started=2.6, ended=3.0)]
     assert "overlap" not in rules(history(executions=runs, changes=[PENDING, CLAIMED, RUNNING, RECOVERED]))
+
+
+@pytest.mark.parametrize(
+    ("crash", "claims", "is_right"),
+    [
+        (2.3, [replace(CLAIMED, at=2.5)], True),  # the first claim was forgotten with the crash
+        (2.3, [CLAIMED], False),  # it was not: it is on record
+        (2.3, [CLAIMED, replace(CLAIMED, at=2.5)], False),
+        (None, [replace(CLAIMED, at=2.5)], False),  # there was no crash
+        (3.2, [replace(CLAIMED, at=2.5)], False),  # ... or only later: by then the mark had brought it to the disk
+        (0.5, [replace(CLAIMED, at=2.5)], False),  # ... or before it was enqueued
+    ],
+)
+def test_an_overlap_is_allowed_if_the_first_claim_was_forgotten_in_a_crash_of_the_database(
+    crash: float | None, claims: list[Change], is_right: bool
+) -> None:
+    runs = [RUN, replace(RUN, pid=101, started=2.6, ended=3.0)]
+    deeds = [Deed(crash, "crash", "database")] if crash is not None else []
+    found = rules(history(executions=runs, changes=[PENDING, *claims, ENDED], deeds=deeds))
+    assert ("overlap" not in found) is is_right
 
 
 def test_a_single_instance_buries_its_predecessor_at_once() -> None:
