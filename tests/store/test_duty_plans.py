@@ -1,0 +1,39 @@
+"""What the leader's counts and retention cost is read from their plans: a step reads what it is about and no more.
+
+The tables are as autovacuum has not seen them yet after a burst, or as it has.
+"""
+
+import pytest
+
+from orchestrator.store import arrivals
+from orchestrator.store.arrivals import EnqueuedCount
+from orchestrator.store.connection import Connection
+from tests.store.plans import Recorder, buffers, nodes
+from tests.store.rows import add_tasks
+
+ROWS = 60_000
+
+
+@pytest.fixture(params=["analyzed", "unseen"], autouse=True)
+def is_analyzed(request: pytest.FixtureRequest, connection: Connection) -> bool:
+    connection.execute("ALTER TABLE tasks SET (autovacuum_enabled = off)", within=5.0)
+    return bool(request.param == "analyzed")
+
+
+def test_a_step_of_counting_what_was_enqueued_reads_no_further_than_its_limit(
+    connection: Connection, recorder: Recorder, term: int, is_analyzed: bool
+) -> None:
+    def count(after: str | None, up_to: float) -> EnqueuedCount | None:
+        return arrivals.count_enqueued(
+            recorder, term=term, holder="leader", after=after, up_to=up_to, within=60.0, limit=1000
+        )
+
+    beginning = count(None, 0.0)
+    assert beginning is not None
+    add_tasks(connection, ROWS)
+    connection.execute("ANALYZE tasks" if is_analyzed else "SELECT", within=60.0)
+    found = count(beginning.counted_to, arrivals.sample(connection, within=5.0).clock)
+    assert found is not None and found.by_type == (("t", 1000),) and not found.is_complete
+    plan = recorder.plan()
+    assert "Sort" not in {node["Node Type"] for node in nodes(plan["Plan"])}
+    assert buffers(plan) < 1000 + 100
