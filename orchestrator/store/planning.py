@@ -8,3 +8,7 @@ SET LOCALs, to be sent in front of the statement. JIT compiles at every call, wh
 ALONG_THE_IDS = (
     "SET LOCAL enable_seqscan=off;SET LOCAL enable_bitmapscan=off;SET LOCAL enable_sort=off;SET LOCAL jit=off;"
 )
+
+# Parallel workers would take three cores from the tasks, and all in all twice the time; and of tasks it doesn't know of
+# yet the planner would sort millions to group a few types.
+COUNTING = "SET LOCAL max_parallel_workers_per_gather=0;SET LOCAL enable_sort=off;SET LOCAL jit=off;"

@@ -5,7 +5,7 @@ The tables are as autovacuum has not seen them yet after a burst, or as it has.
 
 import pytest
 
-from orchestrator.store import arrivals
+from orchestrator.store import arrivals, statistics
 from orchestrator.store.arrivals import EnqueuedCount
 from orchestrator.store.connection import Connection
 from tests.store.plans import Recorder, buffers, nodes
@@ -37,3 +37,17 @@ def test_a_step_of_counting_what_was_enqueued_reads_no_further_than_its_limit(
     plan = recorder.plan()
     assert "Sort" not in {node["Node Type"] for node in nodes(plan["Plan"])}
     assert buffers(plan) < 1000 + 100
+
+
+def test_the_counts_are_the_work_of_one_process_that_sorts_nothing(
+    connection: Connection, recorder: Recorder, is_analyzed: bool
+) -> None:
+    """Parallel workers would take the cores from the tasks, and what the planner doesn't know of yet it would sort."""
+    add_tasks(connection, ROWS)
+    connection.execute("ANALYZE tasks" if is_analyzed else "SELECT", within=60.0)
+    recorder.execute("SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0", within=5.0)
+    recorder.execute("SET min_parallel_table_scan_size = 0; SET min_parallel_index_scan_size = 0", within=5.0)
+    ((_, _, count, _),) = statistics.counts(recorder, within=60.0)
+    assert count == ROWS
+    kinds = {node["Node Type"] for node in nodes(recorder.plan()["Plan"])}
+    assert not kinds & {"Gather", "Gather Merge", "Sort"}
