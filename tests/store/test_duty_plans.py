@@ -5,7 +5,7 @@ The tables are as autovacuum has not seen them yet after a burst, or as it has.
 
 import pytest
 
-from orchestrator.store import arrivals, statistics
+from orchestrator.store import arrivals, retention, statistics
 from orchestrator.store.arrivals import EnqueuedCount
 from orchestrator.store.connection import Connection
 from tests.store.plans import Recorder, buffers, nodes
@@ -37,6 +37,31 @@ def test_a_step_of_counting_what_was_enqueued_reads_no_further_than_its_limit(
     plan = recorder.plan()
     assert "Sort" not in {node["Node Type"] for node in nodes(plan["Plan"])}
     assert buffers(plan) < 1000 + 100
+
+
+def test_a_step_of_retention_reads_no_further_than_its_stretch(
+    connection: Connection, recorder: Recorder, term: int, is_analyzed: bool
+) -> None:
+    connection.execute(
+        """
+        INSERT INTO tasks (id, type, status, created_at, completed_at)
+        SELECT overlay(orchestrator_id_at(now() - interval '9 days' + g * interval '1 second')::text
+                       PLACING right(gen_random_uuid()::text, 12) FROM 25)::uuid,
+            't', 'completed', now() - interval '9 days', now() - interval '8 days'
+        FROM generate_series(1, %(rows)s) AS g
+        """,
+        {"rows": ROWS},
+        within=60.0,
+    )
+    connection.execute("ANALYZE tasks" if is_analyzed else "SELECT", within=60.0)
+    step = retention.prune(
+        recorder, term=term, holder="leader", keep_seconds=7 * 86400, after=retention.START, limit=1000, within=60.0
+    )
+    assert step.deleted == 1000
+    plan = recorder.plan()
+    walked = [node for node in nodes(plan["Plan"]) if node.get("Relation Name") == "tasks"]
+    assert max(node["Actual Rows"] for node in walked) == 1000
+    assert buffers(plan) < 1000 * 30
 
 
 def test_the_counts_are_the_work_of_one_process_that_sorts_nothing(
