@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.store.connection import Connection
+from orchestrator.store.planning import ALONG_THE_IDS
 
 _MARGIN_SECONDS = 1.0
 
@@ -65,8 +66,9 @@ def horizon(samples: Sequence[Sample], latest: Sample) -> float | None:
 
 # `span`: without `after` nothing is counted, the caller only learns the position of its predecessor. A position beyond
 # `after` can only be this leader's own doing (only it counts in its term): the reply was lost, so exactly that range is
-# counted again for the answer and nothing moves. `found` stops at the limit, so that a long absence is caught up in
-# pieces. The position never moves back, whatever an abandoned call still does.
+# counted again for the answer and nothing moves. `by_type` stops at the limit, so that a long absence is caught up in
+# pieces; there is no max() of uuids before PostgreSQL 18, but of arrays. The position never moves back, whatever an
+# abandoned call still does.
 _COUNT = """
 WITH lease AS MATERIALIZED (
     SELECT counted_to FROM leadership
@@ -76,14 +78,18 @@ WITH lease AS MATERIALIZED (
         CASE WHEN %(after)s::uuid IS NULL OR %(after)s::uuid < counted_to THEN counted_to
              ELSE greatest(counted_to, orchestrator_id_at(to_timestamp(%(up_to)s))) END AS high
     FROM lease
-), found AS MATERIALIZED (
-    SELECT id, type FROM tasks
-    WHERE id > (SELECT low FROM span) AND id <= (SELECT high FROM span)
-    ORDER BY id
-    LIMIT %(limit)s
+), by_type AS MATERIALIZED (
+    SELECT type, count(*), max(ARRAY[id]) AS last
+    FROM (
+        SELECT id, type FROM tasks
+        WHERE id > (SELECT low FROM span) AND id <= (SELECT high FROM span)
+        ORDER BY id
+        LIMIT %(limit)s
+    ) AS found
+    GROUP BY type
 ), reach AS MATERIALIZED (
-    SELECT CASE WHEN (SELECT count(*) FROM found) < %(limit)s OR is_repeat THEN high
-        ELSE (SELECT id FROM found ORDER BY id DESC LIMIT 1) END AS counted_to, high
+    SELECT CASE WHEN coalesce((SELECT sum(count) FROM by_type), 0) < %(limit)s OR is_repeat THEN high
+        ELSE (SELECT (max(last))[1] FROM by_type) END AS counted_to, high
     FROM span
 ), moved AS (
     UPDATE leadership AS l SET counted_to = reach.counted_to
@@ -92,7 +98,7 @@ WITH lease AS MATERIALIZED (
 )
 SELECT reach.counted_to::text, reach.counted_to = reach.high AND NOT coalesce(span.is_repeat, false), by_type.type,
     by_type.count
-FROM span, reach LEFT JOIN (SELECT type, count(*) FROM found GROUP BY type) AS by_type ON true
+FROM span, reach LEFT JOIN by_type ON true
 """
 
 
@@ -104,7 +110,7 @@ def count_enqueued(
     after: str | None,
     up_to: float,
     within: float,
-    limit: int = 100_000,
+    limit: int = 20_000,
 ) -> EnqueuedCount | None:
     """Counts what was enqueued after the position `after` and up to the moment `up_to` (a `horizon`), and moves on.
 
@@ -113,7 +119,7 @@ def count_enqueued(
     term is over.
     """
     rows = connection.execute(
-        _COUNT,
+        ALONG_THE_IDS + _COUNT,
         {"term": term, "holder": holder, "after": after, "up_to": up_to, "limit": limit},
         within=within,
         lock_within=within / 2,

@@ -7,6 +7,7 @@ made: so those of old enough tasks are all at the front of the primary key, amon
 from dataclasses import dataclass
 
 from orchestrator.store.connection import Connection
+from orchestrator.store.planning import ALONG_THE_IDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ def prune(
     Tasks that failed or are dead letters stay. One statement under the leader's term; what is locked is left.
     """
     rows = connection.execute(
-        _PRUNE,
+        ALONG_THE_IDS + _PRUNE,
         {"term": term, "holder": holder, "keep_seconds": keep_seconds, "after": after, "limit": limit},
         within=within,
         lock_within=within / 2,

@@ -5,6 +5,8 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 
+import pytest
+
 from orchestrator.coordinator.duties.census import Census
 from orchestrator.coordinator.standing import Standing
 from orchestrator.dev.postgres import PrivatePostgres
@@ -354,4 +356,31 @@ def test_a_count_that_took_long_is_repeated_so_rarely_that_it_costs_one_percent_
     unlock.start()
     assert (census.run_once(connection) or 0.0) >= 25.0
     unlock.join()
+    connection.close()
+
+
+def test_a_queue_that_grew_at_once_is_counted_to_its_end_by_the_next_count(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is added by the million is about to be run: a count that takes much longer than the last can wait."""
+    monkeypatch.setattr("orchestrator.coordinator.duties.census.SHORT", 5)
+    connection = Connection.open(database.url, within=5.0, application_name="test")
+    standing = Standing()
+    census = Census(standing, every_seconds=20.0)
+
+    def counted() -> int:
+        census.run_once(connection)
+        counts = standing.snapshot().counts
+        assert counts is not None
+        return counts.pending.get("t", 0)
+
+    add = "INSERT INTO tasks (type) SELECT 't' FROM generate_series(1, %s)"
+    database.run(add, 20)
+    assert counted() == 20, "the first goes to the end"
+    database.run(add, 200)
+    assert [counted(), counted()] == [20, 220]
+    database.run("DELETE FROM tasks")
+    assert counted() == 0
+    database.run(add, 60)
+    assert [counted(), counted(), counted()] == [0, 0, 60]
     connection.close()

@@ -3,8 +3,7 @@
 Buffers are counted and not milliseconds, so these hold on any machine.
 """
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,50 +11,10 @@ import pytest
 from orchestrator.model import Outcome
 from orchestrator.store import claims, upkeep
 from orchestrator.store.connection import Connection
+from tests.store.plans import Recorder, buffers, nodes
 from tests.store.rows import add_tasks, add_worker, claim, ending, finish
 
 WAITING = 100_000
-
-
-def nodes(node: dict[str, Any]) -> list[dict[str, Any]]:
-    """The plan's nodes, from the top."""
-    return [node, *(below for child in node.get("Plans", []) for below in nodes(child))]
-
-
-def buffers(found: dict[str, Any]) -> int:
-    return int(found["Plan"]["Shared Hit Blocks"] + found["Plan"]["Shared Read Blocks"])
-
-
-class Recorder(Connection):
-    """Runs each statement, undoes it, and keeps it."""
-
-    def execute(
-        self, sql: str, params: Mapping[str, Any] | None = None, *, within: float, lock_within: float | None = None
-    ) -> list[tuple[Any, ...]]:
-        self.sent = (sql, params)
-        super().execute("BEGIN", within=5.0)
-        rows = super().execute(sql, params, within=within, lock_within=lock_within)
-        super().execute("ROLLBACK", within=5.0)
-        return rows
-
-    def plan(self) -> dict[str, Any]:
-        """The plan of the statement that was sent last, and what running it touches."""
-        sql, params = self.sent
-        settings, execute, call = sql.rpartition("EXECUTE ")
-        if execute:  # a kept plan: settings, perhaps PREPARE, EXECUTE
-            sql, before = execute + call, settings.partition("PREPARE ")[0]
-        else:
-            before = ""
-        ((found,),) = self.execute(f"{before}EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}", params, within=60.0)
-        parsed: dict[str, Any] = (json.loads(found) if isinstance(found, str) else found)[0]
-        return parsed
-
-
-@pytest.fixture
-def recorder(database_url: str) -> Iterator[Recorder]:
-    recorder = Recorder.open(database_url, within=10.0, application_name="test")
-    yield recorder
-    recorder.close()
 
 
 def claim_plan(

@@ -15,7 +15,7 @@ def test_pending_counts_the_due_and_the_waiting_and_running_only_the_running(con
         add_task(connection, type="a", status=status)
     add_task(connection, type="a", next_retry_at="2999-01-01 00:00+00")
     add_task(connection, type="b", status="running")
-    assert sorted(each[:3] for each in statistics.counts(connection, within=5.0)) == [
+    assert sorted(each[:3] for each in statistics.counts(connection, within=5.0) or ()) == [
         ("a", TaskStatus.PENDING, 2),
         ("a", TaskStatus.RUNNING, 1),
         ("b", TaskStatus.RUNNING, 1),
@@ -26,9 +26,18 @@ def test_the_counts_tell_for_how_long_a_task_has_been_due_and_nothing_of_what_wa
     add_task(connection, type="a", updated_at=datetime.now(UTC) - timedelta(seconds=90))
     add_task(connection, type="a")
     add_task(connection, type="b", next_retry_at="2999-01-01 00:00+00", updated_at="2020-01-01 00:00+00")
-    (a, b) = sorted(statistics.counts(connection, within=5.0))
+    (a, b) = sorted(statistics.counts(connection, within=5.0) or ())
     assert a[2] == 2 and 89 <= a[3] < 150
     assert (b[2], b[3]) == (1, 0)
+
+
+def test_a_queue_of_as_many_as_one_would_count_at_most_is_not_counted(connection: Connection) -> None:
+    add_tasks(connection, 5)
+    add_task(connection, next_retry_at="2999-01-01 00:00+00")
+    add_task(connection, status="running")
+    assert statistics.counts(connection, within=5.0, most=6) is None
+    counted = statistics.counts(connection, within=5.0, most=7)
+    assert sorted(each[1:3] for each in counted or ()) == [(TaskStatus.PENDING, 6), (TaskStatus.RUNNING, 1)]
 
 
 def test_an_empty_queue_counts_nothing(connection: Connection) -> None:
