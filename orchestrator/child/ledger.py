@@ -209,6 +209,7 @@ class Ledger:
                 left.append(outcome)
             elif outcome.token in self._unsure and self._board.supervisor_found(index, outcome.token):
                 self._unsure.discard(outcome.token)
+                self._board.count_found(index)
                 self._verdicts.found(outcome)
         return left
 
