@@ -32,6 +32,8 @@ LEAST_SECONDS = 0.5
 BUSY_AFTER = 2
 """So many full claims in a row, and there is probably more: outcomes are written while the next batch runs."""
 
+SLOW_SECONDS = 0.04
+"""But not after such a task: the next would keep us from hearing of them, and the supervisor would ask in our stead."""
 
 _index = itemgetter(0)
 
@@ -115,7 +117,7 @@ class Ledger:
         return batch
 
     def _exchange(self, connection: Connection, outcomes: Sequence[Outcome], limit: int) -> Batch:
-        if not outcomes or not limit or self._full_claims < BUSY_AFTER:
+        if not outcomes or not limit or self._full_claims < BUSY_AFTER or _was_slow(outcomes[-1]):
             return self._finish_and_claim(connection, outcomes, limit)
         # Apart, because the rows of a claim are locked until it has committed, and every other claimer has to step over
         # each of them: with ten at work, over hundreds while one waits for the disk. The claim waits for none.
@@ -298,3 +300,7 @@ class Ledger:
         last = next((index for index, each in self._unwritten if each.token == outcome.token), -1)
         self._count(connection, [outcome], batch, last)
         self._are_written(last)  # whatever becomes of those behind it
+
+
+def _was_slow(outcome: Outcome) -> bool:
+    return outcome.ended_monotonic - outcome.started_monotonic > SLOW_SECONDS

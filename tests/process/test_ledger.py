@@ -12,7 +12,7 @@ from orchestrator.board.child_half import ChildBoard
 from orchestrator.board.layout import Word
 from orchestrator.board.memory import create_memory
 from orchestrator.child.database import Database
-from orchestrator.child.ledger import BUSY_AFTER, Ledger
+from orchestrator.child.ledger import BUSY_AFTER, SLOW_SECONDS, Ledger
 from orchestrator.dev.postgres import PrivatePostgres
 from orchestrator.errors import DatabaseUnavailable
 from orchestrator.model import Claim, Outcome, TaskStatus
@@ -123,6 +123,18 @@ def test_while_there_is_more_and_more_the_next_batch_is_claimed_before_it_is_kno
     desk.ledger.exchange(0)
     assert desk.counted("tasks_completed_total", status="success") == done + COUNT + 5
     assert desk.board.word(Word.WRITTEN) == COUNT + 5
+
+
+def test_after_a_slow_task_it_is_known_what_became_of_it_before_the_next_begins(
+    desk: Desk, connection: Connection
+) -> None:
+    add_worker(connection)
+    add_tasks(connection, 4 * COUNT)
+    desk.get_busy()
+    desk.run(desk.claim(1), started_monotonic=time.monotonic() - 2 * SLOW_SECONDS)
+    assert len(desk.claim(1)) == 1
+    assert len(desk.ledger) == 0
+    assert desk.counted("tasks_completed_total", status="success") == BUSY_AFTER * COUNT + 1
 
 
 def test_a_batch_that_has_no_place_behind_the_last_waits_until_that_is_written(
