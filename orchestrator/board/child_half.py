@@ -165,6 +165,11 @@ class ChildBoard(Board):
         """Whether the supervisor found this claim's outcome written: by us, though the reply may be lost."""
         return self._words[(HEADER_BYTES + index * RECORD_BYTES) // WORD + Field.SUPERVISOR_WROTE] == -token
 
+    def count_found(self, index: int) -> None:
+        """What the supervisor found written by us we count, as if it had been the one: it need not when we die."""
+        record = (HEADER_BYTES + index * RECORD_BYTES) // WORD
+        self._words[record + Field.SUPERVISOR_WROTE] = self._words[record + Field.TOKEN]
+
     def outcomes_written(self, count: int | None = None) -> None:
         """The first so many outcomes stand in the database (None: all); once all do, their texts may be overwritten."""
         words = self._words

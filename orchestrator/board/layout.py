@@ -92,7 +92,7 @@ assert RECORD.size <= RECORD_BYTES
 
 
 class Field:
-    """Words of a record. The child writes all but SUPERVISOR_WROTE."""
+    """Words of a record. The child writes all but SUPERVISOR_WROTE (and of that the sign, when it counts)."""
 
     TOKEN = 0
     ATTEMPT = 1

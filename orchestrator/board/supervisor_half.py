@@ -137,6 +137,15 @@ class SupervisorBoard(Board):
                 self._words[record + Field.SUPERVISOR_WROTE] = -token if token in by_child else token
                 self._words[Word.MARKS] = (self._words[Word.MARKS] + 1) & 0x7FFFFFFF
 
+    def uncounted(self) -> tuple[Outcome, ...]:
+        """Of a child that is dead: what it wrote, as we found, and it had not heard of and counted."""
+        words = self._words
+        written, ended = words[Word.WRITTEN], words[Word.ENDED]
+        if words[Word.BATCH] & 1 or not 0 <= written <= ended <= self.capacity:
+            return ()
+        found = [index for index in range(written, ended) if self._is_written(index) and self._mark(index) < 0]
+        return tuple(self._outcome(index) for index in found)
+
     def tokens(self) -> frozenset[int] | None:
         """Tokens of the batch's claims that are still the child's business; None: being replaced."""
         words = self._words
@@ -148,8 +157,10 @@ class SupervisorBoard(Board):
         return held if words[Word.BATCH] == batch else None
 
     def _is_written(self, index: int) -> bool:
-        record = (HEADER_BYTES + index * RECORD_BYTES) // WORD
-        return abs(self._words[record + Field.SUPERVISOR_WROTE]) == self._words[record + Field.TOKEN]
+        return abs(self._mark(index)) == self._words[(HEADER_BYTES + index * RECORD_BYTES) // WORD + Field.TOKEN]
+
+    def _mark(self, index: int) -> int:
+        return self._words[(HEADER_BYTES + index * RECORD_BYTES) // WORD + Field.SUPERVISOR_WROTE]
 
     def _claim(self, index: int, *, has_started: bool) -> BoardClaim:
         fields = RECORD.unpack_from(self._bytes, HEADER_BYTES + index * RECORD_BYTES)

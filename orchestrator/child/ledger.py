@@ -1,10 +1,12 @@
 """The child's dealings with the database: finish what ended, claim what is next. Runs in a child."""
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
+from operator import itemgetter
 
 from orchestrator.board.child_half import ChildBoard
 from orchestrator.board.layout import Word
@@ -30,17 +32,21 @@ LEAST_SECONDS = 0.5
 BUSY_AFTER = 2
 """So many full claims in a row, and there is probably more: outcomes are written while the next batch runs."""
 
+SLOW_SECONDS = 0.04
+"""But not after such a task: the next would keep us from hearing of them, and the supervisor would ask in our stead."""
+
+_index = itemgetter(0)
 
 NOTHING = Batch(accepted=0, unaccepted=(), claims=(), is_registered=True)
 
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
-    """Outcomes on their way: the first `count` of the unwritten, but for those that the supervisor had written."""
+    """Outcomes on their way: the unwritten to board index `last`, but for those that the supervisor had written."""
 
     connection: Connection
     outcomes: Sequence[Outcome]
-    count: int
+    last: int
     receive: Callable[[float], Batch]
     give_up_at: float
 
@@ -106,11 +112,12 @@ class Ledger:
         with self._unsure_if_lost(outcomes):
             batch = self._exchange(connection, outcomes, limit)
         if self._sent is None:
-            self._are_written(len(self._unwritten))
+            self._are_written(self._last)
+            self._unsure.clear()
         return batch
 
     def _exchange(self, connection: Connection, outcomes: Sequence[Outcome], limit: int) -> Batch:
-        if not outcomes or not limit or self._full_claims < BUSY_AFTER:
+        if not outcomes or not limit or self._full_claims < BUSY_AFTER or _was_slow(outcomes[-1]):
             return self._finish_and_claim(connection, outcomes, limit)
         # Apart, because the rows of a claim are locked until it has committed, and every other claimer has to step over
         # each of them: with ten at work, over hundreds while one waits for the disk. The claim waits for none.
@@ -118,7 +125,7 @@ class Ledger:
             batch = self._finish_and_claim(connection, (), limit)
         except StatementRefused:
             self._finish_and_claim(connection, outcomes, 0)
-            self._are_written(len(self._unwritten))
+            self._are_written(self._last)
             raise
         try:
             if batch.claims and self._board.has_place(len(batch.claims)):
@@ -126,6 +133,7 @@ class Ledger:
             else:
                 self._finish_and_claim(connection, outcomes, 0)
         except StatementRefused as refusal:
+            self._full_claims = 0  # together the next time: there it is looked for whose fault it is
             raise DatabaseUnavailable(f"outcomes were refused: {refusal}", sent=True) from refusal
         return batch
 
@@ -137,7 +145,7 @@ class Ledger:
             return
         outcomes = self._left_to_write()
         if not outcomes:
-            self._are_written(len(self._unwritten))
+            self._are_written(self._last)
             return
         self._give_up_at = time.monotonic() + EXCHANGE_SECONDS
         with self._unsure_if_lost(outcomes):
@@ -145,7 +153,7 @@ class Ledger:
 
     def _send(self, connection: Connection, outcomes: Sequence[Outcome]) -> None:
         receive = claims.send_outcomes(connection, outcomes, within=self._left())
-        self._sent = _Sent(connection, outcomes, len(self._unwritten), receive, self._give_up_at)
+        self._sent = _Sent(connection, outcomes, self._last, receive, self._give_up_at)
         self.oldest_end = inf
 
     @property
@@ -170,8 +178,8 @@ class Ledger:
                     raise
                 self._finish_one_by_one(sent.connection, sent.outcomes, refusal)
             else:
-                self._count(sent.connection, sent.outcomes, batch, self._unwritten[sent.count - 1][0])
-        self._are_written(sent.count)
+                self._count(sent.connection, sent.outcomes, batch, sent.last)
+        self._are_written(sent.last)
 
     def _give_up_lost(self) -> None:
         """Of outcomes that were sent on a connection that is no longer ours nothing will be heard."""
@@ -191,12 +199,19 @@ class Ledger:
             self._database.lost(error)
             raise
 
-    def _are_written(self, count: int) -> None:
-        """The first so many of the unwritten."""
+    @property
+    def _last(self) -> int:
+        """Where the last of the unwritten stands on the board; -1: there is none."""
+        return self._unwritten[-1][0] if self._unwritten else -1
+
+    def _are_written(self, last: int) -> None:
+        """The unwritten to this board index."""
+        count = bisect_right(self._unwritten, last, key=_index)
         if count:
-            self._board.outcomes_written(self._unwritten[count - 1][0] + 1)
+            self._board.outcomes_written(last + 1)
+            if self._unsure:
+                self._unsure.difference_update([outcome.token for _, outcome in self._unwritten[:count]])
             del self._unwritten[:count]
-        self._unsure.clear()
         self.oldest_end = self._unwritten[0][1].ended_monotonic if self._unwritten else inf
 
     def _left_to_write(self) -> list[Outcome]:
@@ -209,6 +224,7 @@ class Ledger:
                 left.append(outcome)
             elif outcome.token in self._unsure and self._board.supervisor_found(index, outcome.token):
                 self._unsure.discard(outcome.token)
+                self._board.count_found(index)
                 self._verdicts.found(outcome)
         return left
 
@@ -223,12 +239,12 @@ class Ledger:
             self._finish_one_by_one(connection, outcomes, refusal)
             return self._finish_and_claim(connection, (), limit)
         if outcomes:
-            self._count(connection, outcomes, batch, self._unwritten[-1][0] if self._unwritten else None)
+            self._count(connection, outcomes, batch, self._last)
         elif batch.claims and batch.claims[0].is_running:  # such a one comes alone
             claims.wait_for_disk(connection, within=self._left())  # its attempt has to be on record
         return batch
 
-    def _count(self, connection: Connection, outcomes: Sequence[Outcome], batch: Batch, last: int | None) -> None:
+    def _count(self, connection: Connection, outcomes: Sequence[Outcome], batch: Batch, last: int) -> None:
         self._verdicts.count(connection, outcomes, batch, last=last, unsure=self._unsure, left=self._left)
 
     def _statement(self, connection: Connection, outcomes: Sequence[Outcome], limit: int) -> Batch:
@@ -281,5 +297,10 @@ class Ledger:
                 batch = self._statement(connection, [outcome], 0)
             except StatementRefused as again:
                 raise DatabaseUnavailable(f"an outcome was refused: {again}") from again
-        place = [index for index, each in self._unwritten if each.token == outcome.token]
-        self._count(connection, [outcome], batch, place[0] if place else None)
+        last = next((index for index, each in self._unwritten if each.token == outcome.token), -1)
+        self._count(connection, [outcome], batch, last)
+        self._are_written(last)  # whatever becomes of those behind it
+
+
+def _was_slow(outcome: Outcome) -> bool:
+    return outcome.ended_monotonic - outcome.started_monotonic > SLOW_SECONDS

@@ -28,6 +28,9 @@ SEND_SECONDS = 0.035
 """An outcome waits no longer than this for company before it is sent (between tasks); on its way to the server's disk
 it is for some milliseconds more, and after 50 ms it is to be there."""
 
+SPARE_SECONDS = 0.01
+"""... or before a task that would make it wait so much longer: one that takes as long as the last."""
+
 FULL_SECONDS = 0.05
 """Full claims are told no more often: each wakes the supervisor, of a busy pool hundreds would a second."""
 
@@ -258,8 +261,10 @@ class Loop:
             self._board.end(outcome)
             self._ledger.add(index, outcome)
             self._last_end = outcome.ended_monotonic
-            if seconds > BRIEF_SECONDS and self._ledger.has_answer and self._leave is None:
-                self._hear()
+            if seconds > BRIEF_SECONDS:
+                self._last_end += max(0.0, seconds - SPARE_SECONDS)
+                if self._ledger.has_answer and self._leave is None:
+                    self._hear()
         logs.task_ended()
 
     def _write_large(self, outcome: Outcome) -> None:

@@ -25,11 +25,11 @@ class Verdicts:
         outcomes: Sequence[Outcome],
         batch: Batch,
         *,
-        last: int | None,
+        last: int,
         unsure: Collection[int],
         left: Callable[[], float],
     ) -> None:
-        """Metrics of what `batch` says was accepted. `last` is where the last of them stands on the board, if there;
+        """Metrics of what `batch` says was accepted. `last` is where the last of them stands on the board, or -1;
         `unsure` are the tokens of those that may have been written before, `left()` seconds are left.
 
         Marked on the board just before they are counted: should we be killed before, the supervisor counts them; in the
@@ -37,7 +37,7 @@ class Verdicts:
         """
         if not batch.unaccepted:
             additions = self._metrics.additions(outcomes)
-            if last is not None:
+            if last >= 0:
                 self._board.outcomes_written(last + 1)
             for add in additions:
                 add()

@@ -135,6 +135,7 @@ class Daemon:
         return Listeners(
             on_types=on_types,
             on_restart=on_restart,
+            on_ended=metrics.ended,
             on_reload=on_reload,
             on_ready=self._say_ready,
         )

@@ -55,7 +55,7 @@ def limits(statement_timeout: float, lock_timeout: float) -> str:
 class Connection:
     """One session with the database. After DatabaseUnavailable or DeadlineExceeded it is closed: open another."""
 
-    __slots__ = ("_cursor", "_on_call", "_raw", "_readiness", "_refusal", "prepared")
+    __slots__ = ("_cursor", "_is_answered", "_on_call", "_raw", "_readiness", "_refusal", "prepared")
 
     def __init__(self, raw: Any, readiness: Readiness, on_call: OnCall | None) -> None:
         self._raw = raw
@@ -63,6 +63,7 @@ class Connection:
         self._readiness = readiness
         self._on_call = on_call
         self._refusal: StatementRefused | None = None
+        self._is_answered = False  # before `send` was over
         self.prepared: set[str] = set()  # names of statements that this session should have (prepared.py)
 
     @classmethod
@@ -141,18 +142,21 @@ class Connection:
         self._send(limits(within * 0.9, within) + sql, params, deadline)
         try:
             with self._telling():
-                while self._raw.poll() == POLL_WRITE:
+                while (state := self._raw.poll()) == POLL_WRITE:
                     self._readiness.await_events(self._raw.fileno(), select.POLLOUT, deadline)
+                self._is_answered = state == POLL_OK
         except StatementRefused as refusal:
             self._refusal = refusal  # so soon: it is the answer
 
     def has_answer(self) -> bool:
         """Whether something has come from the server, so that `receive` will hardly have to wait."""
-        return self._refusal is not None or bool(self._readiness.wait(self._raw.fileno(), select.POLLIN, 0.0))
+        if self._refusal is not None or self._is_answered:
+            return True
+        return bool(self._readiness.wait(self._raw.fileno(), select.POLLIN, 0.0))
 
     def receive(self, *, within: float) -> list[tuple[Any, ...]]:
         """The rows of what was sent. Raises as `execute` does, but tries nothing again."""
-        refusal, self._refusal = self._refusal, None
+        refusal, self._refusal, self._is_answered = self._refusal, None, False
         if refusal is not None:
             raise refusal
         if self._raw.closed:

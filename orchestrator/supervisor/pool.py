@@ -3,13 +3,14 @@
 It owns the table of children and their links. It asks no database: what a dead child leaves goes out as orders.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from orchestrator.board.birth import ForkRequest
 from orchestrator.board.channel import FULL, GO, HELLO, IDLE, LOST, READY
 from orchestrator.board.layout import ChildOrder, SlotState, Word
 from orchestrator.mailbox import Audit, Finish, Order
+from orchestrator.model import Outcome
 from orchestrator.retry import RetryPolicy
 from orchestrator.supervisor.children import Children, Phase, Seat
 from orchestrator.supervisor.forkserver import Forkserver, Stage
@@ -36,6 +37,7 @@ class Pool:
         *,
         post: Callable[[Order], None],
         on_restart: Callable[[int, str], None],
+        on_ended: Callable[[Sequence[Outcome]], None],
     ) -> None:
         self.settings = settings
         self.children = Children(size)
@@ -44,7 +46,9 @@ class Pool:
         self.post = post
         self.policies: dict[str, RetryPolicy] = {}  # by type, as the app registered them
         self.on_restart = on_restart
+        self._on_ended = on_ended
         self._finishing: set[int] = set()
+        self._bequeathed: dict[int, Outcome] = {}  # of these, those whose child has died since then
         self._wake_is_owed = False
         self.unknown_exits: dict[int, int] = {}
         self.dead_at_birth: list[tuple[Seat, int]] = []
@@ -204,10 +208,24 @@ class Pool:
     def is_finishing(self, token: int) -> bool:
         return token in self._finishing
 
+    def inherit(self, outcomes: Sequence[Outcome], uncounted: Sequence[Outcome]) -> None:
+        """Have the outcomes of a dead child written, and those counted that it wrote and did not count: these (found by
+        us before it died), and whichever of the others turn out so."""
+        self._bequeathed.update({each.token: each for each in outcomes if each.token in self._finishing})
+        own = tuple(each for each in outcomes if each.token not in self._finishing)
+        if own:
+            self.finish(Finish(own, is_estate=True))
+        if uncounted:
+            self._on_ended(uncounted)
+
     def written(self, tokens: tuple[int, ...], by_child: tuple[int, ...] = ()) -> None:
         """Outcomes stand in the database: their children need not write them, but count those they wrote themselves."""
         done = frozenset(tokens)
         self._finishing -= done
+        bequeathed = {token: self._bequeathed.pop(token) for token in done & self._bequeathed.keys()}
+        uncounted = [bequeathed[token] for token in by_child if token in bequeathed]
+        if uncounted:
+            self._on_ended(uncounted)
         for link in self.links.values():
             link.board.mark_written(done, frozenset(by_child))
 

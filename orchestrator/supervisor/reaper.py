@@ -98,12 +98,11 @@ class Reaper:
         taken_back = link.take_back()
         view = link.board.read()
         estate = settle_estate(view, taken_back, cause=cause, doom=seat.doom, now=now, policy=self._pool.policy)
-        outcomes = tuple(each for each in estate.outcomes if not self._pool.is_finishing(each.token))
-        own = tuple(each for each in outcomes if estate.casualty is None or each.token != estate.casualty.token)
-        if own:
-            self._pool.finish(Finish(own, is_estate=True))
-        if len(own) < len(outcomes):
-            self._pool.finish(Finish(outcomes[len(own) :]))
+        crash = estate.casualty.token if estate.casualty is not None else None
+        self._pool.inherit([each for each in estate.outcomes if each.token != crash], link.board.uncounted())
+        for each in estate.outcomes:
+            if each.token == crash:
+                self._pool.finish(Finish((each,)))
         if estate.released:
             self._pool.post(Release(estate.released, "drain" if seat.doom is Doom.DRAIN else "child_gone"))
         self._pool.post(Audit(seat.number))

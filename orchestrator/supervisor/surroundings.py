@@ -1,11 +1,11 @@
 """What the supervisor's loop is joined to, and what it shows of itself."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from orchestrator.mailbox import Order
-from orchestrator.model import TaskType
+from orchestrator.model import Outcome, TaskType
 from orchestrator.supervisor.pool import PoolSettings
 
 
@@ -66,5 +66,6 @@ class Listeners:
 
     on_types: Callable[[tuple[TaskType, ...]], None]
     on_restart: Callable[[int, str], None]
+    on_ended: Callable[[Sequence[Outcome]], None]
     on_reload: Callable[[bool], None]
     on_ready: Callable[[], None]

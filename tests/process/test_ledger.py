@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -11,7 +12,7 @@ from orchestrator.board.child_half import ChildBoard
 from orchestrator.board.layout import Word
 from orchestrator.board.memory import create_memory
 from orchestrator.child.database import Database
-from orchestrator.child.ledger import BUSY_AFTER, Ledger
+from orchestrator.child.ledger import BUSY_AFTER, SLOW_SECONDS, Ledger
 from orchestrator.dev.postgres import PrivatePostgres
 from orchestrator.errors import DatabaseUnavailable
 from orchestrator.model import Claim, Outcome, TaskStatus
@@ -22,6 +23,9 @@ from tests.store.rows import add_tasks, add_worker, wait_until
 from tests.store.wire import Wire
 
 COUNT = 30
+END_BLOCKED = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+"""
 
 
 class Desk:
@@ -121,6 +125,18 @@ def test_while_there_is_more_and_more_the_next_batch_is_claimed_before_it_is_kno
     assert desk.board.word(Word.WRITTEN) == COUNT + 5
 
 
+def test_after_a_slow_task_it_is_known_what_became_of_it_before_the_next_begins(
+    desk: Desk, connection: Connection
+) -> None:
+    add_worker(connection)
+    add_tasks(connection, 4 * COUNT)
+    desk.get_busy()
+    desk.run(desk.claim(1), started_monotonic=time.monotonic() - 2 * SLOW_SECONDS)
+    assert len(desk.claim(1)) == 1
+    assert len(desk.ledger) == 0
+    assert desk.counted("tasks_completed_total", status="success") == BUSY_AFTER * COUNT + 1
+
+
 def test_a_batch_that_has_no_place_behind_the_last_waits_until_that_is_written(
     desk: Desk, connection: Connection
 ) -> None:
@@ -168,6 +184,40 @@ def test_an_outcome_that_cannot_be_stored_costs_neither_its_batch_nor_the_claims
     assert odd == [("the result could not be stored",)]
     assert desk.counted("tasks_completed_total", status="success") == completed
     assert len(desk.ledger) == 0
+
+
+def test_what_was_written_one_by_one_before_the_connection_was_lost_is_neither_written_nor_counted_again(
+    desk: Desk, connection: Connection, database_url: str
+) -> None:
+    add_worker(connection)
+    add_tasks(connection, 3)
+    claims = desk.claim()
+    desk.run(claims, result="no JSON")
+    other = Connection.open(database_url, within=10.0, application_name="other")
+    other.execute("BEGIN", within=5.0)
+    other.execute("SELECT FROM tasks WHERE id = %(id)s FOR UPDATE", {"id": claims[-1].task_id}, within=5.0)
+    with ThreadPoolExecutor(1) as pool:
+        exchange = pool.submit(desk.ledger.exchange, 0)
+        wait_until(lambda: bool(connection.execute(END_BLOCKED, within=5.0)))
+        with pytest.raises(DatabaseUnavailable):
+            exchange.result(10)
+    other.close()
+    assert desk.board.word(Word.WRITTEN) == len(claims) - 1 and len(desk.ledger) == 1
+    wait_until(desk.database.try_to_connect)
+    desk.ledger.exchange(0)
+    assert desk.counted("tasks_completed_total", status="success") == len(claims), "each once"
+
+
+def test_outcomes_that_cannot_be_sent_do_not_stop_the_claims_for_ever(desk: Desk, connection: Connection) -> None:
+    add_worker(connection)
+    add_tasks(connection, 6 * COUNT)
+    desk.get_busy()
+    desk.run(desk.claim(), error="a NUL: \0")
+    with pytest.raises(DatabaseUnavailable):
+        desk.claim()
+    wait_until(desk.database.try_to_connect)
+    assert len(desk.claim()) == COUNT
+    assert statuses(connection)["completed"] == 3 * COUNT
 
 
 def test_of_a_connection_that_was_given_up_nothing_is_read_any_more(desk: Desk, connection: Connection) -> None:

@@ -1,6 +1,7 @@
 """A connection never holds its caller longer than asked, and says what became of the session."""
 
 import os
+import select
 import signal
 import socket
 import threading
@@ -44,6 +45,28 @@ def wire(private_postgres_tcp: PrivatePostgres) -> Iterator[Wire]:
 
 def through(wire: Wire, server: PrivatePostgres) -> str:
     return f"postgres://postgres:{server.password}@127.0.0.1:{wire.port}/postgres?sslmode=disable"
+
+
+class Quick:
+    """A driver's connection whose server has always answered before it is polled."""
+
+    def __init__(self, raw: object) -> None:
+        self._raw = raw
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._raw, name)
+
+    def poll(self) -> object:
+        select.select([self._raw], [], [], 5.0)
+        return self._raw.poll()  # type: ignore[attr-defined]
+
+
+def test_an_answer_that_came_while_the_statement_was_sent_is_there(connection: Connection) -> None:
+    connection._raw = Quick(connection._raw)
+    connection.send("SELECT 1", within=5.0)
+    assert connection.has_answer()
+    assert connection.receive(within=5.0) == [(1,)]
+    assert not connection.has_answer()
 
 
 # One statement, or several

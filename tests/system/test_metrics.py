@@ -45,6 +45,11 @@ def given_up():
 def crash():
     os._exit(9)
 
+@app.task("crash-late", max_retries=0)
+def crash_late():
+    time.sleep(0.5)
+    os._exit(9)
+
 @app.task("slow")
 def slow(until: str):
     open_carts.inc()
@@ -52,7 +57,7 @@ def slow(until: str):
         time.sleep(0.01)
 """
 
-TYPES = ("good", "flaky", "given-up", "crash", "slow")
+TYPES = ("good", "flaky", "given-up", "crash", "crash-late", "slow")
 QUICK = {"HEARTBEAT_INTERVAL": "200ms"}
 """Counts of the queue are at most this old."""
 
@@ -227,6 +232,18 @@ def test_no_count_ever_goes_back_or_is_made_twice_while_children_and_forkservers
     assert worker.metric("worker_child_restarts_total", reason="crash") == retries
     assert attempts >= (worker.metric("shop_sold_total", thing="hat") or 0) >= 6000
     assert worker.metric("tasks_stale_completions_total", type="good") == 0
+
+
+def test_what_a_child_sent_before_a_task_that_killed_it_is_counted_though_it_never_heard_what_became_of_it(
+    daemon: Start, queue: Queue
+) -> None:
+    queue.rows("INSERT INTO tasks (type) SELECT 'good' FROM generate_series(1, 400)")
+    queue.enqueue("crash-late", priority=-1)
+    worker = daemon(APP, "--pool-size", "1", DATABASE_URL=queue.url, **QUICK)
+    queue.wait_empty()
+    expect(worker, 1, "tasks_completed_total", type="crash-late", status="failed")
+    expect(worker, 400, "tasks_completed_total", type="good", status="success")
+    assert worker.metric("task_duration_seconds_count", type="good") == 400
 
 
 def _strike(pid: int) -> None:

@@ -172,6 +172,17 @@ def test_what_the_supervisor_wrote_is_no_outcome_any_more_and_the_child_can_tell
     assert not board.child.supervisor_wrote(1, 12)  # the record is another claim's now
 
 
+def test_what_a_child_wrote_and_did_not_count_can_be_told_once_it_is_dead(board: Halves) -> None:
+    board.publish(5)
+    for token in (1, 2, 3, 4, 5):
+        board.child.start(0)
+        board.child.end(outcome(token))
+    board.child.outcomes_written(1)  # it has counted that
+    board.supervisor.mark_written(frozenset({2, 3, 4}), by_child=frozenset({3, 4}))
+    board.child.count_found(3)
+    assert [each.token for each in board.supervisor.uncounted()] == [3]
+
+
 def test_a_large_result_is_written_by_the_child_itself(board: Halves) -> None:
     board.publish(2)
     board.child.start(0)

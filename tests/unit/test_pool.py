@@ -69,7 +69,14 @@ class Theatre:
 
     def __init__(self, size: int) -> None:
         self.orders: list[Order] = []
-        self.pool = Pool(PoolSettings("w", 8, 20.0), size, post=self.orders.append, on_restart=lambda *_: None)
+        self.counted: list[Outcome] = []
+        self.pool = Pool(
+            PoolSettings("w", 8, 20.0),
+            size,
+            post=self.orders.append,
+            on_restart=lambda *_: None,
+            on_ended=self.counted.extend,
+        )
         self.reaper = Reaper(self.pool)
         self.actors = [Actor(self.pool, number) for number in range(size)]
 
@@ -162,6 +169,15 @@ def test_a_claim_is_known_while_it_is_on_a_board_under_way_or_being_written(thea
     assert pool.knows(0, 9)
     pool.written((9,))
     assert not pool.knows(0, 9)
+
+
+def test_what_a_dead_child_wrote_and_did_not_count_is_counted_whenever_that_is_found_out(theatre: Theatre) -> None:
+    theatre.pool.finish(Finish((outcome(1), outcome(2))))  # ... while it lived
+    theatre.pool.inherit([outcome(1), outcome(2), outcome(3)], [outcome(4)])
+    assert theatre.counted == [outcome(4)]
+    assert theatre.orders[-1] == Finish((outcome(3),), is_estate=True)  # whoever writes that counts it
+    theatre.pool.written((1, 2, 3), by_child=(2,))
+    assert theatre.counted == [outcome(4), outcome(2)]
 
 
 def test_a_child_that_ends_before_it_says_hello_was_not_born(theatre: Theatre) -> None:
