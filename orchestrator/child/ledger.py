@@ -14,7 +14,7 @@ from orchestrator.child.cursor import Cursor
 from orchestrator.child.database import Database
 from orchestrator.child.verdicts import Verdicts
 from orchestrator.errors import DatabaseUnavailable, StatementRefused
-from orchestrator.model import Outcome
+from orchestrator.model import Outcome, TaskStatus
 from orchestrator.store import claims
 from orchestrator.store.claims import Batch
 from orchestrator.store.connection import Connection
@@ -34,6 +34,9 @@ BUSY_AFTER = 2
 
 SLOW_SECONDS = 0.04
 """But not after such a task: the next would keep us from hearing of them, and the supervisor would ask in our stead."""
+
+SOON_SECONDS = 0.2
+"""Nor may a retry that is due so soon be on its way: who asks what became of it would find another execution."""
 
 _index = itemgetter(0)
 
@@ -68,6 +71,7 @@ class Ledger:
         self._unsure: set[int] = set()  # sent before, but the reply was lost: they may stand already
         self._tokens = Tokens()
         self._cursor = Cursor()
+        self._is_pressing = False  # whether a retry that is due soon is among the unwritten
         self._full_claims = 0
         self._give_up_at = 0.0
         self.oldest_end = inf
@@ -84,6 +88,8 @@ class Ledger:
         if not self._unwritten:
             self._marks = self._board.word(Word.MARKS)
         self._unwritten.append((index, outcome))
+        if outcome.status is TaskStatus.PENDING and outcome.delay_seconds < SOON_SECONDS:
+            self._is_pressing = True
         if self.oldest_end == inf:
             self.oldest_end = outcome.ended_monotonic
 
@@ -114,10 +120,11 @@ class Ledger:
         if self._sent is None:
             self._are_written(self._last)
             self._unsure.clear()
+            self._is_pressing = False
         return batch
 
     def _exchange(self, connection: Connection, outcomes: Sequence[Outcome], limit: int) -> Batch:
-        if not outcomes or not limit or self._full_claims < BUSY_AFTER or _was_slow(outcomes[-1]):
+        if not limit or self._full_claims < BUSY_AFTER or self._must_wait(outcomes):
             return self._finish_and_claim(connection, outcomes, limit)
         # Apart, because the rows of a claim are locked until it has committed, and every other claimer has to step over
         # each of them: with ten at work, over hundreds while one waits for the disk. The claim waits for none.
@@ -139,6 +146,9 @@ class Ledger:
 
     def send(self) -> None:
         """Send all unwritten outcomes, and wait for nothing but the fate of those that were sent before."""
+        if self._is_pressing:
+            self.exchange(0)
+            return
         self.hear()
         connection = self._database.connection
         if connection is None:
@@ -155,6 +165,12 @@ class Ledger:
         receive = claims.send_outcomes(connection, outcomes, within=self._left())
         self._sent = _Sent(connection, outcomes, self._last, receive, self._give_up_at)
         self.oldest_end = inf
+
+    def _must_wait(self, outcomes: Sequence[Outcome]) -> bool:
+        """Whether these are to be written before anything else runs."""
+        if not outcomes or self._is_pressing:
+            return True
+        return outcomes[-1].ended_monotonic - outcomes[-1].started_monotonic > SLOW_SECONDS
 
     @property
     def has_answer(self) -> bool:
@@ -300,7 +316,3 @@ class Ledger:
         last = next((index for index, each in self._unwritten if each.token == outcome.token), -1)
         self._count(connection, [outcome], batch, last)
         self._are_written(last)  # whatever becomes of those behind it
-
-
-def _was_slow(outcome: Outcome) -> bool:
-    return outcome.ended_monotonic - outcome.started_monotonic > SLOW_SECONDS

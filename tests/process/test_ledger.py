@@ -268,3 +268,15 @@ def test_outcomes_whose_reply_was_lost_are_kept_and_the_batch_behind_them_can_ru
     desk.close()
     wire.close()
     connection.close()
+
+
+def test_a_retry_that_is_due_at_once_is_written_before_anything_else_runs(desk: Desk, connection: Connection) -> None:
+    add_worker(connection)
+    add_tasks(connection, 6 * COUNT)
+    desk.get_busy()
+    claims = desk.claim()
+    assert len(desk.ledger) == COUNT, "sent, and not heard of"
+    desk.run(claims, status=TaskStatus.PENDING, error="again")
+    desk.claim()
+    assert len(desk.ledger) == 0
+    assert desk.counted("task_retries_total", attempt="1") == 1
