@@ -19,6 +19,8 @@ def test_what_finishes_meanwhile_is_written_once_when_it_is_back(
     before = Queue(private_postgres.url())
     held = [before.enqueue("hold", {"name": name}, max_retries=0) for name in ("one", "two")]
     pids = [gates.wait_running(name) for name in ("one", "two")]
+    for task in held:
+        before.wait_status(task, "running")  # from then on no crash of the server forgets its claim
     before.connection.close()
 
     getattr(private_postgres, end)()
