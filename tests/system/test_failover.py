@@ -100,7 +100,12 @@ def test_five_seconds_without_a_primary_at_a_thousand_tasks_a_second_lose_nothin
     assert set(ran) == present
     again = len(ran) - len(present)  # nobody died, so these are claims that the server forgot in its crash
     stale = "tasks_stale_completions_total"
-    eventually(lambda: sum(each.metric(stale, type="recorded") for each in fleet.workers) == again, within=10)
+    # each is told of, by its child or by its supervisor; by both if both asked at once
+    eventually(
+        lambda: again <= sum(each.metric(stale, type="recorded") for each in fleet.workers) <= 2 * again,
+        within=10,
+        why=f"{again} ran again",
+    )
     assert queue.one("SELECT count(*) FROM workers WHERE declared_dead_at IS NULL") == 3, (
         "and nobody was taken for dead"
     )
