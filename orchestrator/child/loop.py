@@ -6,7 +6,7 @@ before the next starts. The database may be away for hours; what ended is kept a
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from orchestrator.board.birth import ChildContext
 from orchestrator.board.channel import FULL, IDLE, LOST, Channel, Permits
@@ -205,26 +205,10 @@ class Loop:
         """Send what ended if it has waited long enough; write it if the board is full. False: full, and the database is
         away."""
         if self._last_end - self._ledger.oldest_end > SEND_SECONDS and self._database.connection is not None:
-            self._send()
+            self._write(self._ledger.send)
         if not self._board.has_room and self._database.connection is not None:
             self._flush()
         return self._board.has_room
-
-    def _send(self) -> None:
-        self._inspect()
-        if self._leave is LeaveReason.INSANE:
-            return
-        try:
-            self._ledger.send()
-        except (DatabaseUnavailable, StatementRefused):
-            pass  # they are kept
-
-    def _hear(self) -> None:
-        """What became of the outcomes of the batch before, if that is known by now."""
-        try:
-            self._ledger.hear()
-        except (DatabaseUnavailable, StatementRefused):
-            pass  # they are kept
 
     def _inspect(self) -> None:
         """See whether what we send messages and statements on is still ours."""
@@ -237,11 +221,15 @@ class Loop:
         self._leave = LeaveReason.INSANE
 
     def _flush(self) -> bool:
+        return self._write(lambda: self._ledger.exchange(0))
+
+    def _write(self, act: Callable[[], object]) -> bool:
+        """Have the ledger write, or hear. False: it could not; what ended is kept."""
         self._inspect()
         if self._leave is LeaveReason.INSANE:
             return False
         try:
-            self._ledger.exchange(0)
+            act()
         except (DatabaseUnavailable, StatementRefused):
             return False
         return True
@@ -264,7 +252,7 @@ class Loop:
             if seconds > BRIEF_SECONDS:
                 self._last_end += max(0.0, seconds - SPARE_SECONDS)
                 if self._ledger.has_answer and self._leave is None:
-                    self._hear()
+                    self._write(self._ledger.hear)
         logs.task_ended()
 
     def _write_large(self, outcome: Outcome) -> None:
