@@ -60,39 +60,31 @@ _FINISHED_TYPES = {
     "count": "bigint",
 }
 
-# `ready`: idx_tasks_claimable in its order, in three parts around the place where this session's last claim ended:
-# PostgreSQL reads and locks the second only when the first had too few, and so on. The uncorrelated EXISTS is asked
-# once, before any row is locked. The rows are locked, so `claimed` finds them by where they lie (ctid).
+# `ready`: idx_tasks_claimable in its order, in three parts before, from and below the place where this session's last
+# claim ended: PostgreSQL reads and locks the second only when the first had too few, and so on. The uncorrelated EXISTS
+# is asked once, before any row is locked. The rows are locked, so `claimed` finds them by where they lie (ctid).
 # `batch`: a task that was recovered from a dead worker (recoveries > 0) is taken alone or not at all, so that one that
 # kills its host doesn't take neighbours with it, and its attempt is on record before its handler starts. And a batch of
 # large payloads ends early: the child has to hold it.
-_CLAIMED = """
-me AS MATERIALIZED (
-    SELECT FROM workers WHERE id = %(worker_id)s AND declared_dead_at IS NULL
-), ready AS MATERIALIZED (
+_PART = """
     SELECT * FROM (
         SELECT ctid AS place, priority, created_at, recoveries > 0 AS is_alone, pg_column_size(payload) AS payload_size
         FROM tasks
         WHERE status = 'pending' AND next_retry_at IS NULL AND EXISTS (SELECT FROM me)
-          AND priority > %(from_priority)s
+          AND <where>
         ORDER BY priority DESC, created_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-    ) AS before_it
-    UNION ALL
-    SELECT * FROM (
-        SELECT ctid, priority, created_at, recoveries > 0, pg_column_size(payload)
-        FROM tasks
-        WHERE status = 'pending' AND next_retry_at IS NULL AND EXISTS (SELECT FROM me)
-          AND priority = %(from_priority)s AND created_at >= %(from_created_at)s
-        ORDER BY priority DESC, created_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-    ) AS from_it_on
-    UNION ALL
-    SELECT * FROM (
-        SELECT ctid, priority, created_at, recoveries > 0, pg_column_size(payload)
-        FROM tasks
-        WHERE status = 'pending' AND next_retry_at IS NULL AND EXISTS (SELECT FROM me)
-          AND priority < %(from_priority)s
-        ORDER BY priority DESC, created_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-    ) AS below_it
+    ) AS part
+"""
+_PLACES = (
+    "priority > %(from_priority)s",
+    "priority = %(from_priority)s AND created_at >= %(from_created_at)s",
+    "priority < %(from_priority)s",
+)
+_CLAIMED = """
+me AS MATERIALIZED (
+    SELECT FROM workers WHERE id = %(worker_id)s AND declared_dead_at IS NULL
+), ready AS MATERIALIZED (
+    <parts>
     LIMIT %(limit)s
 ), batch AS (
     SELECT place, priority, created_at, is_alone, row_number() OVER w AS position, sum(payload_size) OVER w AS size
@@ -114,7 +106,7 @@ me AS MATERIALIZED (
     RETURNING t.id::text, t.type, t.claim_token, t.payload::text AS payload,
         least(t.attempts + 1 - b.is_alone::integer, 1073741823) AS attempt, t.max_retries, t.timeout_seconds, b.is_alone
 )
-"""
+""".replace("<parts>", "UNION ALL".join(_PART.replace("<where>", place) for place in _PLACES))
 _CLAIMED_TYPES = {
     "worker_id": "text",
     "slot": "integer",
