@@ -1,6 +1,5 @@
 """The child's dealings with the database: finish what ended, claim what is next. Runs in a child."""
 
-import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,30 +9,19 @@ from operator import itemgetter
 
 from orchestrator.board.child_half import ChildBoard
 from orchestrator.board.layout import Word
-from orchestrator.child.cursor import Cursor
 from orchestrator.child.database import Database
+from orchestrator.child.statements import Statements
 from orchestrator.child.verdicts import Verdicts
 from orchestrator.errors import DatabaseUnavailable, StatementRefused
 from orchestrator.model import Outcome, TaskStatus
-from orchestrator.store import claims
 from orchestrator.store.claims import Batch
 from orchestrator.store.connection import Connection
-from orchestrator.store.tokens import Tokens
 from orchestrator.telemetry import logs
 from orchestrator.telemetry.metrics import TaskMetrics
 
-EXCHANGE_SECONDS = 20.0
-"""An exchange that takes longer is given up with its connection; the supervisor finds what it left. All of its
-statements together: the supervisor takes a child for stuck that claims for a minute."""
-
-LEAST_SECONDS = 0.5
-"""For the last of them, if those before it have used up the time."""
-
-BUSY_AFTER = 2
-"""So many full claims in a row, and there is probably more: outcomes are written while the next batch runs."""
-
 SLOW_SECONDS = 0.04
-"""But not after such a task: the next would keep us from hearing of them, and the supervisor would ask in our stead."""
+"""While there is plenty to claim, outcomes are written while the next batch runs. But not after such a task: the next
+would keep us from hearing of them, and the supervisor would ask in our stead."""
 
 SOON_SECONDS = 0.2
 """Nor may a retry that is due so soon be on its way: who asks what became of it would find another execution."""
@@ -63,21 +51,14 @@ class Ledger:
         self._board = board
         self._database = database
         self._verdicts = Verdicts(board, metrics)
-        self._worker_id = worker_id
-        self._slot = slot
+        self._statements = Statements(metrics, worker_id=worker_id, slot=slot)
         self._unwritten: list[tuple[int, Outcome]] = []
         self._marks = 0  # of the board, when the first of them ended
         self._sent: _Sent | None = None
         self._unsure: set[int] = set()  # sent before, but the reply was lost: they may stand already
-        self._tokens = Tokens()
-        self._cursor = Cursor()
         self._is_pressing = False  # whether a retry that is due soon is among the unwritten
-        self._full_claims = 0
-        self._give_up_at = 0.0
         self.oldest_end = inf
         """When the first of those that were not sent ended, in CLOCK_MONOTONIC seconds; infinite: there is none."""
-        self.has_seen_front = True
-        """Whether the last claim looked at all that is due."""
         self._log = logs.get("child")
 
     def __len__(self) -> int:
@@ -92,6 +73,11 @@ class Ledger:
             self._is_pressing = True
         if self.oldest_end == inf:
             self.oldest_end = outcome.ended_monotonic
+
+    @property
+    def has_seen_front(self) -> bool:
+        """Whether the last claim looked at all that is due."""
+        return self._statements.has_seen_front
 
     @property
     def is_unsure(self) -> bool:
@@ -114,7 +100,7 @@ class Ledger:
         if connection is None:
             raise DatabaseUnavailable("not connected")
         outcomes = [*self._left_to_write(), *extra]
-        self._give_up_at = time.monotonic() + EXCHANGE_SECONDS
+        self._statements.begin()
         with self._unsure_if_lost(outcomes):
             batch = self._exchange(connection, outcomes, limit)
         if self._sent is None:
@@ -124,7 +110,7 @@ class Ledger:
         return batch
 
     def _exchange(self, connection: Connection, outcomes: Sequence[Outcome], limit: int) -> Batch:
-        if not limit or self._full_claims < BUSY_AFTER or self._must_wait(outcomes):
+        if not limit or not self._statements.is_plenty_due or self._must_wait(outcomes):
             return self._finish_and_claim(connection, outcomes, limit)
         # Apart, because the rows of a claim are locked until it has committed, and every other claimer has to step over
         # each of them: with ten at work, over hundreds while one waits for the disk. The claim waits for none.
@@ -140,7 +126,7 @@ class Ledger:
             else:
                 self._finish_and_claim(connection, outcomes, 0)
         except StatementRefused as refusal:
-            self._full_claims = 0  # together the next time: there it is looked for whose fault it is
+            self._statements.expect_little()  # together the next time: there it is looked for whose fault it is
             raise DatabaseUnavailable(f"outcomes were refused: {refusal}", sent=True) from refusal
         return batch
 
@@ -157,13 +143,13 @@ class Ledger:
         if not outcomes:
             self._are_written(self._last)
             return
-        self._give_up_at = time.monotonic() + EXCHANGE_SECONDS
+        self._statements.begin()
         with self._unsure_if_lost(outcomes):
             self._send(connection, outcomes)
 
     def _send(self, connection: Connection, outcomes: Sequence[Outcome]) -> None:
-        receive = claims.send_outcomes(connection, outcomes, within=self._left())
-        self._sent = _Sent(connection, outcomes, self._last, receive, self._give_up_at)
+        receive = self._statements.send(connection, outcomes)
+        self._sent = _Sent(connection, outcomes, self._last, receive, self._statements.give_up_at)
         self.oldest_end = inf
 
     def _must_wait(self, outcomes: Sequence[Outcome]) -> bool:
@@ -184,11 +170,11 @@ class Ledger:
         sent, self._sent = self._sent, None
         if sent is None:
             return
-        self._give_up_at = sent.give_up_at
+        self._statements.give_up_at = sent.give_up_at
         self.oldest_end = sent.outcomes[0].ended_monotonic  # until we know better
         with self._unsure_if_lost(sent.outcomes):
             try:
-                batch = sent.receive(self._left())
+                batch = sent.receive(self._statements.left())
             except StatementRefused as refusal:
                 if not refusal.blames_data:
                     raise
@@ -248,7 +234,7 @@ class Ledger:
         if not outcomes and not limit:
             return NOTHING
         try:
-            batch = self._statement(connection, outcomes, limit)
+            batch = self._statements.run(connection, outcomes, limit)
         except StatementRefused as refusal:
             if not outcomes or not refusal.blames_data:
                 raise
@@ -257,38 +243,11 @@ class Ledger:
         if outcomes:
             self._count(connection, outcomes, batch, self._last)
         elif batch.claims and batch.claims[0].is_running:  # such a one comes alone
-            claims.wait_for_disk(connection, within=self._left())  # its attempt has to be on record
+            self._statements.wait_for_disk(connection)  # its attempt has to be on record
         return batch
 
     def _count(self, connection: Connection, outcomes: Sequence[Outcome], batch: Batch, last: int) -> None:
-        self._verdicts.count(connection, outcomes, batch, last=last, unsure=self._unsure, left=self._left)
-
-    def _statement(self, connection: Connection, outcomes: Sequence[Outcome], limit: int) -> Batch:
-        """Only outcomes are worth waiting for the disk. A claim that the server forgets in a crash is made again."""
-        began = time.monotonic()
-        start = self._cursor.start(began)
-        batch = claims.finish_and_claim(
-            connection,
-            outcomes,
-            worker_id=self._worker_id,
-            slot=self._slot,
-            limit=limit,
-            within=self._left(),
-            tokens=self._tokens,
-            start=start,
-            is_durable=bool(outcomes),
-        )
-        if limit:
-            now = time.monotonic()
-            is_full = len(batch.claims) >= limit
-            self._verdicts.claimed(now - began)
-            self._cursor.learn(start, is_full=is_full, last=batch.last, began=began, now=now)
-            self._full_claims = self._full_claims + 1 if is_full else 0
-            self.has_seen_front = start is None and not batch.was_outrun
-        return batch
-
-    def _left(self) -> float:
-        return max(LEAST_SECONDS, self._give_up_at - time.monotonic())
+        self._verdicts.count(connection, outcomes, batch, last=last, unsure=self._unsure, left=self._statements.left)
 
     def _finish_one_by_one(
         self, connection: Connection, outcomes: Sequence[Outcome], refusal: StatementRefused
@@ -300,7 +259,7 @@ class Ledger:
     def _finish_one(self, connection: Connection, outcome: Outcome) -> None:
         """One of a batch that was refused; the one whose texts PostgreSQL cannot store loses them."""
         try:
-            batch = self._statement(connection, [outcome], 0)
+            batch = self._statements.run(connection, [outcome], 0)
         except StatementRefused as refusal:
             if not refusal.blames_data:
                 raise
@@ -310,7 +269,7 @@ class Ledger:
                 result='{"note": "the result could not be stored"}' if outcome.result is not None else None,
             )
             try:
-                batch = self._statement(connection, [outcome], 0)
+                batch = self._statements.run(connection, [outcome], 0)
             except StatementRefused as again:
                 raise DatabaseUnavailable(f"an outcome was refused: {again}") from again
         last = next((index for index, each in self._unwritten if each.token == outcome.token), -1)

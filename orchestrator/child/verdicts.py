@@ -59,7 +59,3 @@ class Verdicts:
     def found(self, outcome: Outcome) -> None:
         """The supervisor found it written, so it was we who wrote it."""
         self._metrics.ended([outcome])
-
-    def claimed(self, seconds: float) -> None:
-        """A claim took so long."""
-        self._metrics.claimed(seconds)

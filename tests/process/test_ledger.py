@@ -12,7 +12,8 @@ from orchestrator.board.child_half import ChildBoard
 from orchestrator.board.layout import Word
 from orchestrator.board.memory import create_memory
 from orchestrator.child.database import Database
-from orchestrator.child.ledger import BUSY_AFTER, SLOW_SECONDS, Ledger
+from orchestrator.child.ledger import SLOW_SECONDS, Ledger
+from orchestrator.child.statements import BUSY_AFTER
 from orchestrator.dev.postgres import PrivatePostgres
 from orchestrator.errors import DatabaseUnavailable
 from orchestrator.model import Claim, Outcome, TaskStatus
