@@ -23,6 +23,10 @@ SLOW_SECONDS = 0.04
 """While there is plenty to claim, outcomes are written while the next batch runs. But not after such a task: the next
 would keep us from hearing of them, and the supervisor would ask in our stead."""
 
+COMPANY = 256
+"""Outcomes wait for the next batch's unless they would be more together. A statement costs as much as a dozen of them,
+and the longer the next batches take, the less their claims have to wait for its disk."""
+
 SOON_SECONDS = 0.2
 """Nor may a retry that is due so soon be on its way: who asks what became of it would find another execution."""
 
@@ -91,8 +95,8 @@ class Ledger:
     def exchange(self, limit: int, *, extra: Sequence[Outcome] = ()) -> Batch:
         """Write all unwritten outcomes (and `extra`, which are not on the board), and claim up to `limit` tasks.
 
-        What it returns may run. As long as every claim finds as much as it asks for, outcomes are sent, and what became
-        of them is heard later (`hear`). Raises DatabaseUnavailable; then everything is kept, and what was claimed
+        What it returns may run. As long as every claim finds as much as it asks for, outcomes wait for company, then they
+        are sent, and what became of them is heard later (`hear`). Raises DatabaseUnavailable; then everything is kept, and what was claimed
         without our knowing is the supervisor's to find.
         """
         self.hear()
@@ -102,29 +106,27 @@ class Ledger:
         outcomes = [*self._left_to_write(), *extra]
         self._statements.begin()
         with self._unsure_if_lost(outcomes):
-            batch = self._exchange(connection, outcomes, limit)
-        if self._sent is None:
-            self._are_written(self._last)
-            self._unsure.clear()
-            self._is_pressing = False
+            if limit and self._statements.is_plenty_due and not self._must_wait(outcomes):
+                return self._claim_first(connection, outcomes, limit)
+            batch = self._finish_and_claim(connection, outcomes, limit)
+            self._all_are_written()
         return batch
 
-    def _exchange(self, connection: Connection, outcomes: Sequence[Outcome], limit: int) -> Batch:
-        if not limit or not self._statements.is_plenty_due or self._must_wait(outcomes):
-            return self._finish_and_claim(connection, outcomes, limit)
-        # Apart, because the rows of a claim are locked until it has committed, and every other claimer has to step over
-        # each of them: with ten at work, over hundreds while one waits for the disk. The claim waits for none.
+    def _claim_first(self, connection: Connection, outcomes: Sequence[Outcome], limit: int) -> Batch:
+        """Apart, because the rows of a claim are locked until it has committed, and every other claimer has to step
+        over each of them: with ten at work, over hundreds while one waits for the disk. The claim waits for none."""
         try:
             batch = self._finish_and_claim(connection, (), limit)
         except StatementRefused:
             self._finish_and_claim(connection, outcomes, 0)
-            self._are_written(self._last)
+            self._all_are_written()
             raise
         try:
-            if batch.claims and self._board.has_place(len(batch.claims)):
-                self._send(connection, outcomes)
-            else:
+            if not batch.claims or not self._board.has_place(len(batch.claims)):
                 self._finish_and_claim(connection, outcomes, 0)
+                self._all_are_written()
+            elif len(outcomes) + limit > COMPANY:
+                self._send(connection, outcomes)
         except StatementRefused as refusal:
             self._statements.expect_little()  # together the next time: there it is looked for whose fault it is
             raise DatabaseUnavailable(f"outcomes were refused: {refusal}", sent=True) from refusal
@@ -215,6 +217,11 @@ class Ledger:
                 self._unsure.difference_update([outcome.token for _, outcome in self._unwritten[:count]])
             del self._unwritten[:count]
         self.oldest_end = self._unwritten[0][1].ended_monotonic if self._unwritten else inf
+
+    def _all_are_written(self) -> None:
+        self._are_written(self._last)
+        self._unsure.clear()
+        self._is_pressing = False
 
     def _left_to_write(self) -> list[Outcome]:
         """What the supervisor has not written for us. What it found written we wrote, and may not have counted yet."""

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from math import inf
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -12,7 +13,7 @@ from orchestrator.board.child_half import ChildBoard
 from orchestrator.board.layout import Word
 from orchestrator.board.memory import create_memory
 from orchestrator.child.database import Database
-from orchestrator.child.ledger import SLOW_SECONDS, Ledger
+from orchestrator.child.ledger import COMPANY, SLOW_SECONDS, Ledger
 from orchestrator.child.statements import BUSY_AFTER
 from orchestrator.dev.postgres import PrivatePostgres
 from orchestrator.errors import DatabaseUnavailable
@@ -23,7 +24,7 @@ from orchestrator.telemetry.metrics import TaskMetrics
 from tests.store.rows import add_tasks, add_worker, wait_until
 from tests.store.wire import Wire
 
-COUNT = 30
+COUNT = COMPANY // 2 + 1  # the outcomes of one batch and the next are more than wait for each other
 END_BLOCKED = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
 """
@@ -124,6 +125,29 @@ def test_while_there_is_more_and_more_the_next_batch_is_claimed_before_it_is_kno
     desk.ledger.exchange(0)
     assert desk.counted("tasks_completed_total", status="success") == done + COUNT + 5
     assert desk.board.word(Word.WRITTEN) == COUNT + 5
+
+
+def test_while_there_is_more_and_more_few_outcomes_wait_for_those_of_the_next_batch(
+    desk: Desk, connection: Connection
+) -> None:
+    few = COMPANY // 4 + 1
+    add_worker(connection)
+    add_tasks(connection, 5 * few)
+    for _ in range(BUSY_AFTER):
+        desk.run(desk.claim(few))
+    oldest = desk.ledger.oldest_end
+    desk.run(desk.claim(few))
+    assert statuses(connection)["completed"] == (BUSY_AFTER - 1) * few
+    assert (len(desk.ledger), desk.ledger.oldest_end) == (2 * few, oldest), "what waits tells since when"
+    assert desk.board.word(Word.WRITTEN) == 0
+    desk.run(desk.claim(few))
+    desk.claim(few)
+
+    assert desk.ledger.oldest_end == inf, "three batches and a fourth are too many: they were sent"
+    wait_until(lambda: statuses(connection)["completed"] == (BUSY_AFTER + 2) * few)
+    desk.ledger.hear()
+    assert (len(desk.ledger), desk.board.word(Word.WRITTEN)) == (0, 3 * few)
+    assert desk.counted("tasks_completed_total", status="success") == (BUSY_AFTER + 2) * few
 
 
 def test_after_a_slow_task_it_is_known_what_became_of_it_before_the_next_begins(
