@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from orchestrator.board.roster import Roster
 from orchestrator.model import TaskType
 
 BOARD, PERMITS, CHANNEL, STACKS = range(4)
@@ -21,6 +22,7 @@ class ChildSettings:
     """What every child of a worker needs to know. Durations in seconds, sizes in bytes; 0: no limit."""
 
     database_url: str
+    pool_size: int
     claim_limit: int
     task_timeout: float | None
     task_kill_grace: float
@@ -72,6 +74,7 @@ class ChildContext:
     permits: int
     channel: socket.socket
     stacks: int
+    roster: Roster
     become: Callable[[str], None]  # whose metrics files this process writes from now on
 
 

@@ -57,6 +57,7 @@ class SlotState(IntEnum):
     CLAIMING = 3
     BUSY = 4
     LEAVING = 5
+    RESTING = 6  # it leaves the processors to others for a moment, and needs no waking
 
 
 class ChildOrder(IntEnum):

@@ -95,9 +95,9 @@ class Ledger:
     def exchange(self, limit: int, *, extra: Sequence[Outcome] = ()) -> Batch:
         """Write all unwritten outcomes (and `extra`, which are not on the board), and claim up to `limit` tasks.
 
-        What it returns may run. As long as every claim finds as much as it asks for, outcomes wait for company, then they
-        are sent, and what became of them is heard later (`hear`). Raises DatabaseUnavailable; then everything is kept, and what was claimed
-        without our knowing is the supervisor's to find.
+        What it returns may run. As long as every claim finds as much as it asks for, outcomes wait for company, are
+        sent then, and what became of them is heard later (`hear`). Raises DatabaseUnavailable; then everything is kept,
+        and what was claimed without our knowing is the supervisor's to find.
         """
         self.hear()
         connection = self._database.connection

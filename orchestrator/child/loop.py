@@ -13,6 +13,7 @@ from orchestrator.board.channel import FULL, IDLE, LOST, Channel, Permits
 from orchestrator.board.child_half import ChildBoard
 from orchestrator.board.kernel import resident_bytes
 from orchestrator.board.layout import MAX_INLINE_BYTES, ChildOrder, LeaveReason, SlotState, Word
+from orchestrator.child.crowd import REST_SECONDS, Crowd
 from orchestrator.child.database import Database
 from orchestrator.child.execution import Executor, Limits
 from orchestrator.child.ledger import Ledger
@@ -51,6 +52,7 @@ class Loop:
         permits: Permits,
         channel: Channel,
         database: Database,
+        crowd: Crowd,
         executor: Executor,
         runner: Runner,
         sanity: Sanity,
@@ -62,6 +64,7 @@ class Loop:
         self._permits = permits
         self._channel = channel
         self._database = database
+        self._crowd = crowd
         self._executor = executor
         self._runner = runner
         self._sanity = sanity
@@ -127,6 +130,13 @@ class Loop:
         self._channel.send(IDLE)
         self._listen(None)
 
+    def _rest(self) -> None:
+        """Leave the processors to others for a moment; what ended does not wait for that."""
+        if self._flush():
+            self._board.enter(SlotState.RESTING)
+            self._runner.rest()
+            self._listen(REST_SECONDS)
+
     def _listen(self, seconds: float | None) -> None:
         """Wait for a message; leave when the lifeline is cut."""
         if self._channel.wait(seconds) and self._channel.receive() is None:
@@ -136,6 +146,9 @@ class Loop:
         """Claim and run until a claim comes back empty. False: nothing was there, sleep."""
         if self._board.order is ChildOrder.PAUSE:
             return len(self._ledger) > 0 and self._flush()
+        if self._pace.is_largest and self._crowd.should_rest(time.monotonic_ns()):
+            self._rest()
+            return True
         self._board.enter(SlotState.CLAIMING)
         asked = self._pace.size if self._tasks_left is None else min(self._pace.size, self._tasks_left)
         claims = self._claim(asked)

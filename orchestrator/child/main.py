@@ -11,6 +11,7 @@ from orchestrator.board.channel import READY, Channel, Permits
 from orchestrator.board.child_half import ChildBoard
 from orchestrator.board.layout import SlotState
 from orchestrator.child.answering import answer_with_stacks
+from orchestrator.child.crowd import Crowd
 from orchestrator.child.database import Database
 from orchestrator.child.execution import Executor
 from orchestrator.child.loop import Loop
@@ -54,6 +55,7 @@ def run(context: ChildContext) -> None:
         permits=Permits(context.permits),
         channel=channel,
         database=database,
+        crowd=Crowd(context.roster, slot),
         executor=executor,
         runner=Runner(context, board, executor, sanity),
         sanity=sanity,

@@ -15,6 +15,11 @@ class Pace:
         self._largest = largest
         self.size = 1
 
+    @property
+    def is_largest(self) -> bool:
+        """Whether tasks are as brief and plentiful as it can tell."""
+        return self.size == self._largest
+
     def learn(self, *, asked: int, got: int, seconds: float) -> None:
         """A claim for `asked` brought `got` tasks (more than none), and running them took `seconds`."""
         affordable = self._largest if seconds <= 0 else int(TARGET_SECONDS * got / seconds)

@@ -173,6 +173,7 @@ class Daemon:
         settings = self._settings
         child = ChildSettings(
             database_url=settings.database_url,
+            pool_size=settings.pool_size,
             claim_limit=min(MAX_CLAIMS, CLAIMS_PER_CHILD * settings.pool_size),
             task_timeout=settings.task_timeout,
             task_kill_grace=settings.task_kill_grace,

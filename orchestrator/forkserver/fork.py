@@ -26,6 +26,7 @@ from orchestrator.board.birth import (
 from orchestrator.board.channel import GO, HELLO, Channel
 from orchestrator.board.kernel import be_killed_first, die_with_parent, out_of_the_way
 from orchestrator.board.reactions import block_all, turn_deaf, unblock_all
+from orchestrator.board.roster import Roster
 from orchestrator.exit_codes import ExitCode
 
 ADOPTION_SECONDS = 10.0
@@ -41,6 +42,7 @@ def fork_child(
     descriptors: list[int],
     *,
     supervisor_pid: int,
+    roster: Roster,
     child_main: ChildMain,
     not_for_children: socket.socket,
     become: Callable[[str], None],
@@ -51,7 +53,9 @@ def fork_child(
         middle = os.fork()
         if middle == 0:
             _middle(
-                lambda: _context(request, settings, descriptors, supervisor_pid, become), child_main, not_for_children
+                lambda: _context(request, settings, descriptors, supervisor_pid, roster, become),
+                child_main,
+                not_for_children,
             )
     finally:
         for descriptor in descriptors:
@@ -65,6 +69,7 @@ def _context(
     settings: ChildSettings,
     descriptors: list[int],
     supervisor_pid: int,
+    roster: Roster,
     become: Callable[[str], None],
 ) -> ChildContext:
     descriptors = [out_of_the_way(each) for each in descriptors]
@@ -76,6 +81,7 @@ def _context(
         permits=descriptors[PERMITS],
         channel=socket.socket(fileno=descriptors[CHANNEL]),
         stacks=descriptors[STACKS],
+        roster=roster,
         become=become,
     )
 

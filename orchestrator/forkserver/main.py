@@ -27,6 +27,7 @@ from orchestrator.board.birth import (
 )
 from orchestrator.board.kernel import be_killed_first, die_with_parent
 from orchestrator.board.reactions import turn_deaf
+from orchestrator.board.roster import Roster
 from orchestrator.errors import AppError
 from orchestrator.exit_codes import ExitCode
 from orchestrator.forkserver.fork import ChildMain, fork_child
@@ -143,6 +144,7 @@ def _fork_on_request(
     supervisor: socket.socket, orders: ForkserverOrders, child_main: ChildMain, identity: Identity
 ) -> None:
     """Fork until the supervisor closes its end."""
+    roster = Roster(orders.child.pool_size)
     poll = select.poll()
     poll.register(supervisor, select.POLLIN)
     while True:
@@ -160,6 +162,7 @@ def _fork_on_request(
                 orders.child,
                 list(descriptors),
                 supervisor_pid=orders.supervisor_pid,
+                roster=roster,
                 child_main=child_main,
                 not_for_children=supervisor,
                 become=identity.become,

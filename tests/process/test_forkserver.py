@@ -162,7 +162,7 @@ def test_a_fork_that_cannot_be_made_is_tried_again(workshop: Workshop) -> None:
 
 def test_killing_a_forkserver_that_has_died_leaves_its_status_to_be_reaped() -> None:
     """Popen.send_signal takes it: then nobody would hear of that death, nor start another."""
-    child = ChildSettings("", 1, None, 1.0, 0, 0, 1, False, "text")
+    child = ChildSettings("", 1, 1, None, 1.0, 0, 0, 1, False, "text")
     nobody = ForkserverOrders(1 << 30, None, False, "tests.toys.child:run", False, "", child)
     forkserver = Forkserver(0, nobody, {"PYTHONPATH": str(PROJECT)})  # it is no child of nobody, and leaves
     os.waitid(os.P_PID, forkserver.pid, os.WEXITED | os.WNOWAIT)

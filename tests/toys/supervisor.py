@@ -125,6 +125,7 @@ def main(options: dict[str, Any]) -> int:
         metrics_path=options["metrics_path"],
         child=ChildSettings(
             database_url="",
+            pool_size=options["pool_size"],
             claim_limit=options["claim_limit"],
             task_timeout=None,
             task_kill_grace=options["task_kill_grace"],

@@ -20,6 +20,7 @@ from orchestrator.model import MAX_TYPE_LENGTH, TaskType
 
 CHILD = ChildSettings(
     database_url="postgresql://u:p@/d?host=/tmp/ü",
+    pool_size=1,
     claim_limit=10,
     task_timeout=None,
     task_kill_grace=5.0,

@@ -1,0 +1,71 @@
+"""Whether a child had better leave the processors to others of its pool. Runs in a child.
+
+While tasks are brief and plenty, children hardly wait for anything but a processor. Then more of them than keep the
+processors busy only cost: each turn on a processor finds its caches full of another's, and each claim steps over the
+rows of more claims that are under way. Ten children on two processors need an eighth more of their time for a no-op
+than three. So some rest; as soon as those at work are too few (they met slow tasks, or wait for a distant server), the
+others are back. A child that rests has claimed nothing.
+"""
+
+import os
+from collections.abc import Callable
+
+from orchestrator.board.kernel import processor_times
+from orchestrator.board.memory import NANO
+from orchestrator.board.roster import Roster
+
+REST_SECONDS = 0.05
+
+AT_WORK_NS = int(0.1 * NANO)
+"""Who has claimed within this time is at work: a batch of brief tasks takes a little less (pace.TARGET_SECONDS)."""
+
+CROWDED = 450
+"""Of the time in which children at work could run, they wait for a processor so long (in thousandths), or longer."""
+
+_LOOK_NS = int(0.01 * NANO)
+
+
+class Crowd:
+    """One child's view of its pool."""
+
+    def __init__(
+        self,
+        roster: Roster,
+        slot: int,
+        *,
+        processors: int | None = None,
+        times: Callable[[], tuple[int, int]] = processor_times,
+    ) -> None:
+        """`processors` is how many this process may use; `times()` tells for how many nanoseconds it has run, and has
+        waited for one of them. OSError or ValueError: that is not known here, and it waited never."""
+        self._roster = roster
+        self._slot = slot
+        self._enough = processors or len(os.sched_getaffinity(0))
+        self._times = times
+        self._ran_ns = self._waited_ns = 0
+        self._crowding = 0
+        self._look_due = 0
+
+    def should_rest(self, now_ns: int) -> bool:
+        """Whether enough others are at work, and find it crowded. Else this child is at work from now on: it is to be
+        asked before it claims, if its tasks are brief."""
+        others = self._roster.others(self._slot, now_ns - AT_WORK_NS, now_ns)
+        if len(others) > self._enough and sum(others) >= CROWDED * len(others):
+            self._roster.leave(self._slot)
+            return True
+        if now_ns >= self._look_due:
+            self._look_due = now_ns + _LOOK_NS
+            self._look()
+        self._roster.enter(self._slot, now_ns, self._crowding)
+        return False
+
+    def _look(self) -> None:
+        """The share of waiting since the last look."""
+        try:
+            ran, waited = self._times()
+        except (OSError, ValueError):
+            self._crowding = 0
+            return
+        could_run = ran - self._ran_ns + waited - self._waited_ns
+        self._crowding = 1000 * (waited - self._waited_ns) // could_run if could_run > 0 else 0
+        self._ran_ns, self._waited_ns = ran, waited
