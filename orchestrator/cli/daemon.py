@@ -19,7 +19,7 @@ from orchestrator.coordinator.coordination import Coordination
 from orchestrator.errors import ConfigurationError
 from orchestrator.examples import example_tasks
 from orchestrator.exit_codes import ExitCode
-from orchestrator.mailbox import Mailbox, Report
+from orchestrator.mailbox import Mailbox, Report, Sleeper
 from orchestrator.model import TaskType
 from orchestrator.status.gauges import SnapshotGauges
 from orchestrator.status.server import StatusServer
@@ -81,10 +81,12 @@ class Daemon:
         multiprocess.use_files(directory.path, lambda: "supervisor")
         metrics = TaskMetrics()
         reports: Mailbox[Report] = Mailbox()
+        sleeper = Sleeper()
         self._coordination = Coordination(
             settings,
             version=__version__,
             reports=reports,
+            sleeper=sleeper,
             on_count=metrics,
             examples=tuple(example_tasks()) if settings.enqueue_examples else (),
         )
@@ -94,6 +96,7 @@ class Daemon:
             signals=signals,
             database=self._coordination,
             reports=reports,
+            sleeper=sleeper,
             start_forkserver=lambda generation: self._start_forkserver(generation, directory.path),
             listeners=self._listeners(metrics, directory),
             service_manager=self._service_manager(),

@@ -41,7 +41,7 @@ from orchestrator.coordinator.session import Session, longest_pause
 from orchestrator.coordinator.standing import CoordinationStatus, Standing
 from orchestrator.coordinator.starting import Starting
 from orchestrator.coordinator.waiting import Bell
-from orchestrator.mailbox import Activity, Mailbox, Order, Report
+from orchestrator.mailbox import Activity, Mailbox, Order, Report, Sleeper
 from orchestrator.model import NewTask, Process
 
 GOODBYE_SHARE, LONGEST_GOODBYE_SECONDS = 0.3, 2.0
@@ -68,12 +68,14 @@ class Coordination:
         version: str,
         reports: Mailbox[Report],
         on_count: Counting,
+        sleeper: Sleeper | None = None,
         process: Process | None = None,
         worker_id: str | None = None,
         examples: tuple[NewTask, ...] = (),
     ) -> None:
-        """`process` is whom the lease names, by default this process; `worker_id` is to be registered, by default one
-        made of `process`; `examples` are enqueued once after the start.
+        """`sleeper` is whom notifications wake, by default nobody; `process` is whom the lease names, by default this
+        process; `worker_id` is to be registered, by default one made of `process`; `examples` are enqueued once after
+        the start.
         """
         process = process if process is not None else this_process()
         membership = Membership(settings, process=process, worker_id=worker_id, version=version)
@@ -84,7 +86,15 @@ class Coordination:
             settings, self._standing, self._book, reports, on_count, self._aborts[COORDINATOR], examples
         )
         self._pulse = _make_pulse(
-            settings, self._standing, self._book, reports, on_count, self._aborts[PULSE], process, membership
+            settings,
+            self._standing,
+            self._book,
+            reports,
+            sleeper or Sleeper(),
+            on_count,
+            self._aborts[PULSE],
+            process,
+            membership,
         )
         self._threads = {
             PULSE: threading.Thread(target=self._pulse.run, name=PULSE, daemon=True),
@@ -150,6 +160,7 @@ def _make_pulse(
     standing: Standing,
     book: OrderBook,
     reports: Mailbox[Report],
+    sleeper: Sleeper,
     counting: Counting,
     abort: Bell,
     process: Process,
@@ -169,6 +180,7 @@ def _make_pulse(
         starting=starting,
         departure=Departure(leadership=leadership, membership=membership, book=book, counting=counting),
         reports=reports,
+        sleeper=sleeper,
         counting=counting,
         abort=abort,
         wake_coordinator=book.ring,

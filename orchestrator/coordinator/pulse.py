@@ -22,7 +22,16 @@ from orchestrator.coordinator.starting import Starting
 from orchestrator.coordinator.waiting import Bell, wait_until
 from orchestrator.errors import InstanceRunningError, SchemaError, StoreError
 from orchestrator.exit_codes import ExitCode
-from orchestrator.mailbox import DeclaredDead, LeaseLost, Mailbox, Registered, Report, StartFailed, WorkIsDue
+from orchestrator.mailbox import (
+    DeclaredDead,
+    LeaseLost,
+    Mailbox,
+    Registered,
+    Report,
+    Sleeper,
+    StartFailed,
+    WorkIsDue,
+)
 from orchestrator.store import server
 from orchestrator.store.connection import Connection
 from orchestrator.telemetry import logs
@@ -51,6 +60,7 @@ class Pulse:
         starting: Starting,
         departure: Departure,
         reports: Mailbox[Report],
+        sleeper: Sleeper,
         counting: Counting,
         abort: Bell,
         wake_coordinator: Callable[[], None],
@@ -65,6 +75,7 @@ class Pulse:
         self._departure = departure
         self._worker_id = membership.worker_id
         self._reports = reports
+        self._sleeper = sleeper
         self._counting = counting
         self._abort = abort
         self._wake_coordinator = wake_coordinator
@@ -131,11 +142,12 @@ class Pulse:
         """Whatever is due, then a wait for what comes next."""
         if self._listening is not connection:
             self._listen(connection)
+        self._hear(connection)
         due_at = self._hold_lease(connection)
         due_at = min(due_at, self._beat(connection))
         self._session.answered()
         self._backoff.succeed()
-        if not self._hear(connection):
+        if not connection.has_notifications:
             self._wait(min(due_at, self._wake_at), connection)
 
     # start
@@ -205,8 +217,8 @@ class Pulse:
         self._listening = connection
         self._wake()
 
-    def _hear(self, connection: Connection) -> bool:
-        """What was notified. True: the lease is free, no time to wait."""
+    def _hear(self, connection: Connection) -> None:
+        """What was notified, before anything else is done."""
         messages = connection.notifications()
         is_lease_free = server.LEASE_IS_FREE in messages
         if is_lease_free:
@@ -215,13 +227,12 @@ class Pulse:
             self._wake_at = min(self._wake_at, self._woke_at + WAKES_APART_SECONDS)
         if time.monotonic() >= self._wake_at:
             self._wake()
-        return is_lease_free
 
     def _wake(self) -> None:
         self._wake_at = math.inf
         self._woke_at = time.monotonic()
         self._standing.stirred()
-        self._reports.post(WorkIsDue())
+        self._reports.post(WorkIsDue(is_heard=self._sleeper.wake()))
 
     def _wait(self, until: float, connection: Connection | None = None) -> None:
         """Until a moment, a notification or a lost connection, or a call to leave."""

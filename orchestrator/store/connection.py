@@ -245,6 +245,11 @@ class Connection:
         return payloads
 
     @property
+    def has_notifications(self) -> bool:
+        """Whether `notifications` would return any."""
+        return bool(self._raw.notifies)
+
+    @property
     def is_open(self) -> bool:
         return not self._raw.closed
 

@@ -128,7 +128,7 @@ class Course:
                 self._fail(ExitCode(report.exit_code), report.message)
             case Serving():
                 self._serve()
-            case WorkIsDue():
+            case WorkIsDue(is_heard=False):
                 self._pool.wake_one()
             case Written():
                 self._pool.written(report.tokens, report.by_child)

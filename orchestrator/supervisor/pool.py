@@ -3,13 +3,13 @@
 It owns the table of children and their links. It asks no database: what a dead child leaves goes out as orders.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from orchestrator.board.birth import ForkRequest
 from orchestrator.board.channel import FULL, GO, HELLO, IDLE, LOST, READY
 from orchestrator.board.layout import ChildOrder, SlotState, Word
-from orchestrator.mailbox import Audit, Finish, Order
+from orchestrator.mailbox import Audit, Finish, Order, Sleeper
 from orchestrator.model import Outcome
 from orchestrator.retry import RetryPolicy
 from orchestrator.supervisor.children import Children, Phase, Seat
@@ -35,6 +35,7 @@ class Pool:
         settings: PoolSettings,
         size: int,
         *,
+        sleeper: Sleeper,
         post: Callable[[Order], None],
         on_restart: Callable[[int, str], None],
         on_ended: Callable[[Sequence[Outcome]], None],
@@ -43,6 +44,7 @@ class Pool:
         self.children = Children(size)
         self.links: dict[int, Link] = {}
         self.order = ChildOrder.WORK
+        self._sleeper = sleeper
         self.post = post
         self.policies: dict[str, RetryPolicy] = {}  # by type, as the app registered them
         self.on_restart = on_restart
@@ -144,10 +146,19 @@ class Pool:
 
     def wake_one(self) -> None:
         """Something may be claimable: one idle child looks. If none is idle, the next that falls idle looks again."""
+        if not any(link.wake() for link in self._sleeping()):
+            self._wake_is_owed = True
+
+    def offer_sleeper(self) -> None:
+        """Whom a notification wakes that is heard before our next turn."""
+        link = next(self._sleeping(), None) if self.order is ChildOrder.WORK else None
+        self._sleeper.offer(link.wake if link is not None else None)
+
+    def _sleeping(self) -> Iterator[Link]:
+        """Those that were not told to look."""
         for link in self._live_links():
-            if link.board.state is SlotState.IDLE and link.woken_at is None and link.wake():
-                return
-        self._wake_is_owed = True
+            if link.board.state is SlotState.IDLE and link.woken_at is None:
+                yield link
 
     def _went_idle(self, link: Link) -> None:
         link.woken_at = None
@@ -182,6 +193,7 @@ class Pool:
     def order_all(self, order: ChildOrder) -> None:
         """Pause, resume, or leave: what is not started of any batch is taken back by the watch."""
         self.order = order
+        self._sleeper.offer(None)
         for seat in self.children:
             link = self.links.get(seat.number)
             if link is not None and not seat.is_retiring:
@@ -191,11 +203,13 @@ class Pool:
         """Its child shall leave once its task is done; its seat is forked anew (or goes, if it is surplus)."""
         if seat.number in self.links and not seat.is_retiring:
             seat.is_retiring = True
+            self._sleeper.offer(None)  # it may have been this one, and the wake would be lost with it
             self.links[seat.number].order(ChildOrder.LEAVE)
 
     def drop_link(self, seat: Seat) -> None:
         link = self.links.pop(seat.number, None)
         if link is not None:
+            self._sleeper.offer(None)  # its descriptors will soon be another's
             link.close()
 
     # What the database side reports

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from orchestrator.board.layout import ChildOrder
 from orchestrator.exit_codes import ExitCode
-from orchestrator.mailbox import Activity, Mailbox, Report
+from orchestrator.mailbox import Activity, Mailbox, Report, Sleeper
 from orchestrator.supervisor import leftovers
 from orchestrator.supervisor.children import Phase
 from orchestrator.supervisor.course import Course
@@ -41,6 +41,7 @@ class Supervisor:
         signals: SignalInbox,
         database: DatabaseSide,
         reports: Mailbox[Report],
+        sleeper: Sleeper,
         start_forkserver: Callable[[int], Forkserver],
         listeners: Listeners,
         service_manager: ServiceManager | None = None,
@@ -55,6 +56,7 @@ class Supervisor:
         self._pool = Pool(
             settings.pool,
             settings.pool_size,
+            sleeper=sleeper,
             post=database.post,
             on_restart=listeners.on_restart,
             on_ended=listeners.on_ended,
@@ -113,6 +115,7 @@ class Supervisor:
             self._keep_children(now)
         if self._machine.state is State.DRAINING and self._farewell.is_over(now):
             self._machine.step(State.STOPPING)
+        self._pool.offer_sleeper()
         self._tell_activity()
         self.status = self._status(now)
         if self._service_manager is not None:

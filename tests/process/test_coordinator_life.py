@@ -73,6 +73,22 @@ def test_an_insert_wakes_a_sleeping_worker_without_waiting_for_its_poll(
     assert wake_of(worker) < 1.0
 
 
+def test_an_insert_wakes_the_child_that_was_offered_and_the_loop_need_not(
+    database: Database, make_worker: MakeWorker
+) -> None:
+    worker = make_worker(claim_interval=60.0)
+    worker_id = worker.serve()
+    eventually(lambda: is_asleep(database, worker_id))
+    worker.reports.take()
+    woken = threading.Event()
+    worker.sleeper.offer(lambda: woken.set() is None)
+    database.enqueue()
+    assert woken.wait(10.0)
+    assert worker.reports.wait(WorkIsDue).is_heard
+    database.enqueue()
+    assert not worker.reports.wait(WorkIsDue).is_heard, "nobody was offered since"
+
+
 def test_a_burst_of_inserts_is_no_burst_of_reports(database: Database, make_worker: MakeWorker) -> None:
     worker = make_worker(claim_interval=60.0)
     worker_id = worker.serve()

@@ -26,6 +26,7 @@ from orchestrator.mailbox import (
     Release,
     Report,
     Serving,
+    Sleeper,
     StartFailed,
     WorkIsDue,
     Written,
@@ -150,6 +151,7 @@ def main(options: dict[str, Any]) -> int:
         signals=signals,
         database=database,
         reports=reports,
+        sleeper=Sleeper(),
         start_forkserver=lambda generation: Forkserver(generation, orders, os.environ),
         listeners=Listeners(
             on_types=lambda types: log.info("types", names=[each.name for each in types]),

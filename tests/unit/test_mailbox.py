@@ -1,4 +1,5 @@
-"""The mailbox between two threads: nothing is lost, doubled or reordered, and its reader can wait for it."""
+"""The mailbox between two threads: nothing is lost, doubled or reordered, and its reader can wait for it; and the
+sleeper that one of them offers and the other wakes."""
 
 import os
 import select
@@ -6,7 +7,7 @@ import threading
 
 import pytest
 
-from orchestrator.mailbox import Mailbox
+from orchestrator.mailbox import Mailbox, Sleeper
 
 
 def is_readable(mailbox: Mailbox[int], within: float = 0.0) -> bool:
@@ -64,3 +65,47 @@ def test_nothing_is_lost_doubled_or_reordered_between_many_writers_and_one_reade
     for writer in range(writers):
         assert [number for who, number in taken if who == writer] == list(range(each))
     mailbox.close()
+
+
+def test_a_sleeper_is_woken_once_for_each_offer() -> None:
+    woken: list[int] = []
+
+    def wake() -> bool:
+        woken.append(1)
+        return True
+
+    sleeper = Sleeper()
+    assert not sleeper.wake()
+    sleeper.offer(wake)
+    assert [sleeper.wake(), sleeper.wake()] == [True, False]
+    sleeper.offer(wake)
+    sleeper.offer(None)
+    assert not sleeper.wake()
+    sleeper.offer(lambda: False)
+    assert not sleeper.wake(), "it could not be told"
+    assert len(woken) == 1
+
+
+def test_who_was_offered_is_not_being_woken_any_more_once_another_is() -> None:
+    began, may_end, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def wake() -> bool:
+        began.set()
+        assert may_end.wait(10.0)
+        ended.set()
+        return True
+
+    def withdraw() -> None:
+        sleeper.offer(None)
+        order.append(ended.is_set())
+
+    sleeper, order = Sleeper(), []
+    sleeper.offer(wake)
+    waking, withdrawing = threading.Thread(target=sleeper.wake), threading.Thread(target=withdraw)
+    waking.start()
+    assert began.wait(10.0)
+    withdrawing.start()
+    may_end.set()
+    for thread in (waking, withdrawing):
+        thread.join(10.0)
+    assert order == [True]

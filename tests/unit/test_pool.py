@@ -11,7 +11,7 @@ from orchestrator.board.birth import BOARD, CHANNEL, PERMITS, ForkRequest
 from orchestrator.board.channel import FULL, GO, HELLO, IDLE, LOOK, LOST, READY, Channel, Permits
 from orchestrator.board.child_half import ChildBoard
 from orchestrator.board.layout import ChildOrder, SlotState
-from orchestrator.mailbox import Audit, Finish, Order
+from orchestrator.mailbox import Audit, Finish, Order, Sleeper
 from orchestrator.model import Claim, Outcome, TaskStatus
 from orchestrator.supervisor.children import Doom, Phase
 from orchestrator.supervisor.link import STUCK_SECONDS, Link
@@ -68,11 +68,13 @@ class Theatre:
     """A pool with an actor in every seat."""
 
     def __init__(self, size: int) -> None:
+        self.sleeper = Sleeper()
         self.orders: list[Order] = []
         self.counted: list[Outcome] = []
         self.pool = Pool(
             PoolSettings("w", 8, 20.0),
             size,
+            sleeper=self.sleeper,
             post=self.orders.append,
             on_restart=lambda *_: None,
             on_ended=self.counted.extend,
@@ -132,6 +134,57 @@ def test_a_wake_up_that_finds_nobody_idle_is_owed_to_the_next_that_falls_idle(th
     actors[2].sleep()
     actors[0].sleep()
     assert [actor.looks() for actor in actors] == [0, 0, 1]
+
+
+def test_a_notification_wakes_the_next_sleeper_that_was_not_told_to_look(theatre: Theatre) -> None:
+    first, second, third = theatre.get_ready()
+    assert not theatre.sleeper.wake(), "nobody was offered yet"
+    theatre.pool.offer_sleeper()
+    assert theatre.sleeper.wake()
+    assert not theatre.sleeper.wake(), "until the loop has turned again"
+    theatre.pool.offer_sleeper()
+    assert theatre.sleeper.wake()
+    assert [actor.looks() for actor in theatre.actors] == [1, 1, 0]
+    theatre.pool.wake_one()
+    assert [actor.looks() for actor in theatre.actors] == [0, 0, 1], "who was woken so counts as woken"
+    assert not theatre.pool.is_quiet()
+    theatre.pool.offer_sleeper()
+    assert not theatre.sleeper.wake(), "all were told to look"
+    second.sleep()
+    theatre.pool.offer_sleeper()
+    assert theatre.sleeper.wake()
+    assert [first.looks(), second.looks(), third.looks()] == [0, 1, 0]
+
+
+def test_no_notification_wakes_a_child_that_is_about_to_go(theatre: Theatre) -> None:
+    first, second, _ = theatre.get_ready()
+    theatre.pool.offer_sleeper()
+    theatre.pool.retire(theatre.pool.children[0])
+    assert not theatre.sleeper.wake()
+    assert first.looks() == 1, "for the order"
+    theatre.pool.offer_sleeper()
+    theatre.pool.drop_link(theatre.pool.children[1])
+    assert not theatre.sleeper.wake(), "its channel is closed"
+    assert second.channel.receive() is None
+
+
+def test_no_notification_wakes_a_pool_that_claims_nothing(theatre: Theatre) -> None:
+    theatre.get_ready()
+    theatre.pool.offer_sleeper()
+    theatre.pool.order_all(ChildOrder.PAUSE)
+    assert not theatre.sleeper.wake()
+    for actor in theatre.actors:
+        actor.looks()
+        actor.sleep()
+    theatre.pool.offer_sleeper()
+    assert not theatre.sleeper.wake()
+
+
+def test_a_sleeper_that_has_died_is_not_woken_and_the_loop_is_to_find_another(theatre: Theatre) -> None:
+    first, *_ = theatre.get_ready()
+    theatre.pool.offer_sleeper()
+    first.channel.close()
+    assert not theatre.sleeper.wake()
 
 
 def test_a_pool_is_quiet_while_all_sleep_and_nobody_was_woken(theatre: Theatre) -> None:
