@@ -60,9 +60,10 @@ _FINISHED_TYPES = {
     "count": "bigint",
 }
 
-# `ready`: idx_tasks_claimable in its order, in three parts before, from and below the place where this session's last
-# claim ended: PostgreSQL reads and locks the second only when the first had too few, and so on. The uncorrelated EXISTS
-# is asked once, before any row is locked. The rows are locked, so `claimed` finds them by where they lie (ctid).
+# `ready`: idx_tasks_claimable in its order. Onwards: in three parts before, from and below the place where the session's
+# last claim ended: PostgreSQL reads and locks the second only when the first had too few, and so on. (From the front
+# one part does: a claim of one task takes a sixth less.) The uncorrelated EXISTS is asked once, before any row is
+# locked. The rows are locked, so `claimed` finds them by where they lie (ctid).
 # `batch`: a task that was recovered from a dead worker (recoveries > 0) is taken alone or not at all, so that one that
 # kills its host doesn't take neighbours with it, and its attempt is on record before its handler starts. And a batch of
 # large payloads ends early: the child has to hold it.
@@ -71,7 +72,7 @@ _PART = """
         SELECT ctid AS place, priority, created_at, recoveries > 0 AS is_alone, pg_column_size(payload) AS payload_size
         FROM tasks
         WHERE status = 'pending' AND next_retry_at IS NULL AND EXISTS (SELECT FROM me)
-          AND <where>
+          AND <place>
         ORDER BY priority DESC, created_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
     ) AS part
 """
@@ -80,7 +81,7 @@ _PLACES = (
     "priority = %(from_priority)s AND created_at >= %(from_created_at)s",
     "priority < %(from_priority)s",
 )
-_CLAIMED = """
+_CLAIM = """
 me AS MATERIALIZED (
     SELECT FROM workers WHERE id = %(worker_id)s AND declared_dead_at IS NULL
 ), ready AS MATERIALIZED (
@@ -106,17 +107,18 @@ me AS MATERIALIZED (
     RETURNING t.id::text, t.type, t.claim_token, t.payload::text AS payload,
         least(t.attempts + 1 - b.is_alone::integer, 1073741823) AS attempt, t.max_retries, t.timeout_seconds, b.is_alone
 )
-""".replace("<parts>", "UNION ALL".join(_PART.replace("<where>", place) for place in _PLACES))
+"""
+_CLAIMED = _CLAIM.replace("<parts>", _PART.replace("<place>", "true"))
+_CLAIMED_ONWARDS = _CLAIM.replace("<parts>", "UNION ALL".join(_PART.replace("<place>", place) for place in _PLACES))
 _CLAIMED_TYPES = {
     "worker_id": "text",
     "slot": "integer",
     "limit": "bigint",
     "first_token": "bigint",
-    "from_priority": "integer",
-    "from_created_at": "timestamptz",
     "max_payload": "integer",
     "max_batch": "bigint",
 }
+_PLACE_TYPES = {"from_priority": "integer", "from_created_at": "timestamptz"}
 
 # The answer's columns are a Claim's, and tokens grow in the order of the queue. The row with the token 0 tells of the
 # outcomes, and of the last row that `ready` found. Naming what was accepted is only worth it if something was not.
@@ -153,8 +155,18 @@ CLAIM = prepared(
     _with(_CLAIMED, _NOTHING_TOLD, answer=_ANSWER),
     _CLAIMED_TYPES,
 )
+CLAIM_ONWARDS = prepared(
+    CLAIM_STATEMENT,
+    _with(_CLAIMED_ONWARDS, _NOTHING_TOLD, answer=_ANSWER),
+    _CLAIMED_TYPES | _PLACE_TYPES,
+)
 FINISH_AND_CLAIM = prepared(
     CLAIM_STATEMENT,
     _with(_FINISHED, _CLAIMED, _TOLD, answer=_ANSWER),
     _FINISHED_TYPES | _CLAIMED_TYPES,
+)
+FINISH_AND_CLAIM_ONWARDS = prepared(
+    CLAIM_STATEMENT,
+    _with(_FINISHED, _CLAIMED_ONWARDS, _TOLD, answer=_ANSWER),
+    _FINISHED_TYPES | _CLAIMED_TYPES | _PLACE_TYPES,
 )

@@ -13,7 +13,7 @@ from typing import Any
 
 from orchestrator.model import MAX_PAYLOAD_BYTES, Claim, ClaimRef, Outcome, Start, TaskStatus
 from orchestrator.store.arrays import jsons, texts, words
-from orchestrator.store.claim_sql import CLAIM, FINISH, FINISH_AND_CLAIM
+from orchestrator.store.claim_sql import CLAIM, CLAIM_ONWARDS, FINISH, FINISH_AND_CLAIM, FINISH_AND_CLAIM_ONWARDS
 from orchestrator.store.connection import Connection
 from orchestrator.store.prepared import execute_prepared, send_prepared
 from orchestrator.store.tokens import Tokens
@@ -30,7 +30,6 @@ class Place:
     created_at: str
 
 
-_FRONT = Place(2**31 - 1, "-infinity")
 _token = itemgetter(2)
 
 
@@ -79,18 +78,19 @@ def finish_and_claim(
     if outcomes or not limit:
         params |= _columns(outcomes)
     if limit:
-        place = start or _FRONT
         params |= {
             "worker_id": worker_id,
             "slot": slot,
             "limit": limit,
             "first_token": (tokens or Tokens()).take(connection, limit, within=within),
-            "from_priority": place.priority,
-            "from_created_at": place.created_at,
             "max_payload": MAX_PAYLOAD_BYTES,
             "max_batch": _MAX_BATCH_BYTES,
         }
-    statement = FINISH if not limit else FINISH_AND_CLAIM if outcomes else CLAIM
+    if limit and start is not None:
+        params |= {"from_priority": start.priority, "from_created_at": start.created_at}
+        statement = FINISH_AND_CLAIM_ONWARDS if outcomes else CLAIM_ONWARDS
+    else:
+        statement = FINISH if not limit else FINISH_AND_CLAIM if outcomes else CLAIM
     rows = execute_prepared(connection, statement, params, within=within, lock_within=within, is_durable=is_durable)
     return _batch(rows, outcomes)
 
