@@ -60,10 +60,10 @@ _FINISHED_TYPES = {
     "count": "bigint",
 }
 
-# `ready`: idx_tasks_claimable in its order. Onwards: in three parts before, from and below the place where the session's
-# last claim ended: PostgreSQL reads and locks the second only when the first had too few, and so on. (From the front
-# one part does: a claim of one task takes a sixth less.) The uncorrelated EXISTS is asked once, before any row is
-# locked. The rows are locked, so `claimed` finds them by where they lie (ctid).
+# `ready`: idx_tasks_claimable in its order. Onwards: in three parts before, from and below the place where the last
+# claim of this session ended: PostgreSQL reads and locks the second only when the first had too few, and so on. (From
+# the front one part does: a claim of one task takes a sixth less.) The uncorrelated EXISTS is asked once, before any
+# row is locked. The rows are locked, so `claimed` finds them by where they lie (ctid).
 # `batch`: a task that was recovered from a dead worker (recoveries > 0) is taken alone or not at all, so that one that
 # kills its host doesn't take neighbours with it, and its attempt is on record before its handler starts. And a batch of
 # large payloads ends early: the child has to hold it.
