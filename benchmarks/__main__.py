@@ -34,7 +34,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         where, int(500_000 * size), int(100_000 * size), max(1, rounds - 1)
     ),
     "backlog": lambda where, rounds, size: backlog.measure(
-        where, int(1_000_000 * size), int(100_000 * size), max(1, rounds - 2)
+        where, int(1_000_000 * size), int(100_000 * size), max(1, rounds - 1)
     ),
     "idle": lambda where, rounds, size: idle.measure(where, 20 * size),
 }
