@@ -49,9 +49,12 @@ class Link:
         self.wake()
 
     def wake(self) -> bool:
-        is_sent = self.channel.send(LOOK)
-        self.woken_at = time.monotonic() if is_sent else None
-        return is_sent
+        """Noted before it is sent: the pulse thread may do this, and the loop hear of the child before `send` returns."""
+        self.woken_at = time.monotonic()
+        if self.channel.send(LOOK):
+            return True
+        self.woken_at = None
+        return False
 
     def stuck_in(self, now: float) -> SlotState | None:
         """The state in which the child hangs though it runs no task; None if it moves, or may rightly wait.

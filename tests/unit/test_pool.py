@@ -156,6 +156,27 @@ def test_a_notification_wakes_the_next_sleeper_that_was_not_told_to_look(theatre
     assert [first.looks(), second.looks(), third.looks()] == [0, 1, 0]
 
 
+def test_a_sleeper_that_sleeps_again_before_its_waking_has_returned_can_be_woken_again(
+    theatre: Theatre, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, *_ = theatre.get_ready()
+    channel = theatre.pool.links[0].channel
+    send = channel.send
+
+    def send_and_be_answered(message: bytes) -> bool:
+        is_sent = send(message)
+        first.sleep()  # it looked, found nothing, and the loop has heard that
+        return is_sent
+
+    monkeypatch.setattr(channel, "send", send_and_be_answered)
+    theatre.pool.offer_sleeper()
+    assert theatre.sleeper.wake()
+    monkeypatch.undo()
+    first.looks()
+    theatre.pool.wake_one()
+    assert first.looks() == 1
+
+
 def test_no_notification_wakes_a_child_that_is_about_to_go(theatre: Theatre) -> None:
     first, second, _ = theatre.get_ready()
     theatre.pool.offer_sleeper()
