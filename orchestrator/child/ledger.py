@@ -60,6 +60,7 @@ class Ledger:
         self._marks = 0  # of the board, when the first of them ended
         self._sent: _Sent | None = None
         self._unsure: set[int] = set()  # sent before, but the reply was lost: they may stand already
+        self._planned_on: Connection | None = None
         self._is_pressing = False  # whether a retry that is due soon is among the unwritten
         self.oldest_end = inf
         """When the first of those that were not sent ended, in CLOCK_MONOTONIC seconds; infinite: there is none."""
@@ -131,6 +132,21 @@ class Ledger:
             self._statements.expect_little()  # together the next time: there it is looked for whose fault it is
             raise DatabaseUnavailable(f"outcomes were refused: {refusal}", sent=True) from refusal
         return batch
+
+    def plan_ahead(self) -> None:
+        """While there is nothing to do: have the server plan what there may be to do, once a connection.
+
+        DatabaseUnavailable: the connection is lost.
+        """
+        connection = self._database.connection
+        if connection is None or connection is self._planned_on:
+            return
+        self._planned_on = connection
+        try:
+            with self._unsure_if_lost(()):
+                self._statements.plan_ahead(connection)
+        except StatementRefused as refusal:
+            self._log.debug("not_planned_ahead", sqlstate=refusal.sqlstate, error=str(refusal))
 
     def send(self) -> None:
         """Send all unwritten outcomes, and wait for nothing but the fate of those that were sent before."""

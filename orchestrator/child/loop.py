@@ -128,6 +128,10 @@ class Loop:
         self._board.enter(SlotState.IDLE)
         self._runner.rest()
         self._channel.send(IDLE)
+        try:
+            self._ledger.plan_ahead()
+        except DatabaseUnavailable:
+            return
         self._listen(None)
 
     def _rest(self) -> None:

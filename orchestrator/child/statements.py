@@ -18,6 +18,9 @@ statements together: the supervisor takes a child for stuck that claims for a mi
 LEAST_SECONDS = 0.5
 """For the last of them, if those before it have used up the time."""
 
+PLAN_SECONDS = 2.0
+"""Planning ahead is given up after so long: somebody locks the table."""
+
 BUSY_AFTER = 2
 """So many full claims in a row, and there is probably more."""
 
@@ -84,6 +87,10 @@ class Statements:
     def send(self, connection: Connection, outcomes: Sequence[Outcome]) -> Callable[[float], Batch]:
         """Send these outcomes; what it returns gets the answer, within so many seconds."""
         return claims.send_outcomes(connection, outcomes, within=self.left())
+
+    def plan_ahead(self, connection: Connection) -> None:
+        """Have the server plan them: seven milliseconds that the first batches would take longer."""
+        claims.plan_ahead(connection, within=PLAN_SECONDS)
 
     def wait_for_disk(self, connection: Connection) -> None:
         """Return once all that was committed is on the server's disk."""

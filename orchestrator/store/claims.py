@@ -12,6 +12,7 @@ from operator import itemgetter
 from typing import Any
 
 from orchestrator.model import MAX_PAYLOAD_BYTES, Claim, ClaimRef, Outcome, Start, TaskStatus
+from orchestrator.store import prepared
 from orchestrator.store.arrays import jsons, texts, words
 from orchestrator.store.claim_sql import CLAIM, CLAIM_ONWARDS, FINISH, FINISH_AND_CLAIM, FINISH_AND_CLAIM_ONWARDS
 from orchestrator.store.connection import Connection
@@ -100,6 +101,14 @@ def send_outcomes(connection: Connection, outcomes: Sequence[Outcome], *, within
     nothing else may be sent. Both raise as `finish_and_claim` does."""
     receive = send_prepared(connection, FINISH, _columns(outcomes), within=within)
     return lambda within: _batch(receive(within), outcomes)
+
+
+def plan_ahead(connection: Connection, *, within: float) -> None:
+    """Has the server plan all that `finish_and_claim` and `send_outcomes` may call, unless it has."""
+    deadline = time.monotonic() + within
+    for statement in (CLAIM, CLAIM_ONWARDS, FINISH, FINISH_AND_CLAIM, FINISH_AND_CLAIM_ONWARDS):
+        if statement.name not in connection.prepared:
+            prepared.plan_ahead(connection, statement, within=max(0.1, deadline - time.monotonic()))
 
 
 def _batch(rows: list[tuple[Any, ...]], outcomes: Sequence[Outcome]) -> Batch:

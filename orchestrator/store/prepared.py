@@ -37,6 +37,7 @@ class Prepared:
     """
 
     name: str
+    parameters: tuple[str, ...]
     definition: str
     call: str
     plain: str
@@ -49,6 +50,7 @@ def prepared(name: str, sql: str, types: Mapping[str, str]) -> Prepared:
     full_name = f"{name}_{sha256(numbered.encode()).hexdigest()[:12]}"
     return Prepared(
         name=full_name,
+        parameters=tuple(order),
         definition=f"PREPARE {full_name} ({', '.join(types.values())}) AS {numbered};",
         call=f"EXECUTE {full_name} ({', '.join(f'%({parameter})s' for parameter in order)})",
         plain=f"/* {full_name} */{sql}",
@@ -105,6 +107,23 @@ def send_prepared(
         return rows
 
     return receive
+
+
+def plan_ahead(connection: Connection, statement: Prepared, *, within: float) -> None:
+    """Has the session parse and plan it, which is most of what its first call takes; nothing is run.
+
+    A session that has it already says so, or is another client's behind a pooler: the next call will find out.
+    """
+    nothing = dict.fromkeys(statement.parameters)
+    try:
+        connection.execute(
+            _PLANNING + statement.definition + "EXPLAIN " + statement.call, nothing, within=within, lock_within=within
+        )
+    except StatementRefused as refusal:
+        if not _learn(connection, statement, refusal):
+            raise
+    else:
+        connection.prepared.add(statement.name)
 
 
 def _call(connection: Connection, statement: Prepared) -> str:

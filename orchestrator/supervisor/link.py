@@ -49,7 +49,7 @@ class Link:
         self.wake()
 
     def wake(self) -> bool:
-        """Noted before it is sent: the pulse thread may do this, and the loop hear of the child before `send` returns."""
+        """Noted before it is sent: the pulse thread may do this, and the loop hear the child before `send` returns."""
         self.woken_at = time.monotonic()
         if self.channel.send(LOOK):
             return True

@@ -305,3 +305,37 @@ def test_a_retry_that_is_due_at_once_is_written_before_anything_else_runs(desk: 
     desk.claim()
     assert len(desk.ledger) == 0
     assert desk.counted("task_retries_total", attempt="1") == 1
+
+
+def test_all_that_may_be_called_is_planned_ahead_once_and_nothing_is_claimed(
+    desk: Desk, connection: Connection
+) -> None:
+    add_worker(connection)
+    add_tasks(connection, 3 * COUNT)
+    session = desk.database.connection
+    assert session is not None
+
+    def calls() -> int:
+        rows = session.execute("SELECT sum(generic_plans)::integer FROM pg_prepared_statements", within=5.0)
+        return int(rows[0][0])
+
+    desk.ledger.plan_ahead()
+    planned = set(session.prepared)
+    desk.ledger.plan_ahead()
+    assert (calls(), len(planned)) == (5, 5)
+    assert statuses(connection) == {"pending": 3 * COUNT}
+    desk.get_busy()
+    desk.run(desk.claim())
+    desk.ledger.exchange(0)
+    assert session.prepared == planned
+    assert calls() > 5
+
+
+def test_a_connection_that_is_lost_while_it_plans_ahead_is_dropped(desk: Desk, connection: Connection) -> None:
+    others = "FROM pg_stat_activity WHERE application_name = 'test' AND pid <> pg_backend_pid()"
+    connection.execute(f"SELECT pg_terminate_backend(pid) {others}", within=5.0)
+    wait_until(lambda: connection.execute(f"SELECT {others}", within=5.0) == [])
+    with pytest.raises(DatabaseUnavailable):
+        desk.ledger.plan_ahead()
+    assert desk.database.connection is None
+    desk.ledger.plan_ahead()  # and there is nothing to do without one

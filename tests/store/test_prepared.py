@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.errors import StatementRefused
 from orchestrator.store.connection import Connection
-from orchestrator.store.prepared import execute_prepared, prepared
+from orchestrator.store.prepared import execute_prepared, plan_ahead, prepared
 
 DOUBLE = prepared("double", "SELECT 2 * %(n)s, %(text)s || %(text)s", {"text": "text", "n": "integer"})
 
@@ -20,6 +20,25 @@ def test_a_statement_is_planned_once_and_called_often(connection: Connection) ->
     assert [double(connection, n) for n in range(5)] == [[(2 * n, "it'sit's")] for n in range(5)]
     rows = connection.execute("SELECT name, generic_plans, custom_plans FROM pg_prepared_statements", within=5.0)
     assert rows == [(DOUBLE.name, 5, 0)]
+
+
+def test_what_was_planned_ahead_was_not_run_and_is_not_planned_again(connection: Connection) -> None:
+    connection.execute("CREATE TABLE notes (n integer)", within=5.0)
+    note = prepared("note", "INSERT INTO notes VALUES (%(n)s) RETURNING n", {"n": "integer"})
+    for _ in range(2):
+        plan_ahead(connection, note, within=5.0)
+        connection.prepared.clear()  # as if another client had this session next, behind a pooler
+    assert connection.execute("SELECT count(*) FROM notes", within=5.0) == [(0,)]
+    assert execute_prepared(connection, note, {"n": 7}, within=5.0, lock_within=5.0) == [(7,)]
+    rows = connection.execute("SELECT name, generic_plans, custom_plans FROM pg_prepared_statements", within=5.0)
+    assert rows == [(note.name, 2, 0)]
+
+
+def test_what_cannot_be_planned_is_refused_ahead(connection: Connection) -> None:
+    lost = prepared("lost", "SELECT * FROM nowhere WHERE n = %(n)s", {"n": "integer"})
+    with pytest.raises(StatementRefused):
+        plan_ahead(connection, lost, within=5.0)
+    assert connection.prepared == set()
 
 
 def test_the_settings_it_is_planned_under_do_not_stay(connection: Connection) -> None:
