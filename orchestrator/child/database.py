@@ -3,11 +3,16 @@
 import random
 import time
 
-from orchestrator.errors import DatabaseUnavailable
+from orchestrator.errors import DatabaseUnavailable, StatementRefused
 from orchestrator.store.connection import Connection
+from orchestrator.store.prepared import settle
 from orchestrator.telemetry import logs
 
 CONNECT_SECONDS = 10.0
+
+STATEMENT_SECONDS = 18.0
+"""The server gives up a statement after so long, unless less is left: an exchange has 20 (statements.py)."""
+
 FIRST_BACKOFF_SECONDS = 0.2
 LONGEST_BACKOFF_SECONDS = 5.0
 
@@ -41,7 +46,7 @@ class Database:
     def try_to_connect(self) -> bool:
         """One try, of CONNECT_SECONDS at most; a failed one says when the next is worth it (full jitter)."""
         try:
-            self._connection = Connection.open(self._url, within=CONNECT_SECONDS, application_name=self._name)
+            self._connection = self._open()
         except DatabaseUnavailable as error:
             if self._backoff == 0.0:
                 self._log.warning("database_unreachable", error=str(error))
@@ -52,6 +57,17 @@ class Database:
             self._log.info("database_back")
         self._backoff = 0.0
         return True
+
+    def _open(self) -> Connection:
+        """StatementRefused, which no server that can be worked with says to so little, counts as unreachable."""
+        deadline = time.monotonic() + CONNECT_SECONDS
+        connection = Connection.open(self._url, within=CONNECT_SECONDS, application_name=self._name)
+        try:
+            settle(connection, limit=STATEMENT_SECONDS, within=max(1.0, deadline - time.monotonic()))
+        except StatementRefused as refusal:
+            connection.close()
+            raise DatabaseUnavailable(str(refusal)) from refusal
+        return connection
 
     def lost(self, error: DatabaseUnavailable) -> None:
         """The connection failed in use; the first new try comes soon, but not from all children at once."""

@@ -18,12 +18,13 @@ from typing import Any
 from orchestrator.errors import StatementRefused
 from orchestrator.store.connection import TRY_AGAIN_STATES, Connection
 
-# SET LOCAL, as everything here: it ends with the statement and leaks into no pooler's session. JIT compiles at every
-# call, which takes longer than the call.
+# SET LOCAL: it ends with the statement and leaks into no pooler's session (where there is none: `settle`). JIT compiles
+# at every call, which takes longer than the call.
 _PLANNING = (
     "SET LOCAL plan_cache_mode=force_generic_plan;SET LOCAL enable_seqscan=off;SET LOCAL enable_bitmapscan=off;"
     "SET LOCAL jit=off;"
 )
+_PLANNING_OF_SESSION = _PLANNING.replace("SET LOCAL", "SET")
 _UNKNOWN_STATEMENT = "26000"
 _KNOWN_ALREADY = "42P05"
 _TRIES = 5
@@ -73,7 +74,7 @@ def execute_prepared(
     Behind a pooler any call may meet a session that has not got the statement, or has it from another client. After
     some of these in a row it is sent as it is.
     """
-    settings = _PLANNING if has_choice else ""
+    settings = _planning(connection) if has_choice else ""
     if not is_durable:
         settings += "SET LOCAL synchronous_commit=off;"
     for _ in range(_TRIES):
@@ -94,7 +95,7 @@ def send_prepared(
     connection: Connection, statement: Prepared, params: Mapping[str, Any], *, within: float
 ) -> Callable[[float], list[tuple[Any, ...]]]:
     """Sends it as `execute_prepared` would, and returns who gets the answer, within so many seconds."""
-    connection.send(_PLANNING + _call(connection, statement), params, within=within)
+    connection.send(_planning(connection) + _call(connection, statement), params, within=within)
 
     def receive(within: float) -> list[tuple[Any, ...]]:
         try:
@@ -109,16 +110,24 @@ def send_prepared(
     return receive
 
 
+def settle(connection: Connection, *, limit: float, within: float) -> None:
+    """Has what such statements need, and a limit of so many seconds for each, stay with the session, if there is no
+    pooler. All that is sent on it is planned like that from now on."""
+    connection.settle(_PLANNING_OF_SESSION, limit=limit, within=within)
+
+
+def _planning(connection: Connection) -> str:
+    return "" if connection.is_settled else _PLANNING
+
+
 def plan_ahead(connection: Connection, statement: Prepared, *, within: float) -> None:
     """Has the session parse and plan it, which is most of what its first call takes; nothing is run.
 
     A session that has it already says so, or is another client's behind a pooler: the next call will find out.
     """
-    nothing = dict.fromkeys(statement.parameters)
+    explain = _planning(connection) + statement.definition + "EXPLAIN " + statement.call
     try:
-        connection.execute(
-            _PLANNING + statement.definition + "EXPLAIN " + statement.call, nothing, within=within, lock_within=within
-        )
+        connection.execute(explain, dict.fromkeys(statement.parameters), within=within, lock_within=within)
     except StatementRefused as refusal:
         if not _learn(connection, statement, refusal):
             raise

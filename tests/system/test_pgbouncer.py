@@ -6,18 +6,23 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from orchestrator.dev.postgres import PrivatePostgres
+from orchestrator.store.connection import Connection
+from orchestrator.store.prepared import settle
 from tests.fixtures.debian import install
 from tests.fixtures.fleet import CLAIM, ELECTED, NOTICED, SLACK, Fleet, leads
 from tests.fixtures.gates import APP, Gates
 from tests.fixtures.waiting import eventually
 from tests.fixtures.working import queue_at
 
+SESSIONS = 6
+TOLD_BY_POOLER = {"application_name", "client_encoding", "DateStyle", "TimeZone", "standard_conforming_strings"}
 CONFIGURATION = """
 [databases]
 postgres = host={server.hostname} port={server.port} user={server.username} password={server.password}
@@ -27,7 +32,7 @@ listen_port = {port}
 unix_socket_dir =
 auth_type = any
 pool_mode = transaction
-default_pool_size = 6
+default_pool_size = {sessions}
 max_client_conn = 100
 logfile = {folder}/log
 pidfile = {folder}/pid
@@ -42,7 +47,7 @@ def pooled_url(private_postgres_tcp: PrivatePostgres) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     server = urlsplit(private_postgres_tcp.url())
-    (folder / "ini").write_text(CONFIGURATION.format(server=server, port=port, folder=folder))
+    (folder / "ini").write_text(CONFIGURATION.format(server=server, port=port, folder=folder, sessions=SESSIONS))
     command = [program, str(folder / "ini")]
     if os.geteuid() == 0:  # it refuses to run as root
         shutil.chown(folder, "nobody")
@@ -56,6 +61,20 @@ def pooled_url(private_postgres_tcp: PrivatePostgres) -> Iterator[str]:
         pooler.terminate()
         pooler.wait(10)
         shutil.rmtree(folder)
+
+
+def left_in_sessions(url: str) -> list[tuple[bool, list[str]]]:
+    """Of each session that the pooler has: whether it passes for ours alone, and what settings were left in it."""
+    left = []
+    with ExitStack() as held:
+        for _ in range(SESSIONS):
+            connection = Connection.open(url, within=10.0, application_name="test")
+            held.callback(connection.close)
+            settle(connection, limit=18.0, within=5.0)
+            connection.execute("BEGIN", within=5.0)
+            names = connection.execute("SELECT name FROM pg_settings WHERE source = 'session'", within=5.0)
+            left.append((connection.is_settled, [name for (name,) in names if name not in TOLD_BY_POOLER]))
+    return left
 
 
 @pytest.mark.slow
@@ -84,3 +103,4 @@ def test_workers_behind_a_transaction_pooler_do_all_that_they_do_without(
     assert other.stop() == 0
     assert queue.one("SELECT count(*) FROM workers WHERE declared_dead_at IS NULL") == 0
     queue.connection.close()
+    assert left_in_sessions(pooled_url) == [(False, [])] * SESSIONS

@@ -1,0 +1,89 @@
+"""Settings that stay with a session that is nobody else's, and never with one that a pooler hands on."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from orchestrator.child.database import Database
+from orchestrator.errors import StatementRefused
+from orchestrator.store import holdings
+from orchestrator.store.connection import Connection
+from orchestrator.store.prepared import execute_prepared, prepared, settle
+
+OWN = "SELECT name, setting FROM pg_settings WHERE source = 'session' ORDER BY name"
+SHOW = prepared(
+    "show",
+    "SELECT %(names)s, array_agg(setting ORDER BY name) FROM pg_settings WHERE name = ANY (%(names)s) GROUP BY 1",
+    {"names": "text[]"},
+)
+NAMES = "{enable_bitmapscan,enable_seqscan,jit,plan_cache_mode,statement_timeout}"
+
+
+class Watched(Connection):
+    """Keeps what it sends; behind a pooler, it is told of a process that is not its server's."""
+
+    is_pooled = False
+
+    def _send(self, sql: str, params: Mapping[str, Any] | None, deadline: float) -> None:
+        self.last = sql
+        super()._send(sql, params, deadline)
+
+    def execute(self, sql: str, *args: Any, **more: Any) -> list[tuple[Any, ...]]:
+        rows = super().execute(sql, *args, **more)
+        if self.is_pooled and sql == "SELECT pg_backend_pid()":
+            return [(rows[0][0] + 1,)]
+        return rows
+
+
+class Pooled(Watched):
+    is_pooled = True
+
+
+def shown(connection: Connection, *, within: float = 20.0, lock_within: float = 20.0) -> list[str]:
+    """What holds while a prepared statement runs."""
+    rows = execute_prepared(connection, SHOW, {"names": NAMES}, within=within, lock_within=lock_within)
+    settings: list[str] = rows[0][1]
+    return settings
+
+
+@pytest.mark.parametrize("kind", [Watched, Pooled])
+def test_a_statement_runs_under_the_same_settings_whether_they_stay_or_are_sent(
+    database_url: str, kind: type[Watched]
+) -> None:
+    connection = kind.open(database_url, within=10.0, application_name="test")
+    settle(connection, limit=18.0, within=5.0)
+    assert shown(connection) == ["off", "off", "off", "force_generic_plan", "18000"]
+    assert ("SET" in connection.last) == connection.is_pooled
+    assert len(connection.execute(OWN, within=5.0)) == (0 if connection.is_pooled else 5)
+    connection.close()
+
+
+def test_a_shorter_limit_is_sent_where_the_session_would_wait_too_long(database_url: str) -> None:
+    connection = Watched.open(database_url, within=10.0, application_name="test")
+    settle(connection, limit=18.0, within=5.0)
+    assert shown(connection, within=10.0, lock_within=10.0)[-1] == "9000"
+    assert shown(connection, within=40.0, lock_within=40.0)[-1] == "36000"
+    assert shown(connection)[-1] == "18000"
+    shown(connection, lock_within=2.0)
+    assert "SET LOCAL lock_timeout=2000" in connection.last
+    connection.close()
+
+
+def test_the_server_ends_what_a_settled_session_forgot(database_url: str) -> None:
+    connection = Connection.open(database_url, within=10.0, application_name="test")
+    settle(connection, limit=0.2, within=5.0)
+    with pytest.raises(StatementRefused) as refusal:
+        connection.execute("SELECT pg_sleep(60)", within=10.0)
+    assert refusal.value.sqlstate == "57014"
+    connection.close()
+
+
+def test_a_childs_session_is_settled_and_a_new_one_again(database_url: str) -> None:
+    database = Database(database_url, "test")
+    for _ in range(2):
+        assert database.try_to_connect()
+        connection = database.connection
+        assert connection is not None and connection.is_settled
+        assert holdings.verdicts(connection, (), within=5.0) == {}
+        database.close()
