@@ -142,12 +142,13 @@ class Pulse:
         """Whatever is due, then a wait for what comes next."""
         if self._listening is not connection:
             self._listen(connection)
-        self._hear(connection)
         due_at = self._hold_lease(connection)
         due_at = min(due_at, self._beat(connection))
         self._session.answered()
         self._backoff.succeed()
-        if not connection.has_notifications:
+        if connection.has_notifications:
+            self._hear(connection)
+        else:
             self._wait(min(due_at, self._wake_at), connection)
 
     # start
@@ -218,7 +219,7 @@ class Pulse:
         self._wake()
 
     def _hear(self, connection: Connection) -> None:
-        """What was notified, before anything else is done."""
+        """What was notified: the first that is done with whatever has come, for a task waits."""
         messages = connection.notifications()
         is_lease_free = server.LEASE_IS_FREE in messages
         if is_lease_free:
@@ -239,10 +240,11 @@ class Pulse:
         sources = (self._bell, self._abort) if connection is None else (self._bell, self._abort, connection)
         self._standing.waits(THREAD)
         wait_until(until, *sources)
-        self._standing.moves(THREAD)
-        self._bell.clear()
         if connection is not None:
             connection.wait(0.0)
+            self._hear(connection)
+        self._standing.moves(THREAD)
+        self._bell.clear()
 
     # the end
 
