@@ -135,8 +135,9 @@ class Loop:
         self._listen(None)
 
     def _rest(self) -> None:
-        """Leave the processors to others for a moment; what ended does not wait for that."""
-        if self._flush():
+        """Leave the processors to others for a moment. What ended does not wait for that, unless it is refused."""
+        self._flush()
+        if self._leave is None:
             self._board.enter(SlotState.RESTING)
             self._runner.rest()
             self._listen(REST_SECONDS)
