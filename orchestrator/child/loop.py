@@ -164,10 +164,10 @@ class Loop:
             self._full_due = began + FULL_SECONDS
             self._channel.send(FULL)
         self._board.enter(SlotState.BUSY)
-        self._run_batch(claims)
-        self._pace.learn(asked=asked, got=len(claims), seconds=time.monotonic() - began)
+        ran = self._run_batch(claims)
+        self._pace.learn(asked=asked, got=len(claims), ran=ran, seconds=time.monotonic() - began)
         if self._tasks_left is not None:
-            self._tasks_left = max(0, self._tasks_left - len(claims))
+            self._tasks_left = max(0, self._tasks_left - ran)
         return True
 
     def _claim(self, limit: int) -> list[tuple[Claim, Limits]] | None:
@@ -192,8 +192,9 @@ class Loop:
             self._leave = LeaveReason.UNREGISTERED
         return claims
 
-    def _run_batch(self, claims: list[tuple[Claim, Limits]]) -> None:
-        """Start each claim whose permission we get; the rest the supervisor has taken back, or will."""
+    def _run_batch(self, claims: list[tuple[Claim, Limits]]) -> int:
+        """Start each claim whose permission we get; the rest the supervisor has taken back, or will. How many ran."""
+        ran = 0
         for claim, limits in claims:
             if not self._make_room() or self._leave is not None or not self._board.may_work:
                 break
@@ -204,8 +205,10 @@ class Loop:
                 self._condemn([f"the start permissions were closed: {error}"])
                 break
             self._run_one(claim, limits)
+            ran += 1
         self._inspect()
         self._settle()
+        return ran
 
     def _settle(self) -> None:
         """Wait until the supervisor has taken (and noted) what we did not start: only then the batch may go.

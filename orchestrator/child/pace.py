@@ -20,8 +20,11 @@ class Pace:
         """Whether tasks are as brief and plentiful as it can tell."""
         return self.size == self._largest
 
-    def learn(self, *, asked: int, got: int, seconds: float) -> None:
-        """A claim for `asked` brought `got` tasks (more than none), and running them took `seconds`."""
-        affordable = self._largest if seconds <= 0 else int(TARGET_SECONDS * got / seconds)
+    def learn(self, *, asked: int, got: int, ran: int, seconds: float) -> None:
+        """A claim for `asked` brought `got` tasks (more than none), and running `ran` of them took `seconds`: the
+        others were taken back, from behind a slow one perhaps."""
+        if not ran:
+            return
+        affordable = self._largest if seconds <= 0 else int(TARGET_SECONDS * ran / seconds)
         wanted = asked * 2 if got >= asked else got
         self.size = max(1, min(self._largest, affordable, wanted))

@@ -4,7 +4,7 @@ from orchestrator.child.pace import TARGET_SECONDS, Pace
 
 
 def quick_and_full(pace: Pace) -> None:
-    pace.learn(asked=pace.size, got=pace.size, seconds=pace.size * 1e-5)
+    pace.learn(asked=pace.size, got=pace.size, ran=pace.size, seconds=pace.size * 1e-5)
 
 
 def test_it_begins_with_one_and_doubles_with_each_full_and_quick_batch_up_to_the_largest() -> None:
@@ -20,14 +20,30 @@ def test_one_slow_task_brings_it_back_to_one() -> None:
     pace = Pace(100)
     for _ in range(8):
         quick_and_full(pace)
-    pace.learn(asked=100, got=100, seconds=60.0)
+    pace.learn(asked=100, got=100, ran=100, seconds=60.0)
     assert pace.size == 1
+
+
+def test_what_was_taken_back_from_behind_a_slow_task_was_not_quick() -> None:
+    pace = Pace(100)
+    for _ in range(8):
+        quick_and_full(pace)
+    pace.learn(asked=100, got=100, ran=1, seconds=1.0)
+    assert pace.size == 1
+
+
+def test_a_batch_of_which_nothing_ran_says_nothing() -> None:
+    pace = Pace(100)
+    for _ in range(4):
+        quick_and_full(pace)
+    pace.learn(asked=16, got=16, ran=0, seconds=0.5)
+    assert pace.size == 16
 
 
 def test_a_batch_takes_about_the_target_time() -> None:
     pace = Pace(1000)
     for _ in range(12):
-        pace.learn(asked=pace.size, got=pace.size, seconds=pace.size * 0.001)
+        pace.learn(asked=pace.size, got=pace.size, ran=pace.size, seconds=pace.size * 0.001)
     assert pace.size == round(TARGET_SECONDS / 0.001)
 
 
@@ -35,14 +51,14 @@ def test_a_batch_that_was_not_full_says_how_much_there_is() -> None:
     pace = Pace(100)
     for _ in range(8):
         quick_and_full(pace)
-    pace.learn(asked=100, got=3, seconds=0.0001)
+    pace.learn(asked=100, got=3, ran=3, seconds=0.0001)
     assert pace.size == 3
 
 
 def test_it_is_never_less_than_one_nor_more_than_the_largest() -> None:
     pace = Pace(4)
-    pace.learn(asked=1, got=1, seconds=1e9)
+    pace.learn(asked=1, got=1, ran=1, seconds=1e9)
     assert pace.size == 1
     for _ in range(5):
-        pace.learn(asked=pace.size, got=pace.size, seconds=0.0)
+        pace.learn(asked=pace.size, got=pace.size, ran=pace.size, seconds=0.0)
         assert 1 <= pace.size <= 4
