@@ -146,6 +146,7 @@ class Pool:
 
     def wake_one(self) -> None:
         """Something may be claimable: one idle child looks. If none is idle, the next that falls idle looks again."""
+        self._sleeper.offer(None)  # two wakes of one child are one, though each may be for a task of its own
         if not any(link.wake() for link in self._sleeping()):
             self._wake_is_owed = True
 
@@ -164,6 +165,7 @@ class Pool:
         link.woken_at = None
         if self._wake_is_owed:
             self._wake_is_owed = False
+            self._sleeper.offer(None)
             link.wake()
 
     def has_sleepers(self) -> bool:
