@@ -152,13 +152,14 @@ class Pool:
 
     def offer_sleeper(self) -> None:
         """Whom a notification wakes that is heard before our next turn."""
-        link = next(self._sleeping(), None) if self.order is ChildOrder.WORK else None
+        link = next(self._sleeping(), None)
         self._sleeper.offer(link.wake if link is not None else None)
 
     def _sleeping(self) -> Iterator[Link]:
-        """Those that were not told to look."""
+        """Those that may claim, and were not told to look."""
         for link in self._live_links():
-            if link.board.state is SlotState.IDLE and link.woken_at is None:
+            board = link.board
+            if board.state is SlotState.IDLE and link.woken_at is None and board.order is ChildOrder.WORK:
                 yield link
 
     def _went_idle(self, link: Link) -> None:

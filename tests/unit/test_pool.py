@@ -207,6 +207,18 @@ def test_no_notification_wakes_a_child_that_is_about_to_go(theatre: Theatre) -> 
     assert second.channel.receive() is None
 
 
+def test_a_child_that_was_told_to_leave_is_woken_no_more_though_it_said_just_then_that_it_sleeps(
+    theatre: Theatre,
+) -> None:
+    first, second, third = theatre.get_ready()
+    theatre.pool.retire(theatre.pool.children[0])
+    first.say(IDLE)
+    theatre.pool.wake_one()
+    theatre.pool.offer_sleeper()
+    assert theatre.sleeper.wake()
+    assert [first.looks(), second.looks(), third.looks()] == [1, 1, 1]
+
+
 def test_no_notification_wakes_a_pool_that_claims_nothing(theatre: Theatre) -> None:
     theatre.get_ready()
     theatre.pool.offer_sleeper()
