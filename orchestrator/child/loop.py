@@ -125,6 +125,7 @@ class Loop:
     def _sleep(self) -> None:
         """Until the supervisor says LOOK; it hears that we sleep, in case it had something while we claimed."""
         self._full_due = 0.0  # who has slept must tell at once: the others may sleep as well
+        self._crowd.leave()
         self._board.enter(SlotState.IDLE)
         self._runner.rest()
         self._channel.send(IDLE)
