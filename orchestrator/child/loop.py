@@ -132,8 +132,10 @@ class Loop:
         self._listen(None)
 
     def _rest(self) -> None:
-        """Leave the processors to others for a moment; what ended does not wait for that."""
-        if self._flush():
+        """Leave the processors to others for a moment; what ended does not wait for that. If it could not be written it
+        is kept, and we rest all the same: what the server refuses now it would refuse at once again."""
+        self._flush()
+        if self._leave is None:
             self._board.enter(SlotState.RESTING)
             self._runner.rest()
             self._listen(REST_SECONDS)
