@@ -16,7 +16,7 @@ from orchestrator.board.layout import MAX_INLINE_BYTES, ChildOrder, LeaveReason,
 from orchestrator.child.crowd import REST_SECONDS, Crowd
 from orchestrator.child.database import Database
 from orchestrator.child.execution import Executor, Limits
-from orchestrator.child.ledger import Ledger
+from orchestrator.child.ledger import SEND_SECONDS, Ledger
 from orchestrator.child.pace import Pace
 from orchestrator.child.runner import Runner
 from orchestrator.child.sanity import BRIEF_SECONDS, Sanity
@@ -25,12 +25,8 @@ from orchestrator.model import Claim, Outcome
 from orchestrator.telemetry import logs
 from orchestrator.telemetry.metrics import TaskMetrics
 
-SEND_SECONDS = 0.035
-"""An outcome waits no longer than this for company before it is sent (between tasks); on its way to the server's disk
-it is for some milliseconds more, and after 50 ms it is to be there."""
-
 SPARE_SECONDS = 0.01
-"""... or before a task that would make it wait so much longer: one that takes as long as the last."""
+"""An outcome is sent before a task that would make it wait so much longer: one that takes as long as the last."""
 
 FULL_SECONDS = 0.05
 """Full claims are told no more often: each wakes the supervisor, of a busy pool hundreds would a second."""
