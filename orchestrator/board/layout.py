@@ -23,8 +23,8 @@ MAX_CLAIMS = 256
 """Most claims of one statement."""
 
 CAPACITY = 3 * MAX_CLAIMS
-"""Records of a board. Claims are added behind those whose outcomes are on their way to the database; when there is no
-place left, the child waits until all are written and begins at the front."""
+"""Records of a board. Claims are added behind those whose outcomes wait for company or are on their way to the
+database; when there is no place left, the child waits until all are written and begins at the front."""
 
 
 class Word:

@@ -51,13 +51,17 @@ class Crowd:
         asked before it claims, if its tasks are brief."""
         others = self._roster.others(self._slot, now_ns - AT_WORK_NS, now_ns)
         if len(others) > self._enough and sum(others) >= CROWDED * len(others):
-            self._roster.leave(self._slot)
+            self.leave()
             return True
         if now_ns >= self._look_due:
             self._look_due = now_ns + _LOOK_NS
             self._look()
         self._roster.enter(self._slot, now_ns, self._crowding)
         return False
+
+    def leave(self) -> None:
+        """This child is no longer at work, it rests or has found nothing: who is woken next need not rest for it."""
+        self._roster.leave(self._slot)
 
     def _look(self) -> None:
         """The share of waiting since the last look."""

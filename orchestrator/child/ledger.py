@@ -1,5 +1,6 @@
 """The child's dealings with the database: finish what ended, claim what is next. Runs in a child."""
 
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,10 @@ from orchestrator.store.claims import Batch
 from orchestrator.store.connection import Connection
 from orchestrator.telemetry import logs
 from orchestrator.telemetry.metrics import TaskMetrics
+
+SEND_SECONDS = 0.035
+"""An outcome waits no longer than this for company before it is sent (between tasks); on its way to the server's disk
+it is for some milliseconds more, and after 50 ms it is to be there."""
 
 SLOW_SECONDS = 0.04
 """While there is plenty to claim, outcomes are written while the next batch runs. But not after such a task: the next
@@ -126,7 +131,7 @@ class Ledger:
             if not batch.claims or not self._board.has_place(len(batch.claims)):
                 self._finish_and_claim(connection, outcomes, 0)
                 self._all_are_written()
-            elif len(outcomes) + limit > COMPANY:
+            elif len(outcomes) + limit > COMPANY or time.monotonic() - outcomes[0].ended_monotonic > SEND_SECONDS:
                 self._send(connection, outcomes)
         except StatementRefused as refusal:
             self._statements.expect_little()  # together the next time: there it is looked for whose fault it is

@@ -16,7 +16,7 @@ from orchestrator.board.layout import MAX_INLINE_BYTES, ChildOrder, LeaveReason,
 from orchestrator.child.crowd import REST_SECONDS, Crowd
 from orchestrator.child.database import Database
 from orchestrator.child.execution import Executor, Limits
-from orchestrator.child.ledger import Ledger
+from orchestrator.child.ledger import SEND_SECONDS, Ledger
 from orchestrator.child.pace import Pace
 from orchestrator.child.runner import Runner
 from orchestrator.child.sanity import BRIEF_SECONDS, Sanity
@@ -25,12 +25,8 @@ from orchestrator.model import Claim, Outcome
 from orchestrator.telemetry import logs
 from orchestrator.telemetry.metrics import TaskMetrics
 
-SEND_SECONDS = 0.035
-"""An outcome waits no longer than this for company before it is sent (between tasks); on its way to the server's disk
-it is for some milliseconds more, and after 50 ms it is to be there."""
-
 SPARE_SECONDS = 0.01
-"""... or before a task that would make it wait so much longer: one that takes as long as the last."""
+"""An outcome is sent before a task that would make it wait so much longer: one that takes as long as the last."""
 
 FULL_SECONDS = 0.05
 """Full claims are told no more often: each wakes the supervisor, of a busy pool hundreds would a second."""
@@ -125,6 +121,7 @@ class Loop:
     def _sleep(self) -> None:
         """Until the supervisor says LOOK; it hears that we sleep, in case it had something while we claimed."""
         self._full_due = 0.0  # who has slept must tell at once: the others may sleep as well
+        self._crowd.leave()
         self._board.enter(SlotState.IDLE)
         self._runner.rest()
         self._channel.send(IDLE)
@@ -135,7 +132,8 @@ class Loop:
         self._listen(None)
 
     def _rest(self) -> None:
-        """Leave the processors to others for a moment. What ended does not wait for that, unless it is refused."""
+        """Leave the processors to others for a moment; what ended does not wait for that. If it could not be written it
+        is kept, and we rest all the same: what the server refuses now it would refuse at once again."""
         self._flush()
         if self._leave is None:
             self._board.enter(SlotState.RESTING)

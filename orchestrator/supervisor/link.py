@@ -49,7 +49,8 @@ class Link:
         self.wake()
 
     def wake(self) -> bool:
-        """Noted before it is sent: the pulse thread may do this, and the loop hear the child before `send` returns."""
+        """Whether the child could be told to look. Noted before it is sent: this may be the pulse thread, and the loop
+        hear of the child before `send` returns."""
         self.woken_at = time.monotonic()
         if self.channel.send(LOOK):
             return True

@@ -146,24 +146,27 @@ class Pool:
 
     def wake_one(self) -> None:
         """Something may be claimable: one idle child looks. If none is idle, the next that falls idle looks again."""
+        self._sleeper.offer(None)  # two wakes of one child are one, though each may be for a task of its own
         if not any(link.wake() for link in self._sleeping()):
             self._wake_is_owed = True
 
     def offer_sleeper(self) -> None:
         """Whom a notification wakes that is heard before our next turn."""
-        link = next(self._sleeping(), None) if self.order is ChildOrder.WORK else None
+        link = next(self._sleeping(), None)
         self._sleeper.offer(link.wake if link is not None else None)
 
     def _sleeping(self) -> Iterator[Link]:
-        """Those that were not told to look."""
+        """Those that may claim, and were not told to look."""
         for link in self._live_links():
-            if link.board.state is SlotState.IDLE and link.woken_at is None:
+            board = link.board
+            if board.state is SlotState.IDLE and link.woken_at is None and board.order is ChildOrder.WORK:
                 yield link
 
     def _went_idle(self, link: Link) -> None:
         link.woken_at = None
         if self._wake_is_owed:
             self._wake_is_owed = False
+            self._sleeper.offer(None)
             link.wake()
 
     def has_sleepers(self) -> bool:

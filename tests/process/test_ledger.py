@@ -13,7 +13,7 @@ from orchestrator.board.child_half import ChildBoard
 from orchestrator.board.layout import Word
 from orchestrator.board.memory import create_memory
 from orchestrator.child.database import Database
-from orchestrator.child.ledger import COMPANY, SLOW_SECONDS, Ledger
+from orchestrator.child.ledger import COMPANY, SEND_SECONDS, SLOW_SECONDS, Ledger
 from orchestrator.child.statements import BUSY_AFTER
 from orchestrator.dev.postgres import PrivatePostgres
 from orchestrator.errors import DatabaseUnavailable
@@ -148,6 +148,17 @@ def test_while_there_is_more_and_more_few_outcomes_wait_for_those_of_the_next_ba
     desk.ledger.hear()
     assert (len(desk.ledger), desk.board.word(Word.WRITTEN)) == (0, 3 * few)
     assert desk.counted("tasks_completed_total", status="success") == (BUSY_AFTER + 2) * few
+
+
+def test_outcomes_that_a_slow_claim_has_kept_waiting_wait_for_no_company(desk: Desk, connection: Connection) -> None:
+    few = COMPANY // 4
+    add_worker(connection)
+    add_tasks(connection, (BUSY_AFTER + 1) * few)
+    for _ in range(BUSY_AFTER - 1):
+        desk.run(desk.claim(few))
+    desk.run(desk.claim(few), ended_monotonic=time.monotonic() - SEND_SECONDS)
+    desk.claim(few)
+    assert desk.ledger.oldest_end == inf, "they were sent before the next batch begins"
 
 
 def test_after_a_slow_task_it_is_known_what_became_of_it_before_the_next_begins(

@@ -80,6 +80,13 @@ def test_when_those_at_work_meet_slow_tasks_others_take_their_places_within_a_mo
     assert REST_SECONDS + AT_WORK_NS / 1e9 < 0.2, "so soon each looks again"
 
 
+def test_who_found_nothing_and_sleeps_keeps_nobody_from_work_who_is_woken_a_moment_later() -> None:
+    pool = Pool()
+    for slot in pool.round():
+        pool.children[slot].crowd.leave()
+    assert pool.round([POOL - 1]) == [POOL - 1]
+
+
 def test_who_runs_a_batch_of_the_usual_length_counts_as_at_work_all_the_while() -> None:
     assert AT_WORK_NS / 1e9 > TARGET_SECONDS
 

@@ -177,6 +177,24 @@ def test_a_sleeper_that_sleeps_again_before_its_waking_has_returned_can_be_woken
     assert first.looks() == 1
 
 
+def test_whom_the_loop_has_woken_no_notification_wakes_as_well(theatre: Theatre) -> None:
+    """It may run a long task by then, and who was to look for what was notified would be another."""
+    _, second, _ = theatre.get_ready()
+    theatre.pool.offer_sleeper()
+    theatre.pool.wake_one()
+    assert not theatre.sleeper.wake(), "so the loop is to wake the next"
+    assert [actor.looks() for actor in theatre.actors] == [1, 0, 0]
+
+    for actor in theatre.actors:
+        actor.board.enter(SlotState.BUSY)
+    theatre.pool.wake_one()  # it is owed
+    second.board.enter(SlotState.IDLE)
+    theatre.pool.offer_sleeper()
+    second.say(IDLE)
+    assert not theatre.sleeper.wake()
+    assert second.looks() == 1
+
+
 def test_no_notification_wakes_a_child_that_is_about_to_go(theatre: Theatre) -> None:
     first, second, _ = theatre.get_ready()
     theatre.pool.offer_sleeper()
@@ -187,6 +205,18 @@ def test_no_notification_wakes_a_child_that_is_about_to_go(theatre: Theatre) -> 
     theatre.pool.drop_link(theatre.pool.children[1])
     assert not theatre.sleeper.wake(), "its channel is closed"
     assert second.channel.receive() is None
+
+
+def test_a_child_that_was_told_to_leave_is_woken_no_more_though_it_said_just_then_that_it_sleeps(
+    theatre: Theatre,
+) -> None:
+    first, second, third = theatre.get_ready()
+    theatre.pool.retire(theatre.pool.children[0])
+    first.say(IDLE)
+    theatre.pool.wake_one()
+    theatre.pool.offer_sleeper()
+    assert theatre.sleeper.wake()
+    assert [first.looks(), second.looks(), third.looks()] == [1, 1, 1]
 
 
 def test_no_notification_wakes_a_pool_that_claims_nothing(theatre: Theatre) -> None:
