@@ -158,6 +158,8 @@ class Loop:
             self._full_due = began + FULL_SECONDS
             self._channel.send(FULL)
         self._board.enter(SlotState.BUSY)
+        if self._pace.is_largest:
+            self._crowd.begins(time.monotonic_ns())
         self._run_batch(claims)
         self._pace.learn(asked=asked, got=len(claims), seconds=time.monotonic() - began)
         if self._tasks_left is not None:
