@@ -158,9 +158,9 @@ class StartFailed:
 
 @dataclass(frozen=True, slots=True)
 class WorkIsDue:
-    """Something can be claimed: wake an idle child, if `is_heard` is false. Else one was woken already."""
+    """Something can be claimed: wake an idle child. `has_woken`: who says so has woken one itself (Sleeper)."""
 
-    is_heard: bool = False
+    has_woken: bool = False
 
 
 @dataclass(frozen=True, slots=True)

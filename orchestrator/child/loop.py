@@ -162,6 +162,8 @@ class Loop:
             self._full_due = began + FULL_SECONDS
             self._channel.send(FULL)
         self._board.enter(SlotState.BUSY)
+        if self._pace.is_largest:
+            self._crowd.begins(time.monotonic_ns())
         ran = self._run_batch(claims)
         self._pace.learn(asked=asked, got=len(claims), ran=ran, seconds=time.monotonic() - began)
         if self._tasks_left is not None:

@@ -233,7 +233,7 @@ class Pulse:
         self._wake_at = math.inf
         self._woke_at = time.monotonic()
         self._standing.stirred()
-        self._reports.post(WorkIsDue(is_heard=self._sleeper.wake()))
+        self._reports.post(WorkIsDue(has_woken=self._sleeper.wake()))
 
     def _wait(self, until: float, connection: Connection | None = None) -> None:
         """Until a moment, a notification or a lost connection, or a call to leave."""

@@ -128,7 +128,7 @@ class Course:
                 self._fail(ExitCode(report.exit_code), report.message)
             case Serving():
                 self._serve()
-            case WorkIsDue(is_heard=False):
+            case WorkIsDue(has_woken=False):
                 self._pool.wake_one()
             case Written():
                 self._pool.written(report.tokens, report.by_child)

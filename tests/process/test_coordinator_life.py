@@ -84,9 +84,9 @@ def test_an_insert_wakes_the_child_that_was_offered_and_the_loop_need_not(
     worker.sleeper.offer(lambda: woken.set() is None)
     database.enqueue()
     assert woken.wait(10.0)
-    assert worker.reports.wait(WorkIsDue).is_heard
+    assert worker.reports.wait(WorkIsDue).has_woken
     database.enqueue()
-    assert not worker.reports.wait(WorkIsDue).is_heard, "nobody was offered since"
+    assert not worker.reports.wait(WorkIsDue).has_woken, "nobody was offered since"
 
 
 def test_a_burst_of_inserts_is_no_burst_of_reports(database: Database, make_worker: MakeWorker) -> None:
