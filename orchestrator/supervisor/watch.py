@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 
 from orchestrator.board.kernel import resident_bytes
-from orchestrator.board.layout import ChildOrder, SlotState
+from orchestrator.board.layout import ChildOrder, SlotState, Word
 from orchestrator.board.memory import NANO
 from orchestrator.board.supervisor_half import BoardClaim, Glance
 from orchestrator.mailbox import Finish, MarkRunning, Order, Release
@@ -20,7 +20,8 @@ MARK_RUNNING_SECONDS = 0.15
 """`running` is true in the table for what has run 250 ms: the order goes out a little earlier."""
 
 HAND_BACK_SECONDS = 0.4
-"""Behind a task that runs so long, nothing waits."""
+"""Nothing waits behind a task that runs so long, nor behind several of a batch that do together: a batch is to be done
+in a fifth of that."""
 
 LINGER_SECONDS = 0.06
 """An outcome that a busy or cut-off child has not written after this is written for it."""
@@ -77,7 +78,7 @@ class Watch:
         if not seen.unstarted:
             return
         state = link.board.state
-        is_slow = seen.running is not None and now - seen.running.started_ns / NANO > HAND_BACK_SECONDS
+        is_slow = state is SlotState.BUSY and now - link.board.word(Word.STATE_SINCE) / NANO > HAND_BACK_SECONDS
         is_halted = link.board.order is not ChildOrder.WORK or state in (SlotState.CONNECTING, SlotState.LEAVING)
         if not (is_slow or is_halted):
             return
