@@ -17,6 +17,7 @@ from tests.store.rows import add_tasks, add_worker, claim, ending, finish
 WAITING = 100_000
 STARTS = [None, claims.Place(0, "-infinity")]  # both statements; what is due stands behind the place
 
+
 def claim_plan(
     recorder: Recorder, limit: int, outcomes: Sequence[Outcome] = (), start: claims.Place | None = None
 ) -> dict[str, Any]:
