@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 
 from orchestrator.board.kernel import resident_bytes
-from orchestrator.board.layout import ChildOrder, SlotState
+from orchestrator.board.layout import ChildOrder, SlotState, Word
 from orchestrator.board.memory import NANO
 from orchestrator.board.supervisor_half import BoardClaim, Glance
 from orchestrator.mailbox import Finish, MarkRunning, Order, Release
@@ -22,6 +22,9 @@ MARK_RUNNING_SECONDS = 0.15
 HAND_BACK_SECONDS = 0.1
 """Behind a task that runs so long, nothing waits: all of a batch together should take less (child/pace.py). Where slow
 tasks lie together among brief ones, they begin one after the other so fast."""
+
+BATCH_SECONDS = 0.4
+"""Nor behind so many of a batch that together they have run so long."""
 
 LINGER_SECONDS = 0.06
 """An outcome that a busy or cut-off child has not written after this is written for it."""
@@ -78,7 +81,9 @@ class Watch:
         if not seen.unstarted:
             return
         state = link.board.state
-        is_slow = seen.running is not None and now - seen.running.started_ns / NANO > HAND_BACK_SECONDS
+        is_slow = (seen.running is not None and now - seen.running.started_ns / NANO > HAND_BACK_SECONDS) or (
+            state is SlotState.BUSY and now - link.board.word(Word.STATE_SINCE) / NANO > BATCH_SECONDS
+        )
         is_halted = link.board.order is not ChildOrder.WORK or state in (SlotState.CONNECTING, SlotState.LEAVING)
         if not (is_slow or is_halted):
             return

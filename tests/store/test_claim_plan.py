@@ -15,6 +15,7 @@ from tests.store.plans import Recorder, buffers, nodes
 from tests.store.rows import add_tasks, add_worker, claim, ending, finish
 
 WAITING = 100_000
+STARTS = [None, claims.Place(0, "-infinity")]  # both statements; what is due stands behind the place
 
 
 def claim_plan(
@@ -54,7 +55,10 @@ def test_waiting_tasks_of_higher_priority_cost_a_claim_nothing(
     assert hundred < 100 * 30
 
 
-def test_statistics_of_a_quiet_hour_do_not_mislead_a_claim(connection: Connection, recorder: Recorder) -> None:
+@pytest.mark.parametrize("start", STARTS)
+def test_statistics_of_a_quiet_hour_do_not_mislead_a_claim(
+    connection: Connection, recorder: Recorder, start: claims.Place | None
+) -> None:
     """ANALYZE saw nothing pending and nothing claimed; then a burst came. Autovacuum is late to such parties."""
     add_worker(connection)
     connection.execute("ALTER TABLE tasks SET (autovacuum_enabled = off)", within=5.0)
@@ -63,7 +67,7 @@ def test_statistics_of_a_quiet_hour_do_not_mislead_a_claim(connection: Connectio
     connection.execute("VACUUM (FULL, ANALYZE) tasks", within=60.0)
     add_tasks(connection, 20_000)
     taken = claim(connection, 2000)
-    found = claim_plan(recorder, 100, [ending(one) for one in taken[:100]])
+    found = claim_plan(recorder, 100, [ending(one) for one in taken[:100]], start)
     used = nodes(found["Plan"])
     assert "Seq Scan" not in {node["Node Type"] for node in used if node.get("Relation Name") == "tasks"}
     assert "idx_tasks_owned" not in {node.get("Index Name") for node in used}
@@ -71,9 +75,10 @@ def test_statistics_of_a_quiet_hour_do_not_mislead_a_claim(connection: Connectio
     assert buffers(found) < 200 * 30 + 200
 
 
+@pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("rows", [None, 0, 5])
 def test_a_plan_that_was_made_on_an_empty_table_serves_a_full_one(
-    connection: Connection, recorder: Recorder, rows: int | None
+    connection: Connection, recorder: Recorder, rows: int | None, start: claims.Place | None
 ) -> None:
     """The daemon starts on an empty queue, its sessions keep the plan of that, and nothing makes them plan again."""
     connection.execute("ALTER TABLE tasks SET (autovacuum_enabled = off)", within=5.0)
@@ -82,11 +87,11 @@ def test_a_plan_that_was_made_on_an_empty_table_serves_a_full_one(
         add_tasks(connection, rows)
         connection.execute("VACUUM ANALYZE tasks", within=60.0)
     for limit in (0, 1, 100):
-        claims.finish_and_claim(recorder, [], worker_id="w", slot=0, limit=limit, within=60.0)
+        claims.finish_and_claim(recorder, [], worker_id="w", slot=0, limit=limit, within=60.0, start=start)
     add_waiting(connection)
     add_tasks(connection, 50_000)
     taken = claim(connection, 1000)
-    found = claim_plan(recorder, 100, [ending(one) for one in taken[:100]])
+    found = claim_plan(recorder, 100, [ending(one) for one in taken[:100]], start)
     used = {(node["Node Type"], node.get("Index Name")) for node in nodes(found["Plan"]) if "Relation Name" in node}
     assert {index for _, index in used if index} == {"tasks_pkey", "idx_tasks_claimable", "workers_pkey"}
     by_key = [node for node in nodes(found["Plan"]) if node.get("Index Name") == "tasks_pkey"]

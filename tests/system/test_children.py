@@ -25,6 +25,10 @@ def pid(leak: int = 0) -> int:
     hoard.append(bytearray(leak))
     return os.getpid()
 
+@app.task("nap")
+def nap() -> None:
+    time.sleep(0.25)
+
 @app.task("wait")
 def wait(until: str) -> None:
     while not os.path.exists(until):
@@ -60,6 +64,30 @@ def test_nothing_waits_behind_a_slow_task_and_the_table_tells_what_runs(
     queue.wait_empty()
     assert queue.rows("SELECT DISTINCT status::text, attempts FROM tasks") == [("completed", 1)]
     assert set(Counter((tmp_path / "notes").read_text().split()).values()) == {1}, "each ran once"
+
+
+def test_nothing_waits_behind_many_tasks_none_of_which_is_slow(queue: Queue, daemon: Start) -> None:
+    # by the time they are met a child takes more of them than it can run in a second
+    queue.rows(
+        """
+        INSERT INTO tasks (type, payload)
+        SELECT CASE WHEN n > 200 THEN 'nap' ELSE 'note' END,
+            CASE WHEN n > 200 THEN '{}' ELSE '{"what": "brief"}'::jsonb END
+        FROM generate_series(1, 212) AS n ORDER BY n
+        """
+    )
+    worker = daemon(APP, "--pool-size", "3", DATABASE_URL=queue.url)
+    queue.wait_empty(within=10)
+    took, slots, attempts = queue.rows(
+        """
+        SELECT extract(epoch FROM max(completed_at) - min(started_at)), count(DISTINCT slot), sum(attempts)
+        FROM tasks WHERE type = 'nap'
+        """
+    )[0]
+    assert slots > 1, "another child took what had waited"
+    assert took < 12 * 0.25
+    assert attempts == 12
+    assert "reason=slow_task" in worker.log()
 
 
 def test_what_has_run_for_a_quarter_of_a_second_is_running_in_the_table(
