@@ -34,11 +34,16 @@ def leaders(workers: list[Daemon]) -> list[Daemon]:
 
 
 def hold(queue: Queue, gates: Gates, victim: Daemon, others: list[Daemon]) -> str:
-    """A task that runs on the victim and ends when gate `held` is opened."""
+    """A task that runs on the victim until its gate is opened. The others, who took those before it, have room again."""
+    elsewhere: list[str] = []
     for n in range(len(others) * 2 + 1):
         task_id = queue.enqueue("hold", {"name": f"task{n}"})
         if f"-{victim.pid}-" in worker_of(queue, task_id):
+            for number, other_id in enumerate(elsewhere):
+                gates.open(f"task{number}")
+                queue.wait_status(other_id, "completed")
             return task_id
+        elsewhere.append(task_id)
     raise AssertionError("the victim took none")
 
 
