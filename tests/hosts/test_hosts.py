@@ -34,7 +34,7 @@ def leaders(workers: list[Daemon]) -> list[Daemon]:
 
 
 def hold(queue: Queue, gates: Gates, victim: Daemon, others: list[Daemon]) -> str:
-    """A task that runs on the victim until its gate is opened; the others, who took those before it, have room again."""
+    """A task that runs on the victim until its gate is opened; the others, who took those before, have room."""
     elsewhere: list[str] = []
     for n in range(len(others) * 2 + 1):
         task_id = queue.enqueue("hold", {"name": f"task{n}"})
