@@ -6,7 +6,7 @@ jsonb refuses NUL and lone surrogates inside strings, and NaN; text refuses NUL.
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -20,6 +20,21 @@ MAX_DIGITS = 4300
 _MAX_BITS = int(MAX_DIGITS * math.log2(10))
 _DECODER = json.JSONDecoder()
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+
+
+def _plain_encoder() -> Callable[[object], str]:
+    """As `_ENCODER.encode`, for what cannot be circular: that makes the one of these in C anew at each call (1 us)."""
+    try:
+        encode = json.encoder.c_make_encoder(  # type: ignore[attr-defined]  # where Python has it, as json calls it
+            None, _ENCODER.default, json.encoder.encode_basestring, None, ": ", ", ", False, False, False
+        )
+        assert "".join(encode({"a": ["b", 1]}, 0)) == '{"a": ["b", 1]}'
+    except Exception:  # noqa: BLE001 another Python's, of which nothing is promised
+        return _ENCODER.encode
+    return lambda value: "".join(encode(value, 0))
+
+
+_encode_quickly = _plain_encoder()
 
 _PLAIN = frozenset({int, bool, type(None)})
 """Kinds in which the encoder itself finds whatever is wrong."""
@@ -188,11 +203,12 @@ def _encode_plain(value: object, max_bytes: int) -> str | None:
     if _room_left(value, max_bytes, MAX_DEPTH) < 0:
         return None
     try:
-        text = _ENCODER.encode(value)
+        text = _encode_quickly(value)
         size = len(text) if text.isascii() else len(text.encode())
     except ValueError:  # an endless integer, or a lone surrogate
         return None
-    return text if size <= max_bytes and "\\u0000" not in text else None
+    has_nul = "\\" in text and "\\u0000" in text  # one character is found ten times as fast
+    return text if size <= max_bytes and not has_nul else None
 
 
 def _room_left(container: object, room: int, levels: int) -> int:
