@@ -16,6 +16,7 @@ from orchestrator.store import prepared
 from orchestrator.store.arrays import jsons, texts, words
 from orchestrator.store.claim_sql import CLAIM, CLAIM_ONWARDS, FINISH, FINISH_AND_CLAIM, FINISH_AND_CLAIM_ONWARDS
 from orchestrator.store.connection import Connection
+from orchestrator.store.literals import long_text
 from orchestrator.store.prepared import execute_prepared, send_prepared
 from orchestrator.store.tokens import Tokens
 
@@ -139,7 +140,7 @@ def _columns(outcomes: Sequence[Outcome]) -> dict[str, object]:
         "ended_ago": words([str(int((now - end) * 1e6)) for end in ends]),
         "delays": words(() if is_plain else map(str, delays)),
         "errors": texts(() if is_plain else errors),
-        "results": jsons(results),
+        "results": long_text(jsons(results)),
         "count": count,
     }
 

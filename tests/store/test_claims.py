@@ -129,6 +129,41 @@ def test_a_completed_task_keeps_its_result_and_its_real_times(connection: Connec
     assert ages[1] == pytest.approx(1.0, abs=0.01)
 
 
+HARMFUL = [
+    "it's",
+    "$$); DROP TABLE tasks; --",
+    "$",
+    "$1 $$ $a$",
+    "%(ids)s %s %%",
+    'back\\slash "quoted" \\',
+    "äöü € 𝄞",
+    "\x7f\t\n",
+]
+
+
+@pytest.mark.parametrize("text", HARMFUL)
+@pytest.mark.parametrize("has_dollar_beside", [False, True])
+def test_a_result_comes_to_the_table_as_it_is(connection: Connection, text: str, has_dollar_beside: bool) -> None:
+    add_worker(connection)
+    add_tasks(connection, 2)
+    one, other = claim(connection, 2)
+    beside = json.dumps("$" if has_dollar_beside else "no dollar")
+    results = [json.dumps({"text": text}, ensure_ascii=False), beside]
+    finish(connection, [ending(one, result=results[0]), ending(other, result=results[1])])
+    found = [value(connection, "result::text", each.task_id) for each in (one, other)]
+    assert [json.loads(str(each)) for each in found] == [{"text": text}, json.loads(beside)]
+
+
+@pytest.mark.parametrize("text", ['["a\x00b"]', '["\ud800"]'])
+def test_what_no_statement_can_hold_is_refused_and_changes_nothing(connection: Connection, text: str) -> None:
+    add_worker(connection)
+    add_task(connection)
+    (taken,) = claim(connection)
+    with pytest.raises(StatementRefused):
+        finish(connection, [ending(taken, result=text)])
+    assert value(connection, "status::text", taken.task_id) == "claimed"
+
+
 def test_a_retry_leaves_the_row_wholly_pending_until_its_time(connection: Connection) -> None:
     add_worker(connection)
     task_id = add_task(connection)
