@@ -6,6 +6,7 @@ from orchestrator.store import claims
 from orchestrator.store.connection import Connection
 from orchestrator.store.schema import migrate
 from orchestrator.store.tokens import EPOCH_BITS, Tokens
+from tests.fixtures.database import private_server
 from tests.store.rows import add_task, add_worker, ending, finish, value
 
 
@@ -42,32 +43,29 @@ def test_no_epoch_is_drawn_twice_though_the_server_crashes_right_after(private_p
     assert len(set(epochs)) == 3
 
 
-def test_a_claim_that_the_server_forgot_in_a_crash_is_refused_what_it_reports(
-    private_postgres: PrivatePostgres,
-) -> None:
-    tokens = Tokens()
+def test_a_claim_that_the_server_forgot_in_a_crash_is_refused_what_it_reports() -> None:
+    with private_server(settings={"wal_writer_delay": "10s"}) as server:  # whose next turn is far away
+        tokens = Tokens()
 
-    def claim(connection: Connection) -> Claim:
-        batch = claims.finish_and_claim(
-            connection, [], worker_id="w", slot=0, limit=1, within=5.0, tokens=tokens, is_durable=False
-        )
-        return batch.claims[0]
+        def claim(connection: Connection) -> Claim:
+            batch = claims.finish_and_claim(
+                connection, [], worker_id="w", slot=0, limit=1, within=5.0, tokens=tokens, is_durable=False
+            )
+            return batch.claims[0]
 
-    connection = Connection.open(private_postgres.url(), within=10.0, application_name="test")
-    migrate(connection, within=20.0)
-    connection.execute("ALTER SYSTEM SET wal_writer_delay = '10s'", within=5.0)
-    connection.execute("SELECT pg_reload_conf()", within=5.0)
-    add_worker(connection)
-    task_id = add_task(connection)
-    tokens.take(connection, 1, within=5.0)  # the epoch's flush comes before the claim
-    forgotten = claim(connection)
-    private_postgres.crash()
-    private_postgres.start()
-    connection.close()
-    connection = Connection.open(private_postgres.url(), within=10.0, application_name="test")
-    assert value(connection, "status::text", task_id) == "pending"
-    known = claim(connection)
-    assert known.task_id == forgotten.task_id == task_id
-    assert finish(connection, [ending(forgotten)]).accepted == 0
-    assert finish(connection, [ending(known)]).accepted == 1
-    connection.close()
+        connection = Connection.open(server.url(), within=10.0, application_name="test")
+        migrate(connection, within=20.0)
+        add_worker(connection)
+        task_id = add_task(connection)
+        tokens.take(connection, 1, within=5.0)  # the epoch's flush comes before the claim
+        forgotten = claim(connection)
+        server.crash()
+        server.start()
+        connection.close()
+        connection = Connection.open(server.url(), within=10.0, application_name="test")
+        assert value(connection, "status::text", task_id) == "pending"
+        known = claim(connection)
+        assert known.task_id == forgotten.task_id == task_id
+        assert finish(connection, [ending(forgotten)]).accepted == 0
+        assert finish(connection, [ending(known)]).accepted == 1
+        connection.close()
