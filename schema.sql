@@ -89,7 +89,7 @@ COMMENT ON COLUMN tasks.completed_at IS 'When it reached completed, failed or de
 COMMENT ON COLUMN tasks.next_retry_at IS 'Pending: not before this time, NULL: due now. NULL in every other status';
 COMMENT ON COLUMN tasks.claim_token IS 'The claim that owns the task, or that ended it; NULL while pending';
 COMMENT ON COLUMN tasks.ended_token IS
-    'The last claim whose outcome was accepted: tells a repeated outcome from a stale one';
+    'The last claim whose outcome was accepted (negative: its worker wrote it for the child): tells repeated from stale';
 COMMENT ON COLUMN tasks.timeout_seconds IS 'Time limit of one execution; NULL: what the handler is registered with';
 COMMENT ON COLUMN tasks.status IS 'See the type task_status';
 COMMENT ON COLUMN tasks.priority IS 'Higher is claimed first';

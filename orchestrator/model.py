@@ -144,7 +144,8 @@ class Verdict(StrEnum):
     """What became of a written outcome."""
 
     ACCEPTED = "accepted"  # this write ended the execution
-    REPEATED = "repeated"  # the same claim had ended already: a lost reply, or the supervisor was first
+    BY_CHILD = "by child"  # the claim's own child had written it before, though the reply may have been lost
+    BY_SUPERVISOR = "by supervisor"  # the child's supervisor had
     STALE = "stale"  # the claim is no longer the task's: nothing was changed
 
 

@@ -64,7 +64,6 @@ class Ledger:
         self._unwritten: list[tuple[int, Outcome]] = []
         self._marks = 0  # of the board, when the first of them ended
         self._sent: _Sent | None = None
-        self._unsure: set[int] = set()  # sent before, but the reply was lost: they may stand already
         self._planned_on: Connection | None = None
         self._is_pressing = False  # whether a retry that is due soon is among the unwritten
         self.oldest_end = inf
@@ -89,15 +88,6 @@ class Ledger:
         """Whether the last claim looked at all that is due."""
         return self._statements.has_seen_front
 
-    @property
-    def is_unsure(self) -> bool:
-        """Whether the fate of outcomes that were sent is unknown, and the supervisor has not found it out yet."""
-        self._give_up_lost()
-        return any(
-            outcome.token in self._unsure and not self._board.supervisor_wrote(index, outcome.token)
-            for index, outcome in self._unwritten
-        )
-
     def exchange(self, limit: int, *, extra: Sequence[Outcome] = ()) -> Batch:
         """Write all unwritten outcomes (and `extra`, which are not on the board), and claim up to `limit` tasks.
 
@@ -111,7 +101,7 @@ class Ledger:
             raise DatabaseUnavailable("not connected")
         outcomes = [*self._left_to_write(), *extra]
         self._statements.begin()
-        with self._unsure_if_lost(outcomes):
+        with self._dropped_if_lost():
             if limit and self._statements.is_plenty_due and not self._must_wait(outcomes):
                 return self._claim_first(connection, outcomes, limit)
             batch = self._finish_and_claim(connection, outcomes, limit)
@@ -148,7 +138,7 @@ class Ledger:
             return
         self._planned_on = connection
         try:
-            with self._unsure_if_lost(()):
+            with self._dropped_if_lost():
                 self._statements.plan_ahead(connection)
         except StatementRefused as refusal:
             self._log.debug("not_planned_ahead", sqlstate=refusal.sqlstate, error=str(refusal))
@@ -167,7 +157,7 @@ class Ledger:
             self._are_written(self._last)
             return
         self._statements.begin()
-        with self._unsure_if_lost(outcomes):
+        with self._dropped_if_lost():
             self._send(connection, outcomes)
 
     def _send(self, connection: Connection, outcomes: Sequence[Outcome]) -> None:
@@ -195,7 +185,7 @@ class Ledger:
             return
         self._statements.give_up_at = sent.give_up_at
         self.oldest_end = sent.outcomes[0].ended_monotonic  # until we know better
-        with self._unsure_if_lost(sent.outcomes):
+        with self._dropped_if_lost():
             try:
                 batch = sent.receive(self._statements.left())
             except StatementRefused as refusal:
@@ -209,18 +199,16 @@ class Ledger:
     def _give_up_lost(self) -> None:
         """Of outcomes that were sent on a connection that is no longer ours nothing will be heard."""
         if self._sent is not None and self._database.connection is not self._sent.connection:
-            self._unsure.update(each.token for each in self._sent.outcomes)
             self.oldest_end = self._sent.outcomes[0].ended_monotonic
             self._sent = None
 
     @contextmanager
-    def _unsure_if_lost(self, outcomes: Sequence[Outcome]) -> Iterator[None]:
-        """A connection that fails is dropped; what was sent on it may have been written."""
+    def _dropped_if_lost(self) -> Iterator[None]:
+        """A connection that fails is dropped. What was sent on it may have been written: it is sent again, and then it
+        turns out who wrote it."""
         try:
             yield
         except DatabaseUnavailable as error:
-            if error.sent:
-                self._unsure.update(each.token for each in outcomes)
             self._database.lost(error)
             raise
 
@@ -234,14 +222,11 @@ class Ledger:
         count = bisect_right(self._unwritten, last, key=_index)
         if count:
             self._board.outcomes_written(last + 1)
-            if self._unsure:
-                self._unsure.difference_update([outcome.token for _, outcome in self._unwritten[:count]])
             del self._unwritten[:count]
         self.oldest_end = self._unwritten[0][1].ended_monotonic if self._unwritten else inf
 
     def _all_are_written(self) -> None:
         self._are_written(self._last)
-        self._unsure.clear()
         self._is_pressing = False
 
     def _left_to_write(self) -> list[Outcome]:
@@ -252,8 +237,7 @@ class Ledger:
         for index, outcome in self._unwritten:
             if not self._board.supervisor_wrote(index, outcome.token):
                 left.append(outcome)
-            elif outcome.token in self._unsure and self._board.supervisor_found(index, outcome.token):
-                self._unsure.discard(outcome.token)
+            elif self._board.supervisor_found(index, outcome.token):
                 self._board.count_found(index)
                 self._verdicts.found(outcome)
         return left
@@ -275,7 +259,7 @@ class Ledger:
         return batch
 
     def _count(self, connection: Connection, outcomes: Sequence[Outcome], batch: Batch, last: int) -> None:
-        self._verdicts.count(connection, outcomes, batch, last=last, unsure=self._unsure, left=self._statements.left)
+        self._verdicts.count(connection, outcomes, batch, last=last, left=self._statements.left)
 
     def _finish_one_by_one(
         self, connection: Connection, outcomes: Sequence[Outcome], refusal: StatementRefused

@@ -33,8 +33,6 @@ FULL_SECONDS = 0.05
 
 REFUSED_WAIT_SECONDS = 1.0
 SETTLE_SECONDS = 0.002
-SETTLE_LOST_SECONDS = 5.0
-"""After that outcomes are sent at the risk that they are counted twice: the supervisor's connection may be down."""
 
 
 class Loop:
@@ -106,17 +104,7 @@ class Loop:
         if not self._database.try_to_connect():
             return False
         self._sanity.connected()
-        self._let_supervisor_settle()
         return True
-
-    def _let_supervisor_settle(self) -> None:
-        """Outcomes whose reply was lost are left to the supervisor, which has them on the board and sends them soon.
-
-        If both of us sent them again, both would find them written, and neither would know who is to count them.
-        """
-        until = time.monotonic() + SETTLE_LOST_SECONDS
-        while self._leave is None and self._ledger.is_unsure and time.monotonic() < until:
-            self._listen(SETTLE_SECONDS)
 
     def _sleep(self) -> None:
         """Until the supervisor says LOOK; it hears that we sleep, in case it had something while we claimed."""

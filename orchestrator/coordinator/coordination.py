@@ -204,7 +204,7 @@ def _make_coordinator(
         book, standing, reports, recovery=recovery, examples=example_duty, is_distributed=settings.distributed
     )
     errands = (
-        WriteOutcomes(book, standing, reports, counting),
+        WriteOutcomes(book, reports, counting),
         HandBackClaims(book, counting),
         activity,
         MarkStarted(book),

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 from orchestrator.coordinator.counting import Counting
 from orchestrator.coordinator.order_book import OrderBook
-from orchestrator.coordinator.standing import Standing
 from orchestrator.errors import DatabaseUnavailable, StatementRefused
 from orchestrator.mailbox import Mailbox, Report, Written
 from orchestrator.model import Outcome, Verdict
@@ -24,13 +23,12 @@ class WriteOutcomes:
 
     name = "write_outcomes"
 
-    def __init__(self, book: OrderBook, standing: Standing, reports: Mailbox[Report], counting: Counting) -> None:
+    def __init__(self, book: OrderBook, reports: Mailbox[Report], counting: Counting) -> None:
         self._book = book
-        self._standing = standing
         self._reports = reports
         self._counting = counting
         self._at_once = OUTCOMES_AT_ONCE
-        self._unsure: set[int] = set()
+        self._unsure: set[int] = set()  # tokens of outcomes that were sent before, but the reply was lost
         self._plain: set[int] = set()
         self._log = logs.get("coordinator")
 
@@ -38,11 +36,8 @@ class WriteOutcomes:
         outcomes = _fitting(self._book.outcomes(self._at_once))
         if not outcomes:
             return False
-        worker_id = self._standing.worker_id or ""
         try:
-            batch = claims.finish_and_claim(
-                connection, outcomes, worker_id=worker_id, slot=0, limit=0, within=WRITE_SECONDS
-            )
+            batch = claims.finish_for_children(connection, outcomes, within=WRITE_SECONDS)
         except DatabaseUnavailable as error:
             if error.sent:
                 self._unsure.update(outcome.token for outcome in outcomes)
@@ -69,13 +64,17 @@ class WriteOutcomes:
         now = holdings.present_claims(connection, stale, within=WRITE_SECONDS) if stale else {}
         by_child = []
         for outcome in outcomes:
-            if verdicts[outcome.token] is Verdict.STALE:
-                self._counting.stale(outcome.type)
-                self._tell_stale(outcome, now.get(outcome.task_id, {}))
-            elif outcome.token in self._unsure or self._book.is_estate(outcome.token):
-                self._counting.ended([outcome])
-            else:
-                by_child.append(outcome.token)
+            match verdicts[outcome.token]:
+                case Verdict.STALE:
+                    self._counting.stale(outcome.type)
+                    self._tell_stale(outcome, now.get(outcome.task_id, {}))
+                case Verdict.BY_SUPERVISOR:
+                    if outcome.token in self._unsure:
+                        self._counting.ended([outcome])
+                case _ if self._book.is_estate(outcome.token):
+                    self._counting.ended([outcome])
+                case _:
+                    by_child.append(outcome.token)
         self._settle(outcomes, by_child)
 
     def _tell_stale(self, outcome: Outcome, now: Mapping[str, object]) -> None:

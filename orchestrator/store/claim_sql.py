@@ -15,13 +15,14 @@ CLAIM_STATEMENT = "orchestrator_claim"
 # quotes had to be escaped, and each was read three times. BETWEEN (in the enum's
 # order) says the same as IN ('claimed', 'running') without offering idx_tasks_owned: told by statistics of a quiet hour
 # that hardly any task is claimed, the planner would read all of that index instead. now(), not clock_timestamp():
-# nearest to the moment when the ages were taken. A retry leaves the row wholly pending but for `ended_token`.
+# nearest to the moment when the ages were taken. A retry leaves the row wholly pending but for `ended_token`: it tells
+# whose write was accepted, should its reply be lost (holdings.verdicts): a child's, or (negative) its supervisor's.
 _FINISHED = """
 finished AS (
     UPDATE tasks AS t
     SET status = o.status,
         attempts = o.attempt,
-        ended_token = o.token,
+        ended_token = <sign>o.token,
         claim_token = CASE WHEN o.status <> 'pending' THEN o.token END,
         worker_id = CASE WHEN o.status <> 'pending' THEN t.worker_id END,
         slot = CASE WHEN o.status <> 'pending' THEN t.slot END,
@@ -47,6 +48,8 @@ finished AS (
     RETURNING o.token
 )
 """
+_FINISHED_BY_CHILD = _FINISHED.replace("<sign>", "")
+_FINISHED_BY_SUPERVISOR = _FINISHED.replace("<sign>", "-")
 _FINISHED_TYPES = {
     "ids": "uuid[]",
     "tokens": "bigint[]",
@@ -147,7 +150,12 @@ def _with(*parts: str, answer: str) -> str:
 
 FINISH = prepared(
     "orchestrator_finish",
-    _with(_FINISHED, _TOLD, answer=_ANSWER_WITHOUT_CLAIMS),
+    _with(_FINISHED_BY_CHILD, _TOLD, answer=_ANSWER_WITHOUT_CLAIMS),
+    _FINISHED_TYPES,
+)
+FINISH_FOR_CHILDREN = prepared(
+    "orchestrator_finish_for_children",
+    _with(_FINISHED_BY_SUPERVISOR, _TOLD, answer=_ANSWER_WITHOUT_CLAIMS),
     _FINISHED_TYPES,
 )
 CLAIM = prepared(
@@ -162,11 +170,11 @@ CLAIM_ONWARDS = prepared(
 )
 FINISH_AND_CLAIM = prepared(
     CLAIM_STATEMENT,
-    _with(_FINISHED, _CLAIMED, _TOLD, answer=_ANSWER),
+    _with(_FINISHED_BY_CHILD, _CLAIMED, _TOLD, answer=_ANSWER),
     _FINISHED_TYPES | _CLAIMED_TYPES,
 )
 FINISH_AND_CLAIM_ONWARDS = prepared(
     CLAIM_STATEMENT,
-    _with(_FINISHED, _CLAIMED_ONWARDS, _TOLD, answer=_ANSWER),
+    _with(_FINISHED_BY_CHILD, _CLAIMED_ONWARDS, _TOLD, answer=_ANSWER),
     _FINISHED_TYPES | _CLAIMED_TYPES | _PLACE_TYPES,
 )

@@ -14,7 +14,14 @@ from typing import Any
 from orchestrator.model import MAX_PAYLOAD_BYTES, Claim, ClaimRef, Outcome, Start, TaskStatus
 from orchestrator.store import prepared
 from orchestrator.store.arrays import jsons, texts, words
-from orchestrator.store.claim_sql import CLAIM, CLAIM_ONWARDS, FINISH, FINISH_AND_CLAIM, FINISH_AND_CLAIM_ONWARDS
+from orchestrator.store.claim_sql import (
+    CLAIM,
+    CLAIM_ONWARDS,
+    FINISH,
+    FINISH_AND_CLAIM,
+    FINISH_AND_CLAIM_ONWARDS,
+    FINISH_FOR_CHILDREN,
+)
 from orchestrator.store.connection import Connection
 from orchestrator.store.literals import long_text
 from orchestrator.store.prepared import execute_prepared, send_prepared
@@ -102,6 +109,12 @@ def send_outcomes(connection: Connection, outcomes: Sequence[Outcome], *, within
     nothing else may be sent. Both raise as `finish_and_claim` does."""
     receive = send_prepared(connection, FINISH, _columns(outcomes), within=within)
     return lambda within: _batch(receive(within), outcomes)
+
+
+def finish_for_children(connection: Connection, outcomes: Sequence[Outcome], *, within: float) -> Batch:
+    """Writes the outcomes of children as their supervisor, and leaves a mark in the rows that it was not they."""
+    rows = execute_prepared(connection, FINISH_FOR_CHILDREN, _columns(outcomes), within=within, lock_within=within)
+    return _batch(rows, outcomes)
 
 
 def plan_ahead(connection: Connection, *, within: float) -> None:

@@ -9,20 +9,20 @@ from orchestrator.store.connection import Connection
 
 
 def verdicts(connection: Connection, outcomes: Sequence[Outcome], *, within: float) -> dict[int, Verdict]:
-    """For outcomes that were not accepted, by token: REPEATED (the claim had ended with an outcome before) or STALE.
+    """For outcomes that were not accepted, by token: who had written them before (BY_CHILD, BY_SUPERVISOR), or STALE.
 
     A task that was claimed again and ended once more since then no longer knows the earlier claim: that is STALE too.
     """
     rows = connection.execute(
         """
-        SELECT o.token FROM unnest(%(ids)s::uuid[], %(tokens)s::bigint[]) AS o (id, token)
-        JOIN tasks AS t ON t.id = o.id AND t.ended_token = o.token
+        SELECT o.token, t.ended_token < 0 FROM unnest(%(ids)s::uuid[], %(tokens)s::bigint[]) AS o (id, token)
+        JOIN tasks AS t ON t.id = o.id AND t.ended_token IN (o.token, -o.token)
         """,
         {"ids": words(o.task_id for o in outcomes), "tokens": words(str(o.token) for o in outcomes)},
         within=within,
     )
-    ended = {token for (token,) in rows}
-    return {o.token: Verdict.REPEATED if o.token in ended else Verdict.STALE for o in outcomes}
+    written = {token: Verdict.BY_SUPERVISOR if is_negative else Verdict.BY_CHILD for token, is_negative in rows}
+    return {o.token: written.get(o.token, Verdict.STALE) for o in outcomes}
 
 
 def present_claims(connection: Connection, stale: Sequence[Outcome], *, within: float) -> dict[str, dict[str, object]]:

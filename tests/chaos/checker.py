@@ -102,8 +102,9 @@ def owners_are_fenced(history: History) -> Iterator[Violation]:
     """An outcome ends the claim that the task has at that moment, and no other; tokens are never used twice."""
     used: set[int] = set()
     for each in history.changes:
-        if each.new_ended_token != each.old_ended_token and each.new_ended_token != each.old_token:
-            text = f"the outcome of claim {each.new_ended_token} was taken for claim {each.old_token}"
+        ended = abs(each.new_ended_token or 0)  # negative: its supervisor wrote it
+        if each.new_ended_token != each.old_ended_token and ended != each.old_token:
+            text = f"the outcome of claim {ended} was taken for claim {each.old_token}"
             yield Violation("stale outcome", each.task_id, text)
         if each.new_status in OWNED and each.new_token != each.old_token and each.new_token is not None:
             if each.new_token in used:

@@ -1,12 +1,16 @@
 """The coordinator's orders: what is written, counted and reported, also when the database goes away in between."""
 
 import time
+from contextlib import closing
 
+import psycopg
 import pytest
 
 from orchestrator.mailbox import Activity, Audit, Audited, Begin, Finish, MarkRunning, Release, Serving, Types, Written
 from orchestrator.model import ClaimRef, Outcome, OwnedClaim, Start, TaskStatus, TaskType
+from orchestrator.store.connection import Connection
 from tests.fixtures.coordination import Database, Events, MakeWorker, Worker, eventually
+from tests.store.rows import finish
 
 
 def outcome(task_id: str, token: int, status: TaskStatus = TaskStatus.COMPLETED, **facts: object) -> Outcome:
@@ -53,15 +57,51 @@ def test_outcomes_are_written_reported_and_counted_by_how_they_ended(database: D
     assert worker.coordination.outstanding == 0
 
 
-def test_an_outcome_that_its_child_has_written_is_reported_and_not_counted_again(
+def test_an_outcome_that_was_written_and_counted_is_reported_and_not_counted_again(
     database: Database, worker: Worker
 ) -> None:
     ended = outcome(*database.claim(me(worker)))
     worker.coordination.post(Finish((ended,)))
     worker.reports.wait(Written)
     worker.coordination.post(Finish((ended,)))
-    assert worker.reports.wait(Written).tokens == (ended.token,)
+    assert worker.reports.wait(Written) == Written((ended.token,))
     assert worker.count("tasks_completed_total", type="t", status="success") == 1
+    assert worker.count("tasks_stale_completions_total", type="t") == 0
+
+
+def write_as_child(url: str, ended: Outcome) -> None:
+    connection = Connection.open(url, within=10.0, application_name="child")
+    assert finish(connection, [ended]).accepted == 1
+    connection.close()
+
+
+@pytest.mark.parametrize("is_dead", [False, True])
+def test_an_outcome_that_its_child_has_written_is_counted_here_if_the_child_is_dead(
+    database: Database, worker: Worker, is_dead: bool
+) -> None:
+    ended = outcome(*database.claim(me(worker)))
+    write_as_child(database.url, ended)
+    worker.coordination.post(Finish((ended,), is_estate=is_dead))
+    assert worker.reports.wait(Written) == Written((ended.token,), () if is_dead else (ended.token,))
+    assert worker.count("tasks_completed_total", type="t", status="success") == is_dead
+
+
+def test_an_outcome_that_its_child_wrote_while_our_statement_was_lost_is_the_childs_to_count(
+    database: Database, worker: Worker
+) -> None:
+    ended = outcome(*database.claim(me(worker)))
+    with closing(psycopg.connect(database.url)) as other:
+        other.execute("SELECT FROM tasks FOR UPDATE")
+        worker.coordination.post(Finish((ended,)))
+        waiting = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        first = eventually(lambda: database.value(waiting))
+        database.run("SELECT pg_terminate_backend(%s)", first)
+        eventually(lambda: database.value(waiting) not in (None, first))  # it tries again
+        # what the child's statement would change
+        other.execute("UPDATE tasks SET status = 'completed', ended_token = claim_token, attempts = 1")
+        other.commit()
+    assert worker.reports.wait(Written) == Written((ended.token,), by_child=(ended.token,))
+    assert worker.count("tasks_completed_total", type="t", status="success") == 0
     assert worker.count("tasks_stale_completions_total", type="t") == 0
 
 

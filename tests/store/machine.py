@@ -203,7 +203,7 @@ class Machine(RuleBasedStateMachine):
         batch = claims.finish_and_claim(self.connection, [outcome], worker_id="nobody", slot=0, limit=0, within=WITHIN)
         assert batch.accepted == task.is_owned_by(claim.token)
         if not batch.accepted:
-            verdict = Verdict.REPEATED if task.ended_token == claim.token else Verdict.STALE
+            verdict = Verdict.BY_CHILD if task.ended_token == claim.token else Verdict.STALE
             assert holdings.verdicts(self.connection, [outcome], within=WITHIN) == {claim.token: verdict}
             return
         task.attempts, task.ended_token = claim.attempt, claim.token

@@ -94,7 +94,7 @@ def test_owner_and_supervisor_writing_the_same_outcomes_end_each_task_once(
     batches = at_once(lambda: finish(first, outcomes), lambda: finish(second, list(reversed(outcomes))))
     assert batches[0].accepted + batches[1].accepted == 300
     late = [outcome for batch in batches for outcome in batch.unaccepted]
-    assert set(holdings.verdicts(connection, late, within=5.0).values()) <= {Verdict.REPEATED}
+    assert set(holdings.verdicts(connection, late, within=5.0).values()) <= {Verdict.BY_CHILD}
 
 
 def test_an_outcome_and_the_recovery_of_its_worker_never_both_count(connect: Connect, connection: Connection) -> None:

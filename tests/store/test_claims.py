@@ -247,8 +247,22 @@ def test_an_outcome_whose_reply_was_lost_is_repeated_and_not_stale(connection: C
     before = values(connection, "status::text, updated_at, next_retry_at, completed_at", task_id)
     batch = finish(connection, [outcome])
     assert batch.unaccepted == (outcome,)
-    assert holdings.verdicts(connection, batch.unaccepted, within=5.0) == {taken.token: Verdict.REPEATED}
+    assert holdings.verdicts(connection, batch.unaccepted, within=5.0) == {taken.token: Verdict.BY_CHILD}
     assert values(connection, "status::text, updated_at, next_retry_at, completed_at", task_id) == before
+
+
+def test_what_its_supervisor_wrote_for_a_child_is_known_from_what_the_child_wrote(connection: Connection) -> None:
+    add_worker(connection)
+    add_tasks(connection, 2)
+    one, other = (ending(each) for each in claim(connection, 2))
+    finish(connection, [one])
+    batch = claims.finish_for_children(connection, [one, other], within=5.0)
+    assert (batch.accepted, batch.unaccepted) == (1, (one,))
+    assert claims.finish_for_children(connection, [other], within=5.0).accepted == 0
+    assert finish(connection, [other]).accepted == 0
+    assert holdings.verdicts(connection, [one, other], within=5.0) == {
+        one.token: Verdict.BY_CHILD, other.token: Verdict.BY_SUPERVISOR
+    }  # fmt: skip
 
 
 def test_a_repeated_retry_is_recognised_even_while_the_next_attempt_runs(connection: Connection) -> None:
@@ -257,7 +271,7 @@ def test_a_repeated_retry_is_recognised_even_while_the_next_attempt_runs(connect
     (first,) = claim(connection)
     finish(connection, [ending(first, TaskStatus.PENDING)])
     (second,) = claim(connection)
-    assert holdings.verdicts(connection, [ending(first)], within=5.0) == {first.token: Verdict.REPEATED}
+    assert holdings.verdicts(connection, [ending(first)], within=5.0) == {first.token: Verdict.BY_CHILD}
     assert finish(connection, [ending(second)]).accepted == 1
 
 
