@@ -131,16 +131,17 @@ def test_while_there_is_more_and_more_few_outcomes_wait_for_those_of_the_next_ba
     desk: Desk, connection: Connection
 ) -> None:
     few = COMPANY // 4 + 1
+    later = time.monotonic() + 60.0  # however slow this machine is, none of them has waited for long
     add_worker(connection)
     add_tasks(connection, 5 * few)
     for _ in range(BUSY_AFTER):
-        desk.run(desk.claim(few))
+        desk.run(desk.claim(few), ended_monotonic=later)
     oldest = desk.ledger.oldest_end
-    desk.run(desk.claim(few))
+    desk.run(desk.claim(few), ended_monotonic=later)
     assert statuses(connection)["completed"] == (BUSY_AFTER - 1) * few
     assert (len(desk.ledger), desk.ledger.oldest_end) == (2 * few, oldest), "what waits tells since when"
     assert desk.board.word(Word.WRITTEN) == 0
-    desk.run(desk.claim(few))
+    desk.run(desk.claim(few), ended_monotonic=later)
     desk.claim(few)
 
     assert desk.ledger.oldest_end == inf, "three batches and a fourth are too many: they were sent"
