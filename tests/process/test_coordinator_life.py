@@ -27,6 +27,15 @@ def is_asleep(database: Database, worker_id: str) -> bool:
     return bool(database.value("SELECT is_sleeping FROM sleepers WHERE worker_id = %s", worker_id))
 
 
+def sleeping(database: Database, make_worker: MakeWorker) -> Worker:
+    """One whose poll is far away and whose children sleep, as everybody knows."""
+    worker = make_worker(claim_interval=60.0)
+    worker_id = worker.serve()
+    eventually(lambda: is_asleep(database, worker_id))
+    worker.reports.take()
+    return worker
+
+
 def pending(worker: Worker) -> Mapping[str, int] | None:
     counts = worker.coordination.status().counts
     return None if counts is None else counts.pending
@@ -65,10 +74,7 @@ def test_a_worker_whose_row_and_lease_somebody_deleted_registers_and_leads_again
 def test_an_insert_wakes_a_sleeping_worker_without_waiting_for_its_poll(
     database: Database, make_worker: MakeWorker
 ) -> None:
-    worker = make_worker(claim_interval=60.0)
-    worker_id = worker.serve()
-    eventually(lambda: is_asleep(database, worker_id))
-    worker.reports.take()
+    worker = sleeping(database, make_worker)
     database.enqueue()
     assert wake_of(worker) < 1.0
 
@@ -76,10 +82,7 @@ def test_an_insert_wakes_a_sleeping_worker_without_waiting_for_its_poll(
 def test_an_insert_wakes_the_child_that_was_offered_and_the_loop_need_not(
     database: Database, make_worker: MakeWorker
 ) -> None:
-    worker = make_worker(claim_interval=60.0)
-    worker_id = worker.serve()
-    eventually(lambda: is_asleep(database, worker_id))
-    worker.reports.take()
+    worker = sleeping(database, make_worker)
     woken = threading.Event()
     worker.sleeper.offer(lambda: woken.set() is None)
     database.enqueue()
@@ -90,10 +93,7 @@ def test_an_insert_wakes_the_child_that_was_offered_and_the_loop_need_not(
 
 
 def test_a_burst_of_inserts_is_no_burst_of_reports(database: Database, make_worker: MakeWorker) -> None:
-    worker = make_worker(claim_interval=60.0)
-    worker_id = worker.serve()
-    eventually(lambda: is_asleep(database, worker_id))
-    worker.reports.take()
+    worker = sleeping(database, make_worker)
     began = time.monotonic()
     for _ in range(300):
         database.enqueue()

@@ -7,6 +7,14 @@ def quick_and_full(pace: Pace) -> None:
     pace.learn(asked=pace.size, got=pace.size, ran=pace.size, seconds=pace.size * 1e-5)
 
 
+def grown(batches: int = 8) -> Pace:
+    """One that has learnt from so many quick and full batches; of eight, that it may claim a hundred."""
+    pace = Pace(100)
+    for _ in range(batches):
+        quick_and_full(pace)
+    return pace
+
+
 def test_it_begins_with_one_and_doubles_with_each_full_and_quick_batch_up_to_the_largest() -> None:
     pace = Pace(100)
     sizes = [pace.size]
@@ -17,25 +25,19 @@ def test_it_begins_with_one_and_doubles_with_each_full_and_quick_batch_up_to_the
 
 
 def test_one_slow_task_brings_it_back_to_one() -> None:
-    pace = Pace(100)
-    for _ in range(8):
-        quick_and_full(pace)
+    pace = grown()
     pace.learn(asked=100, got=100, ran=100, seconds=60.0)
     assert pace.size == 1
 
 
 def test_what_was_taken_back_from_behind_a_slow_task_was_not_quick() -> None:
-    pace = Pace(100)
-    for _ in range(8):
-        quick_and_full(pace)
+    pace = grown()
     pace.learn(asked=100, got=100, ran=1, seconds=1.0)
     assert pace.size == 1
 
 
 def test_a_batch_of_which_nothing_ran_says_nothing() -> None:
-    pace = Pace(100)
-    for _ in range(4):
-        quick_and_full(pace)
+    pace = grown(4)
     pace.learn(asked=16, got=16, ran=0, seconds=0.5)
     assert pace.size == 16
 
@@ -48,9 +50,7 @@ def test_a_batch_takes_about_the_target_time() -> None:
 
 
 def test_a_batch_that_was_not_full_says_how_much_there_is() -> None:
-    pace = Pace(100)
-    for _ in range(8):
-        quick_and_full(pace)
+    pace = grown()
     pace.learn(asked=100, got=3, ran=3, seconds=0.0001)
     assert pace.size == 3
 
