@@ -18,16 +18,9 @@ from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, TRANSACTION_STAT
 
 from orchestrator.errors import DatabaseUnavailable, DeadlineExceeded, StatementRefused
 from orchestrator.store.addresses import Address, addresses
+from orchestrator.store.failures import TRY_AGAIN_STATES, meaning, one_line, refused
 from orchestrator.store.readiness import Interrupted, Readiness
 
-# sqlstates after which this server, or this session, is of no use: connection trouble (08), it is going away or is
-# starting (57P0x), no room for us (53300), and read-only (25006: a failover has left us on a standby).
-_LOST_STATES = frozenset({"25006", "53300"})
-_LOST_CLASSES = ("08", "57P")
-_NO_ROOM = ("too many", "remaining connection slots")
-# A deadlock with another statement, or an isolation level above READ COMMITTED that the role has as its default:
-# nothing was changed, and the same statement again will do.
-TRY_AGAIN_STATES = frozenset({"40001", "40P01"})
 _TRIES = 5
 _EVENTS = {POLL_READ: select.POLLIN, POLL_WRITE: select.POLLOUT}
 
@@ -231,10 +224,10 @@ class Connection:
 
     def _told(self, error: Exception) -> DatabaseUnavailable | StatementRefused:
         """What the driver's error means; the connection is closed if it is of no more use."""
-        failure = _failure(self._raw, error)
-        if isinstance(failure, DatabaseUnavailable):
+        meant = meaning(self._raw, error)
+        if isinstance(meant, DatabaseUnavailable):
             self.close()
-        return failure
+        return meant
 
     def _do(self, meanwhile: Callable[[], None]) -> float:
         """How many seconds it took. What it raises is the caller's own business, whatever kind it is of."""
@@ -259,7 +252,7 @@ class Connection:
                 self._raw.poll()
             except psycopg2.Error as error:
                 self.close()
-                raise DatabaseUnavailable(_one_line(error)) from error
+                raise DatabaseUnavailable(one_line(error)) from error
         if self._raw.closed:
             raise DatabaseUnavailable("the connection is closed")
 
@@ -304,10 +297,7 @@ def _connect(server: Address, deadline: float, readiness: Readiness) -> Any:
     except psycopg2.Error as error:
         if raw is not None:
             raw.close()
-        reason = _one_line(error)
-        if any(words in reason for words in _NO_ROOM):
-            reason = f"the server has no free connection: {reason}"
-        raise DatabaseUnavailable(f"{server.name}: {reason}") from error
+        raise DatabaseUnavailable(f"{server.name}: {refused(error)}") from error
     except DatabaseUnavailable as failure:
         if raw is not None:
             raw.close()
@@ -322,26 +312,3 @@ def _drive(raw: Any, deadline: float, readiness: Readiness) -> None:
     """Takes an asynchronous psycopg2 connection to the end of what it is doing."""
     while (state := raw.poll()) != POLL_OK:
         readiness.await_events(raw.fileno(), _EVENTS[state], deadline)
-
-
-def _failure(raw: Any, error: Exception) -> DatabaseUnavailable | StatementRefused:
-    """What a failed statement means: the session is lost, or the server said no and the session goes on."""
-    if isinstance(error, UnicodeDecodeError):
-        return DatabaseUnavailable("the reply is not UTF-8: is SQL_ASCII the database's encoding?", sent=True)
-    if not isinstance(error, psycopg2.Error):  # a NUL or a lone surrogate in a parameter: nothing was sent
-        return StatementRefused(f"a parameter cannot be sent: {error}", sqlstate=None)
-    state: str | None = error.pgcode
-    if state == "25006":
-        return DatabaseUnavailable("the server is read-only (a standby?)")
-    if raw.closed or state in _LOST_STATES or (state or "").startswith(_LOST_CLASSES):
-        return DatabaseUnavailable(_one_line(error), sent=True)
-    if state is None and not isinstance(error, psycopg2.ProgrammingError):
-        return DatabaseUnavailable(_one_line(error), sent=True)
-    # Only the primary message: the whole text quotes the statement with its data.
-    return StatementRefused(error.diag.message_primary or _one_line(error), sqlstate=state)
-
-
-def _one_line(error: Exception) -> str:
-    """libpq's words without its hints, which it indents."""
-    lines = [line.strip() for line in str(error).splitlines() if not line.startswith("\t")]
-    return " ".join(line for line in lines if line)[:500] or type(error).__name__

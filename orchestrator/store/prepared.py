@@ -16,7 +16,8 @@ from hashlib import sha256
 from typing import Any
 
 from orchestrator.errors import StatementRefused
-from orchestrator.store.connection import TRY_AGAIN_STATES, Connection
+from orchestrator.store.connection import Connection
+from orchestrator.store.failures import TRY_AGAIN_STATES
 
 # SET LOCAL: it ends with the statement and leaks into no pooler's session (where there is none: `settle`). JIT compiles
 # at every call, which takes longer than the call.
