@@ -1,16 +1,22 @@
 """`python -m orchestrator` is `orchestratord`; so is this file run by its path (a checkout, `orchestratord dev`).
 
-By its path, a folder named `orchestrator` in the working directory cannot take our place.
+By its path, neither a folder named `orchestrator` in the working directory nor another version of us that is installed
+can take our place.
 """
 
 import os
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
 
 if not __package__:
     del sys.path[0]  # this folder: its modules are no top-level modules
-    _root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    if _root not in sys.path:
-        sys.path.append(_root)
+    _here = os.path.dirname(os.path.abspath(__file__))
+    _spec = spec_from_file_location("orchestrator", os.path.join(_here, "__init__.py"))
+    assert _spec is not None and _spec.loader is not None
+    sys.modules["orchestrator"] = _package = module_from_spec(_spec)
+    _spec.loader.exec_module(_package)
+    if (_root := os.path.dirname(_here)) not in sys.path:
+        sys.path.append(_root)  # multiprocessing hands it on to what it starts
 
 from orchestrator.cli import main
 
