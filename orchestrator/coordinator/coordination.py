@@ -140,7 +140,9 @@ class Coordination:
         deadline = time.monotonic() + max(0.0, within - 2 * JOIN_SECONDS)
         orders_by = deadline - min(within * GOODBYE_SHARE, LONGEST_GOODBYE_SECONDS)
         if not self._pulse.is_connected and (self._standing.worker_id is None or self._book.outstanding == 0):
-            deadline = orders_by = time.monotonic()  # there is nobody to say goodbye to
+            self._pulse.leave(by=deadline)  # should it connect at this very moment, it begins nothing any more
+            if not self._pulse.is_connected:
+                deadline = orders_by = time.monotonic()  # there is nobody to say goodbye to
         self._coordinator.leave(by=orders_by)
         self._end(COORDINATOR, orders_by)
         self._pulse.leave(by=deadline)

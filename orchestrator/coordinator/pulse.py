@@ -133,6 +133,8 @@ class Pulse:
             self._wait(min(self._session.retry_at, self._give_up_at if is_starting else math.inf))
         else:
             connection = self._session.connection or self._session.open(within=self._open_within())
+            if self._leave_by is not None:
+                return  # nobody would wait for the end of what would begin now
             if is_starting:
                 self._start(connection)
             else:

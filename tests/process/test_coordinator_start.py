@@ -10,9 +10,12 @@ from dataclasses import replace
 import psycopg
 import pytest
 
+from orchestrator.coordinator.coordinator import THREAD as COORDINATOR
 from orchestrator.coordinator.process import this_process
+from orchestrator.coordinator.pulse import THREAD as PULSE
 from orchestrator.mailbox import Begin, DeclaredDead, Registered, Serving, StartFailed
 from orchestrator.model import Process
+from orchestrator.store.connection import Connection
 from tests.fixtures.coordination import TYPES, Database, Events, MakeWorker, eventually, workers_of
 
 ELSEWHERE = Process(boot_id="b", pid_namespace="pid:[1]", hostname="elsewhere", pid=7, start_ticks=1)
@@ -236,6 +239,35 @@ def test_stop_ends_the_wait_for_a_database_at_once() -> None:
         worker.coordination.stop(within=3.0)
         assert time.monotonic() - began < 3.2
         assert not {"pulse", "coordinator"} & {thread.name for thread in threading.enumerate()}
+
+
+def test_who_is_told_to_stop_while_it_connects_registers_no_more(
+    database: Database, make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = make_worker()
+    coordination = worker.coordination
+    session = coordination._pulse._session
+    connect, end = session.open, coordination._end
+    connects, may_connect = threading.Event(), threading.Event()
+
+    def open_late(*, within: float) -> Connection:
+        connects.set()
+        assert may_connect.wait(10.0)
+        return connect(within=within)
+
+    def end_late(name: str, by: float) -> None:
+        if name == COORDINATOR:
+            may_connect.set()
+            eventually(lambda: not coordination._threads[PULSE].is_alive() or coordination.status().is_leader)
+        end(name, by)
+
+    monkeypatch.setattr(session, "open", open_late)
+    monkeypatch.setattr(coordination, "_end", end_late)
+    worker.start()
+    assert connects.wait(10.0)
+    coordination.stop(within=2.0)
+    assert database.rows("SELECT id FROM workers") == []
+    assert database.value("SELECT holder FROM leadership") is None
 
 
 def test_stop_takes_the_row_and_the_lease_back_and_ends_both_threads(
