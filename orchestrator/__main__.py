@@ -9,7 +9,8 @@ import sys
 from importlib.util import module_from_spec, spec_from_file_location
 
 if not __package__:
-    del sys.path[0]  # this folder: its modules are no top-level modules
+    if not sys.flags.safe_path:
+        del sys.path[0]  # this folder: its modules are no top-level modules
     _here = os.path.dirname(os.path.abspath(__file__))
     _spec = spec_from_file_location("orchestrator", os.path.join(_here, "__init__.py"))
     assert _spec is not None and _spec.loader is not None

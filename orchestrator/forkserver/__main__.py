@@ -9,16 +9,17 @@ import os
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 
-del sys.path[0]  # this folder: its modules are no top-level modules
-_ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_spec = spec_from_file_location("orchestrator", os.path.join(_ours, "__init__.py"))
-assert _spec is not None and _spec.loader is not None
-sys.modules["orchestrator"] = _package = module_from_spec(_spec)
-_spec.loader.exec_module(_package)
-if (_root := os.path.dirname(_ours)) not in sys.path:
-    sys.path.append(_root)  # multiprocessing hands it on to what it starts
+if __name__ == "__main__":  # not in what multiprocessing's spawn starts, which runs this file once more
+    if not sys.flags.safe_path:
+        del sys.path[0]  # this folder: its modules are no top-level modules
+    _ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    _spec = spec_from_file_location("orchestrator", os.path.join(_ours, "__init__.py"))
+    assert _spec is not None and _spec.loader is not None
+    sys.modules["orchestrator"] = _package = module_from_spec(_spec)
+    _spec.loader.exec_module(_package)
+    if (_root := os.path.dirname(_ours)) not in sys.path:
+        sys.path.append(_root)  # multiprocessing hands it on to what it starts
 
-from orchestrator.forkserver.main import main  # noqa: E402  (the path had to be put right first)
+    from orchestrator.forkserver.main import main
 
-if __name__ == "__main__":
     main(int(sys.argv[1]))
