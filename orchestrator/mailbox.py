@@ -3,7 +3,7 @@
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -164,14 +164,25 @@ class WorkIsDue:
 
 
 @dataclass(frozen=True, slots=True)
+class Stale:
+    """An outcome that was refused: its claim is no longer the task's. `now`: what has become of the task, for the log;
+    empty if it was deleted."""
+
+    outcome: Outcome
+    now: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
 class Written:
     """These claims' outcomes stand in the database (or are no longer ours to write).
 
-    `by_child`: those of them that stood there already, so that their children are the ones to count them.
+    `by_child`: those of them that stood there already, so that their children are the ones to count them. `stale`:
+    those that were refused, for all that the database still knows.
     """
 
     tokens: tuple[int, ...]
     by_child: tuple[int, ...] = ()
+    stale: tuple[Stale, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

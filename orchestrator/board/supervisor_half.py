@@ -125,17 +125,21 @@ class SupervisorBoard(Board):
         self._words[Word.HANDED_BACK] = handed_back + taken
         return claims
 
-    def mark_written(self, tokens: frozenset[int], by_child: frozenset[int] = frozenset()) -> None:
-        """Tell the child that these claims' outcomes stand in the database; those `by_child` by its own doing.
+    def mark_written(self, tokens: frozenset[int], by_child: frozenset[int] = frozenset()) -> list[int]:
+        """Tell the child that these claims' outcomes stand in the database; those `by_child` by its own doing. Returns
+        those of which it had not heard itself.
 
         A batch replaced meanwhile does no harm: the child compares tokens, and tokens are never used twice.
         """
+        told = []
         for index in range(max(self._words[Word.WRITTEN], 0), min(self._words[Word.ENDED], self.capacity)):
             record = (HEADER_BYTES + index * RECORD_BYTES) // WORD
             token = self._words[record + Field.TOKEN]
             if token in tokens:
                 self._words[record + Field.SUPERVISOR_WROTE] = -token if token in by_child else token
                 self._words[Word.MARKS] = (self._words[Word.MARKS] + 1) & 0x7FFFFFFF
+                told.append(token)
+        return told
 
     def uncounted(self) -> tuple[Outcome, ...]:
         """Of a child that is dead: what it wrote, as we found, and it had not heard of and counted."""

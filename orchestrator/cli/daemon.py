@@ -139,6 +139,7 @@ class Daemon:
             on_types=on_types,
             on_restart=on_restart,
             on_ended=metrics.ended,
+            on_stale=metrics.stale,
             on_reload=on_reload,
             on_ready=self._say_ready,
         )

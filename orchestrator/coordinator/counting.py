@@ -19,9 +19,6 @@ class Counting(Protocol):
     def ended(self, outcomes: Iterable[Outcome]) -> None:
         """The database accepted these outcomes."""
 
-    def stale(self, type_name: str) -> None:
-        """An outcome was refused: its claim was no longer the task's."""
-
     def recovered(self, task: Recovered) -> None:
         """A task was taken back from a dead worker."""
 

@@ -1,11 +1,11 @@
 """Finish → Written: outcomes that children ended and could not write themselves. Runs in the coordinator thread."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from orchestrator.coordinator.counting import Counting
 from orchestrator.coordinator.order_book import OrderBook
 from orchestrator.errors import DatabaseUnavailable, StatementRefused
-from orchestrator.mailbox import Mailbox, Report, Written
+from orchestrator.mailbox import Mailbox, Report, Stale, Written
 from orchestrator.model import Outcome, Verdict
 from orchestrator.store import claims, holdings
 from orchestrator.store.connection import Connection
@@ -19,7 +19,8 @@ BYTES_AT_ONCE = 4 << 20
 
 
 class WriteOutcomes:
-    """Finish → Written, counted once each, by whoever learns that it was accepted."""
+    """Finish → Written, counted once each, by whoever learns that it was accepted. (Of those that were refused the
+    supervisor's loop tells: it sees whether their children know better.)"""
 
     name = "write_outcomes"
 
@@ -60,14 +61,13 @@ class WriteOutcomes:
         """What was not accepted was written before, by its child or by a statement of ours whose reply was lost, or
         its claim is no longer the task's."""
         verdicts = holdings.verdicts(connection, outcomes, within=WRITE_SECONDS)
-        stale = [outcome for outcome in outcomes if verdicts[outcome.token] is Verdict.STALE]
-        now = holdings.present_claims(connection, stale, within=WRITE_SECONDS) if stale else {}
+        refused = [outcome for outcome in outcomes if verdicts[outcome.token] is Verdict.STALE]
+        now = holdings.present_claims(connection, refused, within=WRITE_SECONDS) if refused else {}
         by_child = []
         for outcome in outcomes:
             match verdicts[outcome.token]:
                 case Verdict.STALE:
-                    self._counting.stale(outcome.type)
-                    self._tell_stale(outcome, now.get(outcome.task_id, {}))
+                    pass
                 case Verdict.BY_SUPERVISOR:
                     if outcome.token in self._unsure:
                         self._counting.ended([outcome])
@@ -75,27 +75,18 @@ class WriteOutcomes:
                     self._counting.ended([outcome])
                 case _:
                     by_child.append(outcome.token)
-        self._settle(outcomes, by_child)
+        stale = tuple(Stale(outcome, now.get(outcome.task_id, {})) for outcome in refused)
+        self._settle(outcomes, tuple(by_child), stale)
 
-    def _tell_stale(self, outcome: Outcome, now: Mapping[str, object]) -> None:
-        """Both claims: the one that came too late, and who has the task now, or had it last."""
-        self._log.warning(
-            "stale_outcome",
-            task_id=outcome.task_id,
-            type=outcome.type,
-            token=outcome.token,
-            attempt=outcome.attempt,
-            status=outcome.status.value,
-            **now,
-        )
-
-    def _settle(self, outcomes: Sequence[Outcome], by_child: Sequence[int] = ()) -> None:
+    def _settle(
+        self, outcomes: Sequence[Outcome], by_child: tuple[int, ...] = (), stale: tuple[Stale, ...] = ()
+    ) -> None:
         tokens = tuple(outcome.token for outcome in outcomes)
         self._unsure.difference_update(tokens)
         self._plain.difference_update(tokens)
         self._book.settle_outcomes(tokens)
         if tokens:
-            self._reports.post(Written(tokens, tuple(by_child)))
+            self._reports.post(Written(tokens, by_child, stale))
 
     def _isolate(self, outcomes: Sequence[Outcome], refusal: StatementRefused) -> None:
         """Finds the outcome that PostgreSQL cannot store, by halves, and takes its texts from it."""

@@ -131,7 +131,7 @@ class Course:
             case WorkIsDue(has_woken=False):
                 self._pool.wake_one()
             case Written():
-                self._pool.written(report.tokens, report.by_child)
+                self._pool.written(report)
             case Audited():
                 self._judge_claims(report)
             case LeaseLost():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from orchestrator.board.birth import ForkRequest
 from orchestrator.board.channel import FULL, GO, HELLO, IDLE, LOST, READY
 from orchestrator.board.layout import ChildOrder, SlotState, Word
-from orchestrator.mailbox import Audit, Finish, Order, Sleeper
+from orchestrator.mailbox import Audit, Finish, Order, Sleeper, Stale, Written
 from orchestrator.model import Outcome
 from orchestrator.retry import RetryPolicy
 from orchestrator.supervisor.children import Children, Phase, Seat
@@ -39,6 +39,7 @@ class Pool:
         post: Callable[[Order], None],
         on_restart: Callable[[int, str], None],
         on_ended: Callable[[Sequence[Outcome]], None],
+        on_stale: Callable[[str], None],
     ) -> None:
         self.settings = settings
         self.children = Children(size)
@@ -49,7 +50,9 @@ class Pool:
         self.policies: dict[str, RetryPolicy] = {}  # by type, as the app registered them
         self.on_restart = on_restart
         self._on_ended = on_ended
+        self._on_stale = on_stale
         self._finishing: set[int] = set()
+        self._lingering: set[int] = set()  # of these, those that their children may be writing themselves
         self._bequeathed: dict[int, Outcome] = {}  # of these, those whose child has died since then
         self._wake_is_owed = False
         self.unknown_exits: dict[int, int] = {}
@@ -222,6 +225,11 @@ class Pool:
         self._finishing.update(outcome.token for outcome in order.outcomes)
         self.post(order)
 
+    def finish_lingering(self, order: Finish) -> None:
+        """The same for outcomes of a child that lives."""
+        self._lingering.update(outcome.token for outcome in order.outcomes)
+        self.finish(order)
+
     def is_finishing(self, token: int) -> bool:
         return token in self._finishing
 
@@ -235,16 +243,32 @@ class Pool:
         if uncounted:
             self._on_ended(uncounted)
 
-    def written(self, tokens: tuple[int, ...], by_child: tuple[int, ...] = ()) -> None:
+    def written(self, report: Written) -> None:
         """Outcomes stand in the database: their children need not write them, but count those they wrote themselves."""
-        done = frozenset(tokens)
-        self._finishing -= done
+        done, by_child = frozenset(report.tokens), frozenset(report.by_child)
         bequeathed = {token: self._bequeathed.pop(token) for token in done & self._bequeathed.keys()}
-        uncounted = [bequeathed[token] for token in by_child if token in bequeathed]
+        uncounted = [bequeathed[token] for token in report.by_child if token in bequeathed]
         if uncounted:
             self._on_ended(uncounted)
-        for link in self.links.values():
-            link.board.mark_written(done, frozenset(by_child))
+        unheard = {token for link in self.links.values() for token in link.board.mark_written(done, by_child)}
+        for stale in report.stale:
+            if stale.outcome.token not in self._lingering - unheard - bequeathed.keys():
+                self._tell_stale(stale)
+        self._finishing -= done
+        self._lingering -= done
+
+    def _tell_stale(self, stale: Stale) -> None:
+        """Both claims: the one that came too late, and who has the task now, or had it last.
+
+        Not said of what a child has heard of meanwhile. It wrote that itself, and the task was retried and ended again
+        before we asked, so that the database no longer knew; or it was refused, and it is the child that says so.
+        """
+        outcome = stale.outcome
+        self._on_stale(outcome.type)
+        self._log.warning(
+            "stale_outcome", task_id=outcome.task_id, type=outcome.type, token=outcome.token, attempt=outcome.attempt,
+            status=outcome.status.value, **stale.now,
+        )  # fmt: skip
 
     def knows(self, slot: int, token: int) -> bool:
         """Whether a claim that the database shows is accounted for: on a board, on its way, or not to be judged now."""

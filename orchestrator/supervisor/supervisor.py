@@ -60,6 +60,7 @@ class Supervisor:
             post=database.post,
             on_restart=listeners.on_restart,
             on_ended=listeners.on_ended,
+            on_stale=listeners.on_stale,
         )
         self._reaper = Reaper(self._pool)
         self._watch = Watch(self._pool, self._reaper, post=database.post, memory_limit=settings.task_memory_limit)

@@ -67,5 +67,6 @@ class Listeners:
     on_types: Callable[[tuple[TaskType, ...]], None]
     on_restart: Callable[[int, str], None]
     on_ended: Callable[[Sequence[Outcome]], None]
+    on_stale: Callable[[str], None]
     on_reload: Callable[[bool], None]
     on_ready: Callable[[], None]

@@ -9,7 +9,7 @@ import pytest
 from orchestrator.mailbox import Activity, Audit, Audited, Begin, Finish, MarkRunning, Release, Serving, Types, Written
 from orchestrator.model import ClaimRef, Outcome, OwnedClaim, Start, TaskStatus, TaskType
 from orchestrator.store.connection import Connection
-from tests.fixtures.coordination import Database, Events, MakeWorker, Worker, eventually
+from tests.fixtures.coordination import Database, MakeWorker, Worker, eventually
 from tests.store.rows import finish
 
 
@@ -66,7 +66,6 @@ def test_an_outcome_that_was_written_and_counted_is_reported_and_not_counted_aga
     worker.coordination.post(Finish((ended,)))
     assert worker.reports.wait(Written) == Written((ended.token,))
     assert worker.count("tasks_completed_total", type="t", status="success") == 1
-    assert worker.count("tasks_stale_completions_total", type="t") == 0
 
 
 def write_as_child(url: str, ended: Outcome) -> None:
@@ -102,23 +101,23 @@ def test_an_outcome_that_its_child_wrote_while_our_statement_was_lost_is_the_chi
         other.commit()
     assert worker.reports.wait(Written) == Written((ended.token,), by_child=(ended.token,))
     assert worker.count("tasks_completed_total", type="t", status="success") == 0
-    assert worker.count("tasks_stale_completions_total", type="t") == 0
 
 
-def test_a_stale_outcome_changes_nothing_and_is_counted_and_logged(
-    database: Database, worker: Worker, events: Events
+def test_a_stale_outcome_changes_nothing_and_is_reported_with_what_has_become_of_the_task(
+    database: Database, worker: Worker
 ) -> None:
     task_id, token = database.claim(me(worker))
     database.run("UPDATE tasks SET status = 'pending' WHERE id = %s", task_id)
     good = outcome(*database.claim(me(worker)))
-    worker.coordination.post(Finish((outcome(task_id, token), good)))
-    worker.settle()
+    ended = outcome(task_id, token)
+    worker.coordination.post(Finish((ended, good)))
+    assert worker.reports.wait(Written) == Written((good.token,))
+    written = worker.reports.wait(Written)
+    (stale,) = written.stale
+    assert (written.tokens, stale.outcome, stale.now["status_now"]) == ((token,), ended, "pending")
     assert database.value("SELECT status FROM tasks WHERE id = %s", task_id) == "pending"
     assert database.value("SELECT status FROM tasks WHERE id = %s", good.task_id) == "completed"
-    assert worker.count("tasks_stale_completions_total", type="t") == 1
     assert worker.count("tasks_completed_total", type="t", status="success") == 1
-    (facts,) = events.of("stale_outcome")
-    assert (facts["task_id"], facts["token"], facts["status_now"]) == (task_id, token, "pending")
 
 
 def test_an_outcome_that_cannot_be_stored_costs_no_other_and_ends_without_its_texts(

@@ -157,6 +157,7 @@ def main(options: dict[str, Any]) -> int:
             on_types=lambda types: log.info("types", names=[each.name for each in types]),
             on_restart=lambda slot, reason: log.info("restarted", slot=slot, reason=reason),
             on_ended=lambda outcomes: log.info("ended", tokens=[each.token for each in outcomes]),
+            on_stale=lambda type_name: log.info("stale", type=type_name),
             on_reload=lambda is_success: log.info("reloaded", is_success=is_success),
             on_ready=lambda: log.info("ready"),
         ),

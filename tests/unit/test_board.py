@@ -164,7 +164,7 @@ def test_what_the_supervisor_wrote_is_no_outcome_any_more_and_the_child_can_tell
     for token in (1, 2, 3):
         board.child.start(0)
         board.child.end(outcome(token))
-    board.supervisor.mark_written(frozenset({2, 99}))
+    assert board.supervisor.mark_written(frozenset({2, 99})) == [2]
     assert [each.token for each in board.read().outcomes] == [1, 3]
     assert [board.child.supervisor_wrote(index, index + 1) for index in range(3)] == [False, True, False]
     board.child.outcomes_written()

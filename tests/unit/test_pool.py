@@ -11,7 +11,7 @@ from orchestrator.board.birth import BOARD, CHANNEL, PERMITS, ForkRequest
 from orchestrator.board.channel import FULL, GO, HELLO, IDLE, LOOK, LOST, READY, Channel, Permits
 from orchestrator.board.child_half import ChildBoard
 from orchestrator.board.layout import ChildOrder, SlotState
-from orchestrator.mailbox import Audit, Finish, Order, Sleeper
+from orchestrator.mailbox import Audit, Finish, Order, Sleeper, Stale, Written
 from orchestrator.model import Claim, Outcome, TaskStatus
 from orchestrator.supervisor.children import Doom, Phase
 from orchestrator.supervisor.link import STUCK_SECONDS, Link
@@ -71,6 +71,7 @@ class Theatre:
         self.sleeper = Sleeper()
         self.orders: list[Order] = []
         self.counted: list[Outcome] = []
+        self.stale: list[str] = []
         self.pool = Pool(
             PoolSettings("w", 8, 20.0),
             size,
@@ -78,6 +79,7 @@ class Theatre:
             post=self.orders.append,
             on_restart=lambda *_: None,
             on_ended=self.counted.extend,
+            on_stale=self.stale.append,
         )
         self.reaper = Reaper(self.pool)
         self.actors = [Actor(self.pool, number) for number in range(size)]
@@ -271,7 +273,7 @@ def test_a_claim_is_known_while_it_is_on_a_board_under_way_or_being_written(thea
     assert not pool.knows(0, 7)
     pool.finish(Finish((outcome(9),)))
     assert pool.knows(0, 9)
-    pool.written((9,))
+    pool.written(Written((9,)))
     assert not pool.knows(0, 9)
 
 
@@ -280,8 +282,33 @@ def test_what_a_dead_child_wrote_and_did_not_count_is_counted_whenever_that_is_f
     theatre.pool.inherit([outcome(1), outcome(2), outcome(3)], [outcome(4)])
     assert theatre.counted == [outcome(4)]
     assert theatre.orders[-1] == Finish((outcome(3),), is_estate=True)  # whoever writes that counts it
-    theatre.pool.written((1, 2, 3), by_child=(2,))
+    theatre.pool.written(Written((1, 2, 3), by_child=(2,)))
     assert theatre.counted == [outcome(4), outcome(2)]
+
+
+@pytest.mark.parametrize("has_heard", [False, True])
+def test_a_refused_outcome_is_stale_unless_its_child_has_heard_of_it_meanwhile(
+    theatre: Theatre, has_heard: bool
+) -> None:
+    """The child wrote it, the task was retried and ended again: the database no longer knows that it was the first."""
+    first, *_ = theatre.get_ready()
+    first.board.publish([claim(7)])
+    first.board.start(0)
+    first.board.end(outcome(7))
+    theatre.pool.finish_lingering(Finish((outcome(7),)))
+    if has_heard:
+        first.board.outcomes_written()
+    theatre.pool.written(Written((7,), stale=(Stale(outcome(7), {}),)))
+    assert theatre.stale == ([] if has_heard else ["t"])
+    assert not theatre.pool.is_finishing(7)
+
+
+def test_a_refused_outcome_of_a_dead_child_is_stale(theatre: Theatre) -> None:
+    theatre.pool.finish_lingering(Finish((outcome(7),)))
+    theatre.pool.inherit([outcome(7), outcome(8)], [])
+    theatre.pool.finish(Finish((outcome(9),)))  # what it died of
+    theatre.pool.written(Written((7, 8, 9), stale=tuple(Stale(outcome(token), {}) for token in (7, 8, 9))))
+    assert theatre.stale == ["t", "t", "t"]
 
 
 def test_a_child_that_ends_before_it_says_hello_was_not_born(theatre: Theatre) -> None:
