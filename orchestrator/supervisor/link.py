@@ -62,13 +62,18 @@ class Link:
 
         Its own waits all have deadlines that are shorter. A stopped child would hold its claims for ever.
         """
-        board = self.board
+        board, woken_at = self.board, self.woken_at
         state = board.state
         if state is SlotState.IDLE:
-            return state if self.woken_at is not None and now - self.woken_at > STUCK_SECONDS else None
-        if board.word(Word.STARTED) > board.word(Word.ENDED):
+            if woken_at is None:
+                return None
+            moved_at = woken_at  # perhaps long ago: it is not forgotten before we hear that the child sleeps again
+        elif board.word(Word.STARTED) > board.word(Word.ENDED):
             return None
-        moved_at = max(board.word(Word.STATE_SINCE) / NANO, board.last_end())
+        else:
+            moved_at = board.last_end()
+        # read last: the child writes since when before it writes what, and before it replaces its batch
+        moved_at = max(moved_at, board.word(Word.STATE_SINCE) / NANO)
         return state if now - moved_at > STUCK_SECONDS else None
 
     def take_back(self) -> tuple[BoardClaim, ...]:

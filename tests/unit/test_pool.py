@@ -358,6 +358,18 @@ def test_a_child_that_does_not_wake_up_is_stuck_and_is_killed_for_it(theatre: Th
     assert [seat.phase for seat in theatre.pool.children] == [Phase.DOOMED, Phase.LIVE, Phase.LIVE]
 
 
+def test_a_child_that_falls_asleep_after_a_long_task_is_not_stuck_because_it_was_woken_long_ago(
+    theatre: Theatre,
+) -> None:
+    first, *_ = theatre.get_ready()
+    theatre.pool.wake_one()
+    theatre.pool.links[0].woken_at = time.monotonic() - 2 * STUCK_SECONDS
+    first.board.enter(SlotState.BUSY)
+    first.board.enter(SlotState.IDLE)  # and it says so, but the loop looks before it hears
+    theatre.reaper.check_deadlines(time.monotonic())
+    assert theatre.pool.children[0].phase is Phase.LIVE
+
+
 def test_orders_reach_everybody_but_those_who_were_told_to_leave(theatre: Theatre) -> None:
     first, second, third = theatre.get_ready()
     theatre.pool.retire(theatre.pool.children[1])
