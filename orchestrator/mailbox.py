@@ -56,7 +56,7 @@ class Sleeper:
         self._wake: Callable[[], bool] | None = None
 
     def offer(self, wake: Callable[[], bool] | None) -> None:
-        """The loop says how to wake the next; None: nobody sleeps. From now on what it said before is not called."""
+        """The loop says how to wake the next, which may refuse; None: nobody sleeps."""
         with self._lock:
             self._wake = wake
 

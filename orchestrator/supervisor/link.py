@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import threading
 import time
 
 from orchestrator.board.birth import ForkRequest
@@ -21,6 +22,8 @@ class Link:
         self.request = request
         self.woken_at: float | None = None  # told to look, and not heard of since
         self.is_cut = False  # it closed its end of the channel
+        self._lock = threading.Lock()  # the pulse thread wakes children too (mailbox.Sleeper)
+        self._is_closed = False
         with contextlib.ExitStack() as undo:
             self._memory = create_memory(f"orchestrator {request.marker}"[:200], capacity)
             undo.callback(os.close, self._memory)
@@ -45,12 +48,24 @@ class Link:
 
     def order(self, order: ChildOrder) -> None:
         """Say what we want; the child looks between tasks, and at once if it sleeps."""
-        self.board.give(order)
-        self.wake()
+        with self._lock:
+            self.board.give(order)
+            self._tell_to_look()
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether the child sleeps, may claim, and was not told to look: two wakes of one child are one, though each
+        may be for a task of its own."""
+        board = self.board
+        return board.state is SlotState.IDLE and self.woken_at is None and board.order is ChildOrder.WORK
 
     def wake(self) -> bool:
-        """Whether the child could be told to look. Noted before it is sent: this may be the pulse thread, and the loop
-        hear of the child before `send` returns."""
+        """Whether the child is asleep and could be told to look. Any thread may call this at any time."""
+        with self._lock:
+            return not self._is_closed and self.is_asleep and self._tell_to_look()
+
+    def _tell_to_look(self) -> bool:
+        """Noted before it is sent: this may be the pulse thread, and the loop hear of the child before it returns."""
         self.woken_at = time.monotonic()
         if self.channel.send(LOOK):
             return True
@@ -82,6 +97,8 @@ class Link:
         return self.board.hand_back(taken) if taken else ()
 
     def close(self) -> None:
+        with self._lock:
+            self._is_closed = True  # its descriptors will soon be another's
         self.board.close()
         self.permits.close()
         self.channel.close()

@@ -3,7 +3,7 @@
 It owns the table of children and their links. It asks no database: what a dead child leaves goes out as orders.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from orchestrator.board.birth import ForkRequest
@@ -149,28 +149,18 @@ class Pool:
 
     def wake_one(self) -> None:
         """Something may be claimable: one idle child looks. If none is idle, the next that falls idle looks again."""
-        self._sleeper.offer(None)  # two wakes of one child are one, though each may be for a task of its own
-        if not any(link.wake() for link in self._sleeping()):
+        if not any(link.wake() for link in self._live_links()):
             self._wake_is_owed = True
 
     def offer_sleeper(self) -> None:
-        """Whom a notification wakes that is heard before our next turn."""
-        link = next(self._sleeping(), None)
+        """Whom a notification wakes that is heard before our next turn, unless it is no longer asleep by then."""
+        link = next((link for link in self._live_links() if link.is_asleep), None)
         self._sleeper.offer(link.wake if link is not None else None)
-
-    def _sleeping(self) -> Iterator[Link]:
-        """Those that may claim, and were not told to look."""
-        for link in self._live_links():
-            board = link.board
-            if board.state is SlotState.IDLE and link.woken_at is None and board.order is ChildOrder.WORK:
-                yield link
 
     def _went_idle(self, link: Link) -> None:
         link.woken_at = None
-        if self._wake_is_owed:
+        if self._wake_is_owed and link.wake():
             self._wake_is_owed = False
-            self._sleeper.offer(None)
-            link.wake()
 
     def has_sleepers(self) -> bool:
         return any(link.board.state is SlotState.IDLE for link in self._live_links())
@@ -199,7 +189,6 @@ class Pool:
     def order_all(self, order: ChildOrder) -> None:
         """Pause, resume, or leave: what is not started of any batch is taken back by the watch."""
         self.order = order
-        self._sleeper.offer(None)
         for seat in self.children:
             link = self.links.get(seat.number)
             if link is not None and not seat.is_retiring:
@@ -209,13 +198,11 @@ class Pool:
         """Its child shall leave once its task is done; its seat is forked anew (or goes, if it is surplus)."""
         if seat.number in self.links and not seat.is_retiring:
             seat.is_retiring = True
-            self._sleeper.offer(None)  # it may have been this one, and the wake would be lost with it
             self.links[seat.number].order(ChildOrder.LEAVE)
 
     def drop_link(self, seat: Seat) -> None:
         link = self.links.pop(seat.number, None)
         if link is not None:
-            self._sleeper.offer(None)  # its descriptors will soon be another's
             link.close()
 
     # What the database side reports

@@ -138,6 +138,17 @@ def test_a_wake_up_that_finds_nobody_idle_is_owed_to_the_next_that_falls_idle(th
     assert [actor.looks() for actor in actors] == [0, 0, 1]
 
 
+def test_a_wake_up_that_is_owed_does_not_go_to_a_child_that_is_about_to_leave(theatre: Theatre) -> None:
+    actors = theatre.get_ready()
+    for actor in actors:
+        actor.board.enter(SlotState.BUSY)
+    theatre.pool.wake_one()
+    theatre.pool.retire(theatre.pool.children[2])
+    actors[2].sleep()  # it had found nothing just before it was told
+    actors[0].sleep()
+    assert [actor.looks() for actor in actors] == [1, 0, 1], "the last for the order"
+
+
 def test_a_notification_wakes_the_next_sleeper_that_was_not_told_to_look(theatre: Theatre) -> None:
     first, second, third = theatre.get_ready()
     assert not theatre.sleeper.wake(), "nobody was offered yet"
