@@ -146,8 +146,11 @@ class ChildBoard(Board):
         index = self._words[Word.ENDED]
         self._words[(HEADER_BYTES + index * RECORD_BYTES) // WORD + Field.DEADLINE] = 0
 
-    def end_elsewhere(self) -> None:
-        """The running claim's outcome was written to the database by the child itself (too large for the board)."""
+    def end_elsewhere(self, token: int) -> None:
+        """An outcome was written to the database: if it is the running claim's, which is too large to stand here, that
+        has ended, and nobody is to write or to count it any more."""
+        if not self._is_running(token):
+            return
         if self._words[Word.WRITTEN] != self._words[Word.ENDED]:
             raise AssertionError("BUG: outcomes before this one have not been written")
         index = self._words[Word.ENDED]
@@ -156,6 +159,13 @@ class ChildBoard(Board):
         self._words[Word.ENDED] = index + 1
         self._words[Word.WRITTEN] = index + 1
         self._words[Word.FINISHED] += 1
+
+    def _is_running(self, token: int) -> bool:
+        words = self._words
+        index = words[Word.ENDED]
+        if words[Word.STARTED] == index:
+            return False
+        return bool(words[(HEADER_BYTES + index * RECORD_BYTES) // WORD + Field.TOKEN] == token)
 
     def supervisor_wrote(self, index: int, token: int) -> bool:
         """Whether the supervisor has written this claim's outcome for us, or found it written."""
@@ -171,9 +181,10 @@ class ChildBoard(Board):
         self._words[record + Field.SUPERVISOR_WROTE] = self._words[record + Field.TOKEN]
 
     def outcomes_written(self, count: int | None = None) -> None:
-        """The first so many outcomes stand in the database (None: all); once all do, their texts may be overwritten."""
+        """The first so many outcomes stand in the database (None: all), if not more; once all do, their texts may be
+        overwritten."""
         words = self._words
-        words[Word.WRITTEN] = words[Word.ENDED] if count is None else count
+        words[Word.WRITTEN] = words[Word.ENDED] if count is None else max(words[Word.WRITTEN], count)
         if self.is_written:
             self._arena_used = 0
 

@@ -276,7 +276,6 @@ class Loop:
                     self._log.error("write_refused", sqlstate=refusal.sqlstate, error=str(refusal))
                     time.sleep(random.uniform(0.5, 1.0) * REFUSED_WAIT_SECONDS)
                     continue
-                self._board.end_elsewhere()
                 return
             wait = self._database.seconds_to_next_try()
             if wait > 0:

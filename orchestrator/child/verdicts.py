@@ -47,6 +47,7 @@ class Verdicts:
         additions = self._metrics.additions(ended)
         if last >= 0:
             self._board.outcomes_written(last + 1)
+        self._board.end_elsewhere(outcomes[-1].token)  # the one that does not stand there comes last
         for add in additions:
             add()
         for outcome in stale:

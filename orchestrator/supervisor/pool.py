@@ -10,7 +10,7 @@ from orchestrator.board.birth import ForkRequest
 from orchestrator.board.channel import FULL, GO, HELLO, IDLE, LOST, READY
 from orchestrator.board.layout import ChildOrder, SlotState, Word
 from orchestrator.mailbox import Audit, Finish, Order, Sleeper, Stale, Written
-from orchestrator.model import Outcome
+from orchestrator.model import Outcome, TaskStatus
 from orchestrator.retry import RetryPolicy
 from orchestrator.supervisor.children import Children, Phase, Seat
 from orchestrator.supervisor.forkserver import Forkserver, Stage
@@ -53,7 +53,7 @@ class Pool:
         self._on_stale = on_stale
         self._finishing: set[int] = set()
         self._lingering: set[int] = set()  # of these, those that their children may be writing themselves
-        self._bequeathed: dict[int, Outcome] = {}  # of these, those whose child has died since then
+        self._bequeathed: dict[int, Outcome] = {}  # of these, what counts if a child that is dead by now had written it
         self._wake_is_owed = False
         self.unknown_exits: dict[int, int] = {}
         self.dead_at_birth: list[tuple[Seat, int]] = []
@@ -216,6 +216,13 @@ class Pool:
         """The same for outcomes of a child that lives."""
         self._lingering.update(outcome.token for outcome in order.outcomes)
         self.finish(order)
+
+    def finish_crash(self, outcome: Outcome) -> None:
+        """The same for the task that ran when its child died. If it turns out that the child had written something,
+        that was a large result, which stands on no board, and it is what counts."""
+        result = outcome._replace(status=TaskStatus.COMPLETED, error=None, delay_seconds=0.0)
+        self._bequeathed[outcome.token] = result
+        self.finish(Finish((outcome,)))
 
     def is_finishing(self, token: int) -> bool:
         return token in self._finishing

@@ -7,7 +7,7 @@ import os
 
 from orchestrator.board.layout import LeaveReason, Word
 from orchestrator.board.supervisor_half import BoardClaim
-from orchestrator.mailbox import Audit, Finish, Release
+from orchestrator.mailbox import Audit, Release
 from orchestrator.supervisor import leftovers
 from orchestrator.supervisor.attribution import describe_status, settle_estate
 from orchestrator.supervisor.children import Doom, Phase, Seat
@@ -102,7 +102,7 @@ class Reaper:
         self._pool.inherit([each for each in estate.outcomes if each.token != crash], link.board.uncounted())
         for each in estate.outcomes:
             if each.token == crash:
-                self._pool.finish(Finish((each,)))
+                self._pool.finish_crash(each)
         if estate.released:
             self._pool.post(Release(estate.released, "drain" if seat.doom is Doom.DRAIN else "child_gone"))
         self._pool.post(Audit(seat.number))

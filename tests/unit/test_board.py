@@ -185,8 +185,13 @@ def test_what_a_child_wrote_and_did_not_count_can_be_told_once_it_is_dead(board:
 
 def test_a_large_result_is_written_by_the_child_itself(board: Halves) -> None:
     board.publish(2)
+    board.child.end_elsewhere(1)
     board.child.start(0)
-    board.child.end_elsewhere()
+    board.child.end_elsewhere(2)
+    assert board.read().running is not None, "it is another's"
+    board.child.end_elsewhere(1)
+    board.child.outcomes_written(0)
+    assert board.supervisor.word(Word.WRITTEN) == 1, "what is written stays so"
     view = board.read()
     assert (view.outcomes, view.running) == ((), None)
     assert board.supervisor.word(Word.FINISHED) == 1
@@ -201,7 +206,7 @@ def test_a_large_result_cannot_overtake_outcomes_that_are_not_written(board: Hal
     board.child.end(outcome(1))
     board.child.start(0)
     with pytest.raises(AssertionError, match="BUG"):
-        board.child.end_elsewhere()
+        board.child.end_elsewhere(2)
 
 
 def test_claims_are_handed_back_from_the_rear(board: Halves) -> None:

@@ -322,6 +322,15 @@ def test_a_refused_outcome_of_a_dead_child_is_stale(theatre: Theatre) -> None:
     assert theatre.stale == ["t", "t", "t"]
 
 
+def test_a_child_that_died_just_after_it_had_written_a_large_result_died_of_nothing(theatre: Theatre) -> None:
+    crash = outcome(1)._replace(status=TaskStatus.PENDING, error="killed by SIGKILL", delay_seconds=1.0)
+    theatre.pool.finish_crash(crash)
+    theatre.pool.finish_crash(crash._replace(token=2))
+    assert theatre.orders == [Finish((crash,)), Finish((crash._replace(token=2),))]
+    theatre.pool.written(Written((1, 2), by_child=(1,)))
+    assert theatre.counted == [outcome(1)]
+
+
 def test_a_child_that_ends_before_it_says_hello_was_not_born(theatre: Theatre) -> None:
     actor = theatre.actors[0]
     actor.channel.close()
