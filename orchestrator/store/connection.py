@@ -14,21 +14,14 @@ from functools import lru_cache
 from typing import Any, Self
 
 import psycopg2
-from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, TRANSACTION_STATUS_IDLE
+from psycopg2.extensions import POLL_OK, POLL_WRITE, TRANSACTION_STATUS_IDLE
 
-from orchestrator.errors import DatabaseUnavailable, DeadlineExceeded, StatementRefused
-from orchestrator.store.addresses import Address, addresses
-from orchestrator.store.failures import TRY_AGAIN_STATES, meaning, one_line, refused
-from orchestrator.store.readiness import Interrupted, Readiness
+from orchestrator.errors import DatabaseUnavailable, StatementRefused
+from orchestrator.store.connecting import OnCall, connect, drive
+from orchestrator.store.failures import TRY_AGAIN_STATES, meaning, one_line
+from orchestrator.store.readiness import Readiness
 
 _TRIES = 5
-_EVENTS = {POLL_READ: select.POLLIN, POLL_WRITE: select.POLLOUT}
-
-LOOK_UP_SECONDS = 60.0
-"""Looking a name up may take so long: the system's resolver has timeouts of its own, for each name server and try."""
-
-OnCall = Callable[[float], None]
-"""Told before each call by when (CLOCK_MONOTONIC seconds) it will have returned."""
 
 
 @lru_cache(maxsize=64)
@@ -75,27 +68,10 @@ class Connection:
         Each server gets an equal share of the time that is left. DatabaseUnavailable says in one line, without the
         password, what each server said. Looking a name up is the system resolver's and is bounded by its own timeouts.
         """
-        deadline = time.monotonic() + within
-        servers = addresses(url, application_name=application_name)
-        failures: list[DatabaseUnavailable] = []
-        for index, server in enumerate(servers):
-            now = time.monotonic()
-            share = max(0.0, deadline - now) / (len(servers) - index)
-            if on_call is not None:
-                on_call(now + share + LOOK_UP_SECONDS)
-            try:
-                readiness = Readiness(interrupt)
-                return cls(_connect(server, now + share, readiness), readiness, on_call)
-            except Interrupted:
-                raise
-            except DatabaseUnavailable as failure:
-                failures.append(failure)
-        if len(failures) == 1:
-            raise failures[0]
-        message = "; ".join(str(failure) for failure in failures)
-        if all(isinstance(failure, DeadlineExceeded) for failure in failures):
-            raise DeadlineExceeded(message)
-        raise DatabaseUnavailable(message)
+        raw, readiness = connect(
+            url, within=within, application_name=application_name, interrupt=interrupt, on_call=on_call
+        )
+        return cls(raw, readiness, on_call)
 
     def execute(
         self,
@@ -204,7 +180,7 @@ class Connection:
 
     def _receive(self, deadline: float) -> list[tuple[Any, ...]]:
         with self._telling():
-            _drive(self._raw, deadline, self._readiness)
+            drive(self._raw, deadline, self._readiness)
             return self._cursor.fetchall() if self._cursor.description else []
 
     @contextmanager
@@ -285,30 +261,3 @@ class Connection:
             self._raw.close()
         except psycopg2.Error:
             pass
-
-
-def _connect(server: Address, deadline: float, readiness: Readiness) -> Any:
-    raw = None
-    try:
-        settings: dict[str, Any] = {**server.parameters, "async_": 1}
-        raw = psycopg2.connect(**settings)
-        _drive(raw, deadline, readiness)
-        return raw
-    except psycopg2.Error as error:
-        if raw is not None:
-            raw.close()
-        raise DatabaseUnavailable(f"{server.name}: {refused(error)}") from error
-    except DatabaseUnavailable as failure:
-        if raw is not None:
-            raw.close()
-        raise type(failure)(f"{server.name}: {failure}") from failure
-    except BaseException:
-        if raw is not None:
-            raw.close()
-        raise
-
-
-def _drive(raw: Any, deadline: float, readiness: Readiness) -> None:
-    """Takes an asynchronous psycopg2 connection to the end of what it is doing."""
-    while (state := raw.poll()) != POLL_OK:
-        readiness.await_events(raw.fileno(), _EVENTS[state], deadline)

@@ -1,4 +1,4 @@
-"""Waiting for a connection's socket, with a deadline. Used by `Connection` alone."""
+"""Waiting for a connection's socket, with a deadline. Used by `Connection`, and while it connects."""
 
 import select
 import time
