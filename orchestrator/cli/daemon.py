@@ -28,12 +28,11 @@ from orchestrator.status.status_line import status_line
 from orchestrator.supervisor import descriptors
 from orchestrator.supervisor.forkserver import Forkserver
 from orchestrator.supervisor.notify_socket import NotifySocket
-from orchestrator.supervisor.pool import PoolSettings
 from orchestrator.supervisor.service_manager import ServiceManager, watchdog_seconds
 from orchestrator.supervisor.signals import SignalInbox
 from orchestrator.supervisor.stop_timeout import END_SECONDS, stop_timeout_seconds
 from orchestrator.supervisor.supervisor import Supervisor
-from orchestrator.supervisor.surroundings import Listeners, SupervisorSettings
+from orchestrator.supervisor.surroundings import Listeners, PoolSettings, SupervisorSettings
 from orchestrator.telemetry import logs, multiprocess
 from orchestrator.telemetry.collector import SlotFilesCollector
 from orchestrator.telemetry.directory import VARIABLE as METRICS_VARIABLE

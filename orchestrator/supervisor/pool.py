@@ -4,7 +4,6 @@ It owns the table of children and their links. It asks no database: what a dead 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from orchestrator.board.birth import ForkRequest
 from orchestrator.board.channel import FULL, GO, HELLO, IDLE, LOST, READY
@@ -15,16 +14,8 @@ from orchestrator.retry import RetryPolicy
 from orchestrator.supervisor.children import Children, Phase, Seat
 from orchestrator.supervisor.forkserver import Forkserver, Stage
 from orchestrator.supervisor.link import Link
+from orchestrator.supervisor.surroundings import Listeners, PoolSettings
 from orchestrator.telemetry import logs
-
-
-@dataclass(slots=True)
-class PoolSettings:
-    """What the pool needs to know. Seconds."""
-
-    worker_id: str
-    board_capacity: int
-    boot_seconds: float
 
 
 class Pool:
@@ -37,9 +28,7 @@ class Pool:
         *,
         sleeper: Sleeper,
         post: Callable[[Order], None],
-        on_restart: Callable[[int, str], None],
-        on_ended: Callable[[Sequence[Outcome]], None],
-        on_stale: Callable[[str], None],
+        listeners: Listeners,
     ) -> None:
         self.settings = settings
         self.children = Children(size)
@@ -48,9 +37,7 @@ class Pool:
         self._sleeper = sleeper
         self.post = post
         self.policies: dict[str, RetryPolicy] = {}  # by type, as the app registered them
-        self.on_restart = on_restart
-        self._on_ended = on_ended
-        self._on_stale = on_stale
+        self.listeners = listeners
         self._finishing: set[int] = set()
         self._lingering: set[int] = set()  # of these, those that their children may be writing themselves
         self._bequeathed: dict[int, Outcome] = {}  # of these, what counts if a child that is dead by now had written it
@@ -235,7 +222,7 @@ class Pool:
         if own:
             self.finish(Finish(own, is_estate=True))
         if uncounted:
-            self._on_ended(uncounted)
+            self.listeners.on_ended(uncounted)
 
     def written(self, report: Written) -> None:
         """Outcomes stand in the database: their children need not write them, but count those they wrote themselves."""
@@ -243,7 +230,7 @@ class Pool:
         bequeathed = {token: self._bequeathed.pop(token) for token in done & self._bequeathed.keys()}
         uncounted = [bequeathed[token] for token in report.by_child if token in bequeathed]
         if uncounted:
-            self._on_ended(uncounted)
+            self.listeners.on_ended(uncounted)
         unheard = {token for link in self.links.values() for token in link.board.mark_written(done, by_child)}
         for stale in report.stale:
             if stale.outcome.token not in self._lingering - unheard - bequeathed.keys():
@@ -258,7 +245,7 @@ class Pool:
         before we asked, so that the database no longer knew; or it was refused, and it is the child that says so.
         """
         outcome = stale.outcome
-        self._on_stale(outcome.type)
+        self.listeners.on_stale(outcome.type)
         self._log.warning(
             "stale_outcome", task_id=outcome.task_id, type=outcome.type, token=outcome.token, attempt=outcome.attempt,
             status=outcome.status.value, **stale.now,

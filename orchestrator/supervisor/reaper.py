@@ -118,7 +118,7 @@ class Reaper:
         self._pool.children.ended(
             seat, now, is_fault=is_fault, has_finished_tasks=finished > 0 or estate.casualty is not None
         )
-        self._pool.on_restart(number, reason)
+        self._pool.listeners.on_restart(number, reason)
 
     def _say(self, seat: Seat, cause: str, leaving: LeaveReason, casualty: BoardClaim | None, status: int) -> None:
         facts = {"slot": seat.number, "pid": seat.pid}

@@ -53,15 +53,7 @@ class Supervisor:
         self._service_manager = service_manager
         self._machine = Machine()
         self._signals = signals
-        self._pool = Pool(
-            settings.pool,
-            settings.pool_size,
-            sleeper=sleeper,
-            post=database.post,
-            on_restart=listeners.on_restart,
-            on_ended=listeners.on_ended,
-            on_stale=listeners.on_stale,
-        )
+        self._pool = Pool(settings.pool, settings.pool_size, sleeper=sleeper, post=database.post, listeners=listeners)
         self._reaper = Reaper(self._pool)
         self._watch = Watch(self._pool, self._reaper, post=database.post, memory_limit=settings.task_memory_limit)
         self._slot_report = SlotReport(self._pool)

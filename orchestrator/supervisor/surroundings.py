@@ -6,7 +6,6 @@ from typing import Protocol
 
 from orchestrator.mailbox import Order
 from orchestrator.model import Outcome, TaskType
-from orchestrator.supervisor.pool import PoolSettings
 
 
 class DatabaseSide(Protocol):
@@ -29,6 +28,15 @@ class DatabaseSide(Protocol):
     def stop(self, *, within: float) -> None:
         """Sign off and end, in so many seconds at most."""
         ...
+
+
+@dataclass(slots=True)
+class PoolSettings:
+    """What the pool needs to know. Seconds."""
+
+    worker_id: str
+    board_capacity: int
+    boot_seconds: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,10 +32,9 @@ from orchestrator.mailbox import (
     Written,
 )
 from orchestrator.supervisor.forkserver import Forkserver
-from orchestrator.supervisor.pool import PoolSettings
 from orchestrator.supervisor.signals import SignalInbox
 from orchestrator.supervisor.supervisor import Supervisor
-from orchestrator.supervisor.surroundings import Listeners, SupervisorSettings
+from orchestrator.supervisor.surroundings import Listeners, PoolSettings, SupervisorSettings
 from orchestrator.telemetry import logs
 from tests.toys.store import ToyStore
 

@@ -15,8 +15,9 @@ from orchestrator.mailbox import Audit, Finish, Order, Sleeper, Stale, Written
 from orchestrator.model import Claim, Outcome, TaskStatus
 from orchestrator.supervisor.children import Doom, Phase
 from orchestrator.supervisor.link import STUCK_SECONDS, Link
-from orchestrator.supervisor.pool import Pool, PoolSettings
+from orchestrator.supervisor.pool import Pool
 from orchestrator.supervisor.reaper import HELLO_SECONDS, Reaper
+from orchestrator.supervisor.surroundings import Listeners, PoolSettings
 
 
 class Actor:
@@ -77,9 +78,14 @@ class Theatre:
             size,
             sleeper=self.sleeper,
             post=self.orders.append,
-            on_restart=lambda *_: None,
-            on_ended=self.counted.extend,
-            on_stale=self.stale.append,
+            listeners=Listeners(
+                on_types=lambda _: None,
+                on_restart=lambda *_: None,
+                on_ended=self.counted.extend,
+                on_stale=self.stale.append,
+                on_reload=lambda _: None,
+                on_ready=lambda: None,
+            ),
         )
         self.reaper = Reaper(self.pool)
         self.actors = [Actor(self.pool, number) for number in range(size)]
