@@ -88,6 +88,11 @@ class Ledger:
         """Whether the last claim looked at all that is due."""
         return self._statements.has_seen_front
 
+    @property
+    def is_more_due(self) -> bool:
+        """Whether the last claim left something to others, for all it knows."""
+        return self._statements.is_more_due
+
     def exchange(self, limit: int, *, extra: Sequence[Outcome] = ()) -> Batch:
         """Write all unwritten outcomes (and `extra`, which are not on the board), and claim up to `limit` tasks.
 

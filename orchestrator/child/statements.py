@@ -39,6 +39,8 @@ class Statements:
         """When the exchange that goes on has used up its time, in CLOCK_MONOTONIC seconds."""
         self.has_seen_front = True
         """Whether the last claim looked at all that is due."""
+        self.is_more_due = False
+        """Whether the last claim left something to others, for all it knows."""
 
     def begin(self) -> None:
         """An exchange begins: from now on its statements share the time."""
@@ -82,6 +84,7 @@ class Statements:
             self._cursor.learn(start, is_full=is_full, last=batch.last, began=began, now=now)
             self._full_claims = self._full_claims + 1 if is_full else 0
             self.has_seen_front = start is None and not batch.was_outrun
+            self.is_more_due = is_full or batch.left_out
         return batch
 
     def send(self, connection: Connection, outcomes: Sequence[Outcome]) -> Callable[[float], Batch]:

@@ -48,8 +48,9 @@ class Batch:
 
     `accepted` outcomes ended their executions; the `unaccepted` did not (`verdicts` tells why). `claims` are in the
     order in which they are to run. `is_registered` false: the worker's row is missing or declared dead, so nothing was
-    claimed. `last`: the place of the last claim, if none before it was left out. `was_outrun`: there was something, but
-    others changed it at that very moment; look again.
+    claimed. `last`: the place of the last claim, if none before it was left out; if one was, `left_out`: it is not for
+    the same batch, and waits for the next claim. `was_outrun`: there was something, but others changed it at that very
+    moment; look again.
     """
 
     accepted: int
@@ -57,6 +58,7 @@ class Batch:
     claims: tuple[Claim, ...]
     is_registered: bool
     last: Place | None = None
+    left_out: bool = False
     was_outrun: bool = False
 
 
@@ -134,6 +136,7 @@ def _batch(rows: list[tuple[Any, ...]], outcomes: Sequence[Outcome]) -> Batch:
         tuple([tuple.__new__(Claim, row) for row in claimed]),  # as Claim(…), in a third of the time
         is_registered,
         Place(priority, created_at) if claimed and len(claimed) == ready else None,
+        left_out=0 < len(claimed) < ready,
         was_outrun=ready > 0 and not claimed,
     )
 

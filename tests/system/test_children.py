@@ -36,6 +36,24 @@ def wait(until: str) -> None:
 """
 
 
+def test_tasks_that_are_claimed_one_by_one_begin_on_all_children_though_each_asked_for_more(
+    queue: Queue, daemon: Start, tmp_path: Path
+) -> None:
+    daemon(APP, "--pool-size", "3", DATABASE_URL=queue.url, CLAIM_INTERVAL="1h")
+    for _ in range(3):  # by then each child takes many at once
+        queue.rows("INSERT INTO tasks (type, payload) SELECT 'note', '{\"what\": \"\"}' FROM generate_series(1, 300)")
+        queue.wait_empty()
+    queue.rows(
+        """
+        INSERT INTO tasks (type, payload, recoveries)
+        SELECT 'wait', '{"until": "go"}', 1 FROM generate_series(1, 3)
+        """
+    )
+    running = "SELECT count(*) FROM tasks WHERE status = 'running'"
+    eventually(lambda: queue.one(running) == 3, within=5, why="as recovered from a dead worker, nothing waits")
+    (tmp_path / "go").touch()
+
+
 def test_nothing_waits_behind_a_slow_task_and_the_table_tells_what_runs(
     queue: Queue, daemon: Start, tmp_path: Path
 ) -> None:
