@@ -171,6 +171,10 @@ class ChildBoard(Board):
         """Whether the supervisor has written this claim's outcome for us, or found it written."""
         return abs(self._words[(HEADER_BYTES + index * RECORD_BYTES) // WORD + Field.SUPERVISOR_WROTE]) == token
 
+    def supervisor_judged(self, token: int) -> bool:
+        """Whether the supervisor has said what became of this claim's outcome, wherever it stands here."""
+        return any(self.supervisor_wrote(index, token) for index in range(self._words[Word.ENDED]))
+
     def supervisor_found(self, index: int, token: int) -> bool:
         """Whether the supervisor found this claim's outcome written: by us, though the reply may be lost."""
         return self._words[(HEADER_BYTES + index * RECORD_BYTES) // WORD + Field.SUPERVISOR_WROTE] == -token

@@ -51,6 +51,8 @@ class Verdicts:
         for add in additions:
             add()
         for outcome in stale:
+            if self._board.supervisor_judged(outcome.token):
+                continue  # it asked while we were busy, and has told
             self._metrics.stale(outcome.type)
             self._log.warning(
                 "stale_outcome", task_id=outcome.task_id, type=outcome.type, token=outcome.token,

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from math import inf
 
 import pytest
@@ -12,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from orchestrator.board.child_half import ChildBoard
 from orchestrator.board.layout import Word
 from orchestrator.board.memory import create_memory
+from orchestrator.board.supervisor_half import SupervisorBoard
 from orchestrator.child.database import Database
 from orchestrator.child.ledger import COMPANY, SEND_SECONDS, SLOW_SECONDS, Ledger
 from orchestrator.child.statements import BUSY_AFTER
@@ -35,8 +37,8 @@ class Desk:
 
     def __init__(self, url: str) -> None:
         self.registry = CollectorRegistry()
-        self._descriptor = create_memory("test", 4 * COUNT)
-        self.board = ChildBoard(self._descriptor)
+        self.descriptor = create_memory("test", 4 * COUNT)
+        self.board = ChildBoard(self.descriptor)
         self.database = Database(url, "test")
         assert self.database.try_to_connect()
         metrics = TaskMetrics(self.registry)
@@ -68,7 +70,7 @@ class Desk:
     def close(self) -> None:
         self.database.close()
         self.board.close()
-        os.close(self._descriptor)
+        os.close(self.descriptor)
 
 
 @pytest.fixture
@@ -202,6 +204,38 @@ def test_a_task_that_was_recovered_runs_only_once_its_attempt_is_on_the_disk(
     (claim,) = desk.claim()
     assert claim.is_running
     assert is_flushed(connection, before)
+
+
+@pytest.mark.parametrize("has_told", [False, True])
+def test_a_stale_outcome_is_counted_unless_the_supervisor_did_while_the_child_was_busy(
+    desk: Desk, connection: Connection, has_told: bool
+) -> None:
+    add_worker(connection)
+    add_tasks(connection, 6 * COUNT)
+    desk.get_busy()
+    take_away = """
+        UPDATE tasks AS t SET status = 'pending' FROM (SELECT * FROM tasks WHERE status = 'claimed' LIMIT 1) AS one
+        WHERE t.id = one.id RETURNING one.claim_token
+    """
+    ((token,),) = connection.execute(take_away, within=5.0)
+    desk.claim()  # sends the outcomes
+    wait_until(lambda: desk.ledger.has_answer)
+    if has_told:
+        with closing(SupervisorBoard(desk.descriptor)) as board:
+            assert board.mark_written(frozenset({token})) == [token]
+    desk.ledger.hear()
+    assert desk.counted("tasks_stale_completions_total") == (None if has_told else 1)
+
+
+def test_a_claim_that_brings_little_tells_whether_it_left_something_out(desk: Desk, connection: Connection) -> None:
+    """Tasks that were recovered come one by one; for the second another child is to be woken."""
+    add_worker(connection)
+    add_tasks(connection, 2)
+    connection.execute("UPDATE tasks SET recoveries = 1", within=5.0)
+    desk.run(desk.claim(5))
+    assert desk.ledger.is_more_due
+    assert len(desk.claim(5)) == 1
+    assert not desk.ledger.is_more_due
 
 
 @pytest.mark.parametrize("is_busy", [False, True])
