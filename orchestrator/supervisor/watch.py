@@ -20,7 +20,7 @@ MARK_RUNNING_SECONDS = 0.15
 """`running` is true in the table for what has run 250 ms: the order goes out a little earlier."""
 
 HAND_BACK_SECONDS = 0.1
-"""Behind a task that runs so long, nothing waits: all of a batch together should take less (child/pace.py). Where slow
+"""Behind a task that runs so long, nothing waits: hardly more was meant for all of a batch (child/pace.py). Where slow
 tasks lie together among brief ones, they begin one after the other so fast."""
 
 BATCH_SECONDS = 0.4

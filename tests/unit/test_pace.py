@@ -1,6 +1,6 @@
 """How many tasks a child claims at once."""
 
-from orchestrator.child.pace import TARGET_SECONDS, Pace
+from orchestrator.child.pace import PLENTY_AFTER, TARGET_SECONDS, Pace
 
 
 def quick_and_full(pace: Pace) -> None:
@@ -42,11 +42,33 @@ def test_a_batch_of_which_nothing_ran_says_nothing() -> None:
     assert pace.size == 16
 
 
-def test_a_batch_takes_about_the_target_time() -> None:
-    pace = Pace(1000)
-    for _ in range(12):
+def taking_one_ms_each(pace: Pace, batches: int) -> Pace:
+    for _ in range(batches):
         pace.learn(asked=pace.size, got=pace.size, ran=pace.size, seconds=pace.size * 0.001)
+    return pace
+
+
+def test_a_batch_takes_about_the_target_time() -> None:
+    assert taking_one_ms_each(Pace(1000), PLENTY_AFTER - 1).size == round(TARGET_SECONDS / 0.001)
+
+
+def test_while_there_is_more_and_more_a_batch_takes_twice_the_target_time_until_one_is_not_full() -> None:
+    pace = taking_one_ms_each(Pace(1000), PLENTY_AFTER)
+    assert pace.size == round(2 * TARGET_SECONDS / 0.001)
+    pace.learn(asked=pace.size, got=pace.size - 1, ran=pace.size - 1, seconds=(pace.size - 1) * 0.001)
     assert pace.size == round(TARGET_SECONDS / 0.001)
+
+
+def test_however_much_there_is_only_brief_tasks_are_claimed_as_many_as_may_be() -> None:
+    pace = taking_one_ms_each(Pace(100), 2 * PLENTY_AFTER)
+    assert (pace.size, pace.is_largest) == (99, False)
+
+
+def test_however_much_there_is_a_slow_task_has_no_company() -> None:
+    pace = Pace(100)
+    for _ in range(2 * PLENTY_AFTER):
+        pace.learn(asked=pace.size, got=pace.size, ran=pace.size, seconds=pace.size * 1.1 * TARGET_SECONDS)
+    assert pace.size == 1
 
 
 def test_a_batch_that_was_not_full_says_how_much_there_is() -> None:
