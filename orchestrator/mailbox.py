@@ -3,11 +3,11 @@
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from orchestrator.model import ClaimRef, Outcome, OwnedClaim, Start, TaskType
+from orchestrator.model import ClaimRef, Outcome, OwnedClaim, Stale, Start, TaskType
 
 Message = TypeVar("Message")
 
@@ -161,15 +161,6 @@ class WorkIsDue:
     """Something can be claimed: wake an idle child. `has_woken`: who says so has woken one itself (Sleeper)."""
 
     has_woken: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Stale:
-    """An outcome that was refused: its claim is no longer the task's. `now`: what has become of the task, for the log;
-    empty if it was deleted."""
-
-    outcome: Outcome
-    now: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)

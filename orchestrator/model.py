@@ -11,6 +11,7 @@ claimed, running → pending                  handed back, or recovered from a d
 any end state    → pending                  an operator's retry
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -147,6 +148,28 @@ class Verdict(StrEnum):
     BY_CHILD = "by child"  # the claim's own child had written it before, though the reply may have been lost
     BY_SUPERVISOR = "by supervisor"  # the child's supervisor had
     STALE = "stale"  # the claim is no longer the task's: nothing was changed
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """An outcome that was refused: its claim is no longer the task's. `now`: what has become of the task, for the log;
+    empty if it was deleted."""
+
+    outcome: Outcome
+    now: Mapping[str, object]
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """Both claims, for the log: the one that came too late, and who has the task now, or had it last."""
+        outcome = self.outcome
+        return {
+            "task_id": outcome.task_id,
+            "type": outcome.type,
+            "token": outcome.token,
+            "attempt": outcome.attempt,
+            "status": outcome.status.value,
+            **self.now,
+        }
 
 
 @dataclass(frozen=True, slots=True)

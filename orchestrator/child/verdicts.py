@@ -38,26 +38,23 @@ class Verdicts:
         few microseconds between, nobody does.
         """
         ended: Sequence[Outcome] = outcomes
-        stale: Sequence[Outcome] = ()
+        refused: Sequence[Outcome] = ()
         if batch.unaccepted:
             verdicts = holdings.verdicts(connection, batch.unaccepted, within=left())
             ended = [each for each in outcomes if verdicts.get(each.token, Verdict.ACCEPTED) in _OURS]
-            stale = [each for each in batch.unaccepted if verdicts[each.token] is Verdict.STALE]
-        now = holdings.present_claims(connection, stale, within=left()) if stale else {}
+            refused = [each for each in batch.unaccepted if verdicts[each.token] is Verdict.STALE]
+        stale = holdings.stale(connection, refused, within=left())
         additions = self._metrics.additions(ended)
         if last >= 0:
             self._board.outcomes_written(last + 1)
         self._board.end_elsewhere(outcomes[-1].token)  # the one that does not stand there comes last
         for add in additions:
             add()
-        for outcome in stale:
-            if self._board.supervisor_judged(outcome.token):
+        for each in stale:
+            if self._board.supervisor_judged(each.outcome.token):
                 continue  # it asked while we were busy, and has told
-            self._metrics.stale(outcome.type)
-            self._log.warning(
-                "stale_outcome", task_id=outcome.task_id, type=outcome.type, token=outcome.token,
-                attempt=outcome.attempt, status=outcome.status.value, **now.get(outcome.task_id, {}),
-            )  # fmt: skip
+            self._metrics.stale(each.outcome.type)
+            self._log.warning("stale_outcome", **each.facts)
 
     def found(self, outcome: Outcome) -> None:
         """The supervisor found it written, so it was we who wrote it."""

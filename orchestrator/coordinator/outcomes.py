@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from orchestrator.coordinator.counting import Counting
 from orchestrator.coordinator.order_book import OrderBook
 from orchestrator.errors import DatabaseUnavailable, StatementRefused
-from orchestrator.mailbox import Mailbox, Report, Stale, Written
-from orchestrator.model import Outcome, Verdict
+from orchestrator.mailbox import Mailbox, Report, Written
+from orchestrator.model import Outcome, Stale, Verdict
 from orchestrator.store import claims, holdings
 from orchestrator.store.connection import Connection
 from orchestrator.telemetry import logs
@@ -62,7 +62,7 @@ class WriteOutcomes:
         its claim is no longer the task's."""
         verdicts = holdings.verdicts(connection, outcomes, within=WRITE_SECONDS)
         refused = [outcome for outcome in outcomes if verdicts[outcome.token] is Verdict.STALE]
-        now = holdings.present_claims(connection, refused, within=WRITE_SECONDS) if refused else {}
+        stale = holdings.stale(connection, refused, within=WRITE_SECONDS)
         by_child = []
         for outcome in outcomes:
             match verdicts[outcome.token]:
@@ -75,7 +75,6 @@ class WriteOutcomes:
                     self._counting.ended([outcome])
                 case _:
                     by_child.append(outcome.token)
-        stale = tuple(Stale(outcome, now.get(outcome.task_id, {})) for outcome in refused)
         self._settle(outcomes, tuple(by_child), stale)
 
     def _settle(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from orchestrator.model import Outcome, OwnedClaim, Verdict
+from orchestrator.model import Outcome, OwnedClaim, Stale, Verdict
 from orchestrator.store.arrays import words
 from orchestrator.store.claim_sql import CLAIM_STATEMENT
 from orchestrator.store.connection import Connection
@@ -25,18 +25,21 @@ def verdicts(connection: Connection, outcomes: Sequence[Outcome], *, within: flo
     return {o.token: written.get(o.token, Verdict.STALE) for o in outcomes}
 
 
-def present_claims(connection: Connection, stale: Sequence[Outcome], *, within: float) -> dict[str, dict[str, object]]:
-    """For the log: what has become of these outcomes' tasks, by task id; a task that was deleted is missing."""
+def stale(connection: Connection, refused: Sequence[Outcome], *, within: float) -> tuple[Stale, ...]:
+    """These outcomes, which `verdicts` called STALE, each with what has become of its task."""
+    if not refused:
+        return ()
     rows = connection.execute(
         """
         SELECT id::text, status::text, claim_token, worker_id, slot, attempts FROM tasks
         WHERE id = ANY (%(ids)s::uuid[])
         """,
-        {"ids": words(o.task_id for o in stale)},
+        {"ids": words(o.task_id for o in refused)},
         within=within,
     )
     names = ("status_now", "token_now", "worker_now", "slot_now", "attempts_now")
-    return {task_id: dict(zip(names, values, strict=True)) for task_id, *values in rows}
+    now = {task_id: dict(zip(names, values, strict=True)) for task_id, *values in rows}
+    return tuple(Stale(outcome, now.get(outcome.task_id, {})) for outcome in refused)
 
 
 def owned(connection: Connection, worker_id: str, slot: int | None, *, within: float) -> list[OwnedClaim]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from orchestrator.board.birth import ForkRequest
 from orchestrator.board.channel import FULL, GO, HELLO, IDLE, LOST, READY
 from orchestrator.board.layout import ChildOrder, SlotState, Word
-from orchestrator.mailbox import Audit, Finish, Order, Sleeper, Stale, Written
+from orchestrator.mailbox import Audit, Finish, Order, Sleeper, Written
 from orchestrator.model import Outcome, TaskStatus
 from orchestrator.retry import RetryPolicy
 from orchestrator.supervisor.children import Children, Phase, Seat
@@ -225,7 +225,12 @@ class Pool:
             self.listeners.on_ended(uncounted)
 
     def written(self, report: Written) -> None:
-        """Outcomes stand in the database: their children need not write them, but count those they wrote themselves."""
+        """Outcomes stand in the database: their children need not write them, but count those they wrote themselves.
+
+        Nothing is said of a stale one that its child has heard of meanwhile. It wrote that itself, and the task was
+        retried and ended again before we asked, so that the database no longer knew; or it was refused, and it is the
+        child that says so.
+        """
         done, by_child = frozenset(report.tokens), frozenset(report.by_child)
         bequeathed = {token: self._bequeathed.pop(token) for token in done & self._bequeathed.keys()}
         uncounted = [bequeathed[token] for token in report.by_child if token in bequeathed]
@@ -234,22 +239,10 @@ class Pool:
         unheard = {token for link in self.links.values() for token in link.board.mark_written(done, by_child)}
         for stale in report.stale:
             if stale.outcome.token not in self._lingering - unheard - bequeathed.keys():
-                self._tell_stale(stale)
+                self.listeners.on_stale(stale.outcome.type)
+                self._log.warning("stale_outcome", **stale.facts)
         self._finishing -= done
         self._lingering -= done
-
-    def _tell_stale(self, stale: Stale) -> None:
-        """Both claims: the one that came too late, and who has the task now, or had it last.
-
-        Not said of what a child has heard of meanwhile. It wrote that itself, and the task was retried and ended again
-        before we asked, so that the database no longer knew; or it was refused, and it is the child that says so.
-        """
-        outcome = stale.outcome
-        self.listeners.on_stale(outcome.type)
-        self._log.warning(
-            "stale_outcome", task_id=outcome.task_id, type=outcome.type, token=outcome.token, attempt=outcome.attempt,
-            status=outcome.status.value, **stale.now,
-        )  # fmt: skip
 
     def knows(self, slot: int, token: int) -> bool:
         """Whether a claim that the database shows is accounted for: on a board, on its way, or not to be judged now."""

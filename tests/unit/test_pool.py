@@ -11,8 +11,8 @@ from orchestrator.board.birth import BOARD, CHANNEL, PERMITS, ForkRequest
 from orchestrator.board.channel import FULL, GO, HELLO, IDLE, LOOK, LOST, READY, Channel, Permits
 from orchestrator.board.child_half import ChildBoard
 from orchestrator.board.layout import ChildOrder, SlotState
-from orchestrator.mailbox import Audit, Finish, Order, Sleeper, Stale, Written
-from orchestrator.model import Claim, Outcome, TaskStatus
+from orchestrator.mailbox import Audit, Finish, Order, Sleeper, Written
+from orchestrator.model import Claim, Outcome, Stale, TaskStatus
 from orchestrator.supervisor.children import Doom, Phase
 from orchestrator.supervisor.link import STUCK_SECONDS, Link
 from orchestrator.supervisor.pool import Pool
