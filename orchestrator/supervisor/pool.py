@@ -39,7 +39,6 @@ class Pool:
         self.policies: dict[str, RetryPolicy] = {}  # by type, as the app registered them
         self.listeners = listeners
         self._finishing: set[int] = set()
-        self._lingering: set[int] = set()  # of these, those that their children may be writing themselves
         self._bequeathed: dict[int, Outcome] = {}  # of these, what counts if a child that is dead by now had written it
         self._wake_is_owed = False
         self.unknown_exits: dict[int, int] = {}
@@ -199,11 +198,6 @@ class Pool:
         self._finishing.update(outcome.token for outcome in order.outcomes)
         self.post(order)
 
-    def finish_lingering(self, order: Finish) -> None:
-        """The same for outcomes of a child that lives."""
-        self._lingering.update(outcome.token for outcome in order.outcomes)
-        self.finish(order)
-
     def finish_crash(self, outcome: Outcome) -> None:
         """The same for the task that ran when its child died. If it turns out that the child had written something,
         that was a large result, which stands on no board, and it is what counts."""
@@ -217,7 +211,7 @@ class Pool:
     def inherit(self, outcomes: Sequence[Outcome], uncounted: Sequence[Outcome]) -> None:
         """Have the outcomes of a dead child written, and those counted that it wrote and did not count: these (found by
         us before it died), and whichever of the others turn out so."""
-        self._bequeathed.update({each.token: each for each in outcomes if each.token in self._finishing})
+        self._bequeathed.update({each.token: each for each in outcomes})
         own = tuple(each for each in outcomes if each.token not in self._finishing)
         if own:
             self.finish(Finish(own, is_estate=True))
@@ -238,11 +232,10 @@ class Pool:
             self.listeners.on_ended(uncounted)
         unheard = {token for link in self.links.values() for token in link.board.mark_written(done, by_child)}
         for stale in report.stale:
-            if stale.outcome.token not in self._lingering - unheard - bequeathed.keys():
+            if stale.outcome.token in unheard or stale.outcome.token in bequeathed:
                 self.listeners.on_stale(stale.outcome.type)
                 self._log.warning("stale_outcome", **stale.facts)
         self._finishing -= done
-        self._lingering -= done
 
     def knows(self, slot: int, token: int) -> bool:
         """Whether a claim that the database shows is accounted for: on a board, on its way, or not to be judged now."""

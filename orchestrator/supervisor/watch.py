@@ -102,7 +102,7 @@ class Watch:
             if now - outcome.ended_monotonic > LINGER_SECONDS and not self._pool.is_finishing(outcome.token)
         )
         if late and link.board.state is not SlotState.CLAIMING:
-            self._pool.finish_lingering(Finish(late))
+            self._pool.finish(Finish(late))
 
     def _mark(self, seat: Seat, running: BoardClaim, now: float, starts: list[Start]) -> None:
         """Order the running task to be marked so in the table, once it has run for a moment."""

@@ -312,7 +312,7 @@ def test_a_refused_outcome_is_stale_unless_its_child_has_heard_of_it_meanwhile(
     first.board.publish([claim(7)])
     first.board.start(0)
     first.board.end(outcome(7))
-    theatre.pool.finish_lingering(Finish((outcome(7),)))
+    theatre.pool.finish(Finish((outcome(7),)))
     if has_heard:
         first.board.outcomes_written()
     theatre.pool.written(Written((7,), stale=(Stale(outcome(7), {}),)))
@@ -321,9 +321,9 @@ def test_a_refused_outcome_is_stale_unless_its_child_has_heard_of_it_meanwhile(
 
 
 def test_a_refused_outcome_of_a_dead_child_is_stale(theatre: Theatre) -> None:
-    theatre.pool.finish_lingering(Finish((outcome(7),)))
+    theatre.pool.finish(Finish((outcome(7),)))
     theatre.pool.inherit([outcome(7), outcome(8)], [])
-    theatre.pool.finish(Finish((outcome(9),)))  # what it died of
+    theatre.pool.finish_crash(outcome(9))
     theatre.pool.written(Written((7, 8, 9), stale=tuple(Stale(outcome(token), {}) for token in (7, 8, 9))))
     assert theatre.stale == ["t", "t", "t"]
 
