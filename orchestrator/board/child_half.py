@@ -144,7 +144,7 @@ class ChildBoard(Board):
     def handler_ended(self) -> None:
         """The running claim's handler is done, its outcome is not yet anywhere: it can no longer be overdue."""
         index = self._words[Word.ENDED]
-        self._words[(HEADER_BYTES + index * RECORD_BYTES) // WORD + Field.DEADLINE] = 0
+        self._words[self._at(index, Field.DEADLINE)] = 0
 
     def end_elsewhere(self, token: int) -> None:
         """An outcome was written to the database: if it is the running claim's, which is too large to stand here, that
@@ -154,8 +154,7 @@ class ChildBoard(Board):
         if self._words[Word.WRITTEN] != self._words[Word.ENDED]:
             raise AssertionError("BUG: outcomes before this one have not been written")
         index = self._words[Word.ENDED]
-        record = (HEADER_BYTES + index * RECORD_BYTES) // WORD
-        self._words[record + Field.SUPERVISOR_WROTE] = self._words[record + Field.TOKEN]
+        self._words[self._at(index, Field.SUPERVISOR_WROTE)] = self._words[self._at(index, Field.TOKEN)]
         self._words[Word.ENDED] = index + 1
         self._words[Word.WRITTEN] = index + 1
         self._words[Word.FINISHED] += 1
@@ -165,11 +164,11 @@ class ChildBoard(Board):
         index = words[Word.ENDED]
         if words[Word.STARTED] == index:
             return False
-        return bool(words[(HEADER_BYTES + index * RECORD_BYTES) // WORD + Field.TOKEN] == token)
+        return bool(words[self._at(index, Field.TOKEN)] == token)
 
     def supervisor_wrote(self, index: int, token: int) -> bool:
         """Whether the supervisor has written this claim's outcome for us, or found it written."""
-        return abs(self._words[(HEADER_BYTES + index * RECORD_BYTES) // WORD + Field.SUPERVISOR_WROTE]) == token
+        return abs(self._words[self._at(index, Field.SUPERVISOR_WROTE)]) == token
 
     def supervisor_judged(self, token: int) -> bool:
         """Whether the supervisor has said what became of this claim's outcome, wherever it stands here."""
@@ -177,12 +176,11 @@ class ChildBoard(Board):
 
     def supervisor_found(self, index: int, token: int) -> bool:
         """Whether the supervisor found this claim's outcome written: by us, though the reply may be lost."""
-        return self._words[(HEADER_BYTES + index * RECORD_BYTES) // WORD + Field.SUPERVISOR_WROTE] == -token
+        return self._words[self._at(index, Field.SUPERVISOR_WROTE)] == -token
 
     def count_found(self, index: int) -> None:
         """What the supervisor found written by us we count, as if it had been the one: it need not when we die."""
-        record = (HEADER_BYTES + index * RECORD_BYTES) // WORD
-        self._words[record + Field.SUPERVISOR_WROTE] = self._words[record + Field.TOKEN]
+        self._words[self._at(index, Field.SUPERVISOR_WROTE)] = self._words[self._at(index, Field.TOKEN)]
 
     def outcomes_written(self, count: int | None = None) -> None:
         """The first so many outcomes stand in the database (None: all), if not more; once all do, their texts may be

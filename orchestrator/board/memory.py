@@ -8,6 +8,7 @@ from orchestrator.board.layout import (
     ARENA_BYTES,
     HEADER_BYTES,
     RECORD_BYTES,
+    WORD,
     ChildOrder,
     SlotState,
     Word,
@@ -46,6 +47,10 @@ class Board:
         self._words.release()
         self._bytes.release()
         self._map.close()
+
+    def _at(self, index: int, field: int) -> int:
+        """Where this field of a record stands among the words."""
+        return (HEADER_BYTES + index * RECORD_BYTES) // WORD + field
 
     def word(self, word: int) -> int:
         return self._words[word]

@@ -9,7 +9,6 @@ from orchestrator.board.layout import (
     OUTCOME_STATUSES,
     RECORD,
     RECORD_BYTES,
-    WORD,
     ChildOrder,
     Field,
     LeaveReason,
@@ -109,7 +108,7 @@ class SupervisorBoard(Board):
         return self._ended_at(ended - 1)
 
     def _ended_at(self, index: int) -> float:
-        return self._words[(HEADER_BYTES + index * RECORD_BYTES) // WORD + Field.ENDED_AT] / NANO
+        return self._words[self._at(index, Field.ENDED_AT)] / NANO
 
     def hand_back(self, taken: int) -> tuple[BoardClaim, ...]:
         """Record that `taken` permissions were taken from the semaphore: those claims, from the rear, are ours.
@@ -133,10 +132,9 @@ class SupervisorBoard(Board):
         """
         told = []
         for index in range(max(self._words[Word.WRITTEN], 0), min(self._words[Word.ENDED], self.capacity)):
-            record = (HEADER_BYTES + index * RECORD_BYTES) // WORD
-            token = self._words[record + Field.TOKEN]
+            token = self._words[self._at(index, Field.TOKEN)]
             if token in tokens:
-                self._words[record + Field.SUPERVISOR_WROTE] = -token if token in by_child else token
+                self._words[self._at(index, Field.SUPERVISOR_WROTE)] = -token if token in by_child else token
                 self._words[Word.MARKS] = (self._words[Word.MARKS] + 1) & 0x7FFFFFFF
                 told.append(token)
         return told
@@ -157,14 +155,14 @@ class SupervisorBoard(Board):
         if batch & 1:
             return None
         indexes = range(max(words[Word.WRITTEN], 0), min(words[Word.COUNT] - words[Word.HANDED_BACK], self.capacity))
-        held = frozenset(words[(HEADER_BYTES + i * RECORD_BYTES) // WORD + Field.TOKEN] for i in indexes)
+        held = frozenset(words[self._at(i, Field.TOKEN)] for i in indexes)
         return held if words[Word.BATCH] == batch else None
 
     def _is_written(self, index: int) -> bool:
-        return abs(self._mark(index)) == self._words[(HEADER_BYTES + index * RECORD_BYTES) // WORD + Field.TOKEN]
+        return abs(self._mark(index)) == self._words[self._at(index, Field.TOKEN)]
 
     def _mark(self, index: int) -> int:
-        return self._words[(HEADER_BYTES + index * RECORD_BYTES) // WORD + Field.SUPERVISOR_WROTE]
+        return self._words[self._at(index, Field.SUPERVISOR_WROTE)]
 
     def _claim(self, index: int, *, has_started: bool) -> BoardClaim:
         fields = RECORD.unpack_from(self._bytes, HEADER_BYTES + index * RECORD_BYTES)
