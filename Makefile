@@ -30,7 +30,7 @@ run: $(RUN)  ## a worker with a private PostgreSQL and example tasks; Ctrl-C end
 	@exec bin/orchestratord dev $(ARGS)
 
 test: $(TEST)  ## the test suite; TEST_DATABASE_URL names a server to use instead of a private one
-	@$(PYTEST) -n 4 $(ARGS)
+	@$(PYTEST) -n 4 --dist worksteal $(ARGS)
 
 test-unit: $(TEST)  ## the tests that need no database and no processes
 	@$(PYTEST) tests/unit $(ARGS)
@@ -39,7 +39,7 @@ test-unit: $(TEST)  ## the tests that need no database and no processes
 test-slow: $(TEST)  ## the long tests: chaos, several hosts, systemd, a browser
 	@$(PYTEST) -m slow --collect-only -qq >.venv/slow-tests 2>&1; \
 	case $$? in \
-		0) exec $(PYTEST) -m slow -n 2 $(ARGS);; \
+		0) exec $(PYTEST) -m slow -n 2 --dist worksteal $(ARGS);; \
 		5) echo "there are no slow tests";; \
 		*) cat .venv/slow-tests; exit 1;; \
 	esac
