@@ -12,7 +12,7 @@ from orchestrator.exit_codes import ExitCode
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-DOCUMENTS = [path for path in [*ROOT.glob("*.md"), *ROOT.glob("examples/**/*.md")] if ".venv" not in path.parts]
+DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/*.md")]
 
 
 def test_the_settings_are_those_of_the_code() -> None:
