@@ -186,8 +186,8 @@ class Connection:
             self._fail(error)
 
     def _receive(self, deadline: float, *, is_news: bool = False) -> list[tuple[Any, ...]]:
-        """`is_news`: it was sent just now, so there can be no answer yet. (The driver would find that out as well, which
-        makes a small insert a tenth slower.)"""
+        """`is_news`: it was sent just now, so there can be no answer yet. (The driver would find that out too, but a
+        small insert takes a tenth longer then.)"""
         try:
             if is_news and len(self._cursor.query) <= _SENT_AT_ONCE_BYTES:
                 self._readiness.wait(self._raw.fileno(), select.POLLIN, min(deadline, time.monotonic() + _NEWS_SECONDS))
