@@ -21,10 +21,14 @@ from orchestrator.errors import (
 from orchestrator.model import NewTask
 from orchestrator.new_tasks import NOTHING, ToEnqueue, checked_batch, has_key, new_task
 from orchestrator.store.enqueue import BATCH, enqueue, enqueue_many
+from orchestrator.store.failures import TRY_AGAIN_STATES
 from orchestrator.store.session import Session, open_session
 
 MAX_CONNECTIONS = 4
 """Threads that enqueue at the same moment share so many; more of them take turns."""
+
+_TRIES = 5
+"""Of a transaction that a deadlock or another's serializable one undoes."""
 
 _NO_TABLES = frozenset({"42P01", "42883", "3F000"})
 
@@ -109,7 +113,17 @@ class Client:
                 yield checked_batch(given, start, BATCH)
 
         is_repeatable = all(has_key(task) for task in given)
-        return self._run(lambda session: session.enqueue_many(batches(), within=self._timeout), is_repeatable)
+
+        def transaction(session: Session) -> list[str]:
+            return session.enqueue_many(batches(), within=self._timeout)
+
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                return self._run(transaction, is_repeatable)
+            except StatementRefused as refused:  # then nothing is stored
+                if not tries_left or refused.sqlstate not in TRY_AGAIN_STATES:
+                    raise
+        raise AssertionError("BUG: the last try neither returned nor raised")
 
     def close(self) -> None:
         """Close the connections that are idle. The client can be used again; it would open new ones."""

@@ -86,13 +86,15 @@ class Connection:
         within: float,
         lock_within: float | None = None,
         meanwhile: Callable[[], None] | None = None,
+        may_repeat: bool = True,
     ) -> list[tuple[Any, ...]]:
         """Runs one statement, or several as one transaction, and returns the rows of the last.
 
         `meanwhile` is called once it is sent, before its reply is waited for; what it raises closes the connection.
 
         With `lock_within` the server itself ends it as well: a little before `within` is over, so that its refusal
-        still arrives, or sooner if it waits for a lock so long. After a deadlock it is tried again.
+        still arrives, or sooner if it waits for a lock so long. After a deadlock it is tried again, unless it may not be
+        repeated: a COMMIT that is refused has ended its transaction, and the next one would commit nothing.
         DatabaseUnavailable (with `sent`: its fate is unknown), DeadlineExceeded and Interrupted leave the connection
         closed, StatementRefused leaves it usable and nothing changed. Whatever a signal handler raises closes it too.
         """
@@ -103,7 +105,8 @@ class Connection:
             try:
                 return self._run(sql, params, deadline, meanwhile)
             except StatementRefused as refusal:
-                if refusal.sqlstate not in TRY_AGAIN_STATES or attempt == _TRIES or self._is_in_transaction():
+                is_over = not may_repeat or attempt == _TRIES
+                if is_over or refusal.sqlstate not in TRY_AGAIN_STATES or self._is_in_transaction():
                     raise
         raise AssertionError("BUG: the last try neither returned nor raised")
 

@@ -34,7 +34,8 @@ class Session:
     def enqueue_many(self, batches: Iterable[Sequence[NewTask]], *, within: float) -> list[str]:
         """Adds tasks, all or none; their ids in the same order. `within` is for each batch.
 
-        While the server is busy with one the next is asked for; what `batches` raises undoes all of them.
+        While the server is busy with one the next is asked for; what `batches` raises undoes all of them. So does a
+        StatementRefused, that of the commit included.
         """
         self._connection.wait(0)
         upcoming = _Upcoming(batches)
@@ -49,7 +50,7 @@ class Session:
         except StatementRefused:
             self._connection.execute("ROLLBACK", within=within)
             raise
-        self._connection.execute("COMMIT", within=within)
+        self._connection.execute("COMMIT", within=within, may_repeat=False)
         return ids
 
     def close(self) -> None:

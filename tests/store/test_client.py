@@ -107,6 +107,34 @@ def test_a_key_that_is_there_gives_its_task_and_changes_nothing(client: Client, 
     assert look("SELECT payload, priority FROM tasks WHERE type = 'a'") == [({"n": 1}, 0)]
 
 
+def refuse_commits(look: Look, count: int) -> None:
+    """So many transactions that add tasks fail in their COMMIT, as those of SERIALIZABLE sessions may."""
+    look("CREATE SEQUENCE commits")
+    look(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        f"IF nextval('commits') <= {count} THEN "
+        "RAISE EXCEPTION 'could not serialize access' USING ERRCODE = 'serialization_failure'; END IF; "
+        "RETURN NULL; END $$"
+    )
+    look(
+        "CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON tasks DEFERRABLE INITIALLY DEFERRED "
+        "FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
+
+
+def test_a_commit_that_is_refused_is_never_taken_for_one_that_succeeded(client: Client, look: Look) -> None:
+    refuse_commits(look, 1000)
+    with pytest.raises(StatementRefused, match="could not serialize"):
+        client.enqueue_many([("email", {"n": 1})])
+    assert look("SELECT count(*) FROM tasks") == [(0,)]
+
+
+def test_a_transaction_whose_commit_was_refused_is_made_again(client: Client, look: Look) -> None:
+    refuse_commits(look, 2)
+    ids = client.enqueue_many([("email", {"n": 1})])
+    assert look("SELECT id::text FROM tasks") == [(ids[0],)]
+
+
 def test_many_tasks_in_all_spellings_come_back_in_order(client: Client, look: Look) -> None:
     ids = client.enqueue_many(
         [
