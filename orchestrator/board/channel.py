@@ -3,6 +3,7 @@
 import os
 import select
 import socket
+import time
 
 HELLO = b"hello"  # child: I exist, and the supervisor is my parent. Followed by my pid
 GO = b"go"  # supervisor: you are in my table
@@ -54,6 +55,7 @@ class Channel:
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
+        self._owed: dict[bytes, None] = {}  # in their order, each once
         end.setblocking(False)
 
     @staticmethod
@@ -73,6 +75,21 @@ class Channel:
             return False
         return True
 
+    def tell(self, message: bytes) -> None:
+        """Send it; if there is no room for it now, because the other end has not read for long, then in `wait` or with
+        the next one that is told, as soon as there is."""
+        self._owed[message] = None
+        self._owes()
+
+    def _owes(self) -> bool:
+        """Whether something is still to be sent, after another try."""
+        while self._owed:
+            message = next(iter(self._owed))
+            if not self.send(message):
+                return True
+            del self._owed[message]
+        return False
+
     def receive(self) -> list[bytes] | None:
         """All messages that wait, or None once the other end is gone and they are used up."""
         messages: list[bytes] = []
@@ -89,9 +106,14 @@ class Channel:
 
     def wait(self, seconds: float | None) -> bool:
         """Whether something can be received (or the other end is gone) within `seconds` (None: for ever)."""
+        until = None if seconds is None else time.monotonic() + seconds
         poll = select.poll()
-        poll.register(self._end, select.POLLIN)
-        return bool(poll.poll(None if seconds is None else max(0, int(seconds * 1000))))
+        while True:
+            owes = self._owes()
+            poll.register(self._end, select.POLLIN | (select.POLLOUT if owes else 0))
+            ready = poll.poll(None if until is None else max(0.0, until - time.monotonic()) * 1000)
+            if not owes or not ready or ready[0][1] != select.POLLOUT:
+                return bool(ready)
 
     def close(self) -> None:
         self._end.close()

@@ -112,7 +112,7 @@ class Loop:
         self._crowd.leave()
         self._board.enter(SlotState.IDLE)
         self._runner.rest()
-        self._channel.send(IDLE)
+        self._channel.tell(IDLE)
         try:
             self._ledger.plan_ahead()
         except DatabaseUnavailable:
@@ -167,7 +167,7 @@ class Loop:
             self._board.publish([(claim, limits.max_retries) for claim, limits in claims])
         except DatabaseUnavailable:
             self._board.claim_ended()
-            self._channel.send(LOST)
+            self._channel.tell(LOST)
             return None
         except StatementRefused as refusal:
             self._log.error("claim_refused", sqlstate=refusal.sqlstate, error=str(refusal))

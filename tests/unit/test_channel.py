@@ -2,6 +2,7 @@
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 
@@ -103,3 +104,36 @@ def test_neither_end_is_passed_on_to_programs(ends: tuple[Channel, Channel]) -> 
 def test_a_message_is_a_packet_not_a_stream(ends: tuple[Channel, Channel]) -> None:
     with socket.socket(fileno=os.dup(ends[0].fileno())) as end:
         assert end.type == socket.SOCK_SEQPACKET
+
+
+def test_what_must_be_told_is_told_as_soon_as_the_other_end_reads_again(ends: tuple[Channel, Channel]) -> None:
+    ours, theirs = ends
+    while theirs.send(FULL):
+        pass
+    theirs.tell(LOST)
+    theirs.tell(IDLE)
+    theirs.tell(IDLE)
+    assert not theirs.wait(0.01)
+    told = []
+
+    def supervisor() -> None:
+        while IDLE not in told:
+            assert ours.wait(5)
+            told.extend(ours.receive() or [])
+        ours.send(LOOK)
+
+    reading = threading.Thread(target=supervisor)
+    reading.start()
+    assert theirs.wait(10), "it was told to look because it had told that it sleeps"
+    reading.join()
+    assert [message for message in told if message != FULL] == [LOST, IDLE]
+
+
+def test_a_wait_with_something_left_to_tell_ends_with_the_other_end(ends: tuple[Channel, Channel]) -> None:
+    ours, theirs = ends
+    while theirs.send(FULL):
+        pass
+    theirs.tell(IDLE)
+    ours.close()
+    assert theirs.wait(None)
+    assert theirs.receive() is None
