@@ -93,7 +93,7 @@ class Connection:
         `meanwhile` is called once it is sent, before its reply is waited for; what it raises closes the connection.
 
         With `lock_within` the server itself ends it as well: a little before `within` is over, so that its refusal
-        still arrives, or sooner if it waits for a lock so long. After a deadlock it is tried again, unless it may not be
+        still arrives, or sooner if it waits for a lock so long. After a deadlock it is tried again, if it may be
         repeated: a COMMIT that is refused has ended its transaction, and the next one would commit nothing.
         DatabaseUnavailable (with `sent`: its fate is unknown), DeadlineExceeded and Interrupted leave the connection
         closed, StatementRefused leaves it usable and nothing changed. Whatever a signal handler raises closes it too.

@@ -70,6 +70,12 @@ class Pool:
             else:
                 self.not_born(seat, "the forkserver takes no requests", now)
 
+    def next_fork_due(self, forkserver: Forkserver | None) -> float | None:
+        """When the next child is to be asked for; None: none is missing, or there is nobody to ask."""
+        if forkserver is None or forkserver.stage is not Stage.READY:
+            return None
+        return self.children.next_due()
+
     def fork_failed(self, slot: int, incarnation: int, reason: str, now: float) -> None:
         seat = self.children.get(slot)
         if seat is not None and seat.incarnation == incarnation and seat.phase is Phase.FORKING:

@@ -16,7 +16,7 @@ from orchestrator.supervisor.children import Phase
 from orchestrator.supervisor.course import Course
 from orchestrator.supervisor.farewell import Farewell
 from orchestrator.supervisor.forkserver import Forkserver
-from orchestrator.supervisor.forkservers import Forkservers
+from orchestrator.supervisor.forkservers import AppNews, Forkservers
 from orchestrator.supervisor.pool import Pool
 from orchestrator.supervisor.reaper import Reaper
 from orchestrator.supervisor.rolling import roll
@@ -136,7 +136,8 @@ class Supervisor:
             waits.append(0.02)
         if self._service_manager is not None:
             waits.append(self._service_manager.next_due() - now)
-        dues = [self._forkservers.next_due(), self._pool.children.next_due() if self._machine.is_serving else None]
+        fork_due = self._pool.next_fork_due(self._forkservers.current) if self._machine.is_serving else None
+        dues = [self._forkservers.next_due(), fork_due]
         waits += [due - now for due in dues if due is not None and self._machine.state is not State.DRAINING]
         return max(0.0, min(waits))
 
@@ -189,7 +190,7 @@ class Supervisor:
     def _hear(self, now: float) -> None:
         news, failed = self._forkservers.hear(now)
         for each in news:
-            self._course.app_news(each)
+            self._app_news(each)
         for fork in failed:
             self._pool.fork_failed(fork.slot, fork.incarnation, fork.reason, now)
         for number in list(self._pool.links):
@@ -199,7 +200,11 @@ class Supervisor:
         generation, news = self._forkservers.reaped(pid, status, now)
         if generation is not None:
             self._pool.forkserver_died(generation, now)
-        if news is not None and self._machine.state is not State.STOPPING:
+        if news is not None:
+            self._app_news(news)
+
+    def _app_news(self, news: AppNews) -> None:
+        if self._machine.state is not State.STOPPING:  # a signal of this very turn may have ended it all
             self._course.app_news(news)
 
     # Every turn

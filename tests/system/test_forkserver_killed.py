@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.fixtures.daemon import Queue, Start
 from tests.fixtures.gates import APP, Gates
+from tests.fixtures.proc import cpu_seconds
 from tests.fixtures.waiting import eventually
 
 
@@ -71,3 +72,19 @@ def test_one_that_cannot_import_the_app_any_more_leaves_the_children_at_work_and
     os.kill(children[0], signal.SIGKILL)
     eventually(lambda: sorted(worker.children()) == [0, 1] and worker.children() != children, within=15)
     assert queue.wait_status(queue.enqueue("quick"), "completed")["attempts"] == 1
+
+
+def test_while_the_app_cannot_be_imported_a_missing_child_keeps_no_processor_busy(
+    daemon: Start, queue: Queue, tmp_path: Path
+) -> None:
+    worker = daemon(APP, "--pool-size", "2", DATABASE_URL=queue.url)
+    missing = worker.children()[0]
+    (tmp_path / "app.py").write_text("import time\ntime.sleep(600)\n")
+    os.kill(worker.forkserver(), signal.SIGKILL)
+    worker.wait_log("forkserver_died")
+    os.kill(missing, signal.SIGKILL)
+    worker.wait_log("child_died")
+
+    used, until = cpu_seconds(worker.pid), time.monotonic() + 2
+    eventually(lambda: time.monotonic() > until, within=5)
+    assert cpu_seconds(worker.pid) - used < 0.12

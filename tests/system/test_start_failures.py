@@ -16,7 +16,7 @@ import pytest
 from orchestrator.dev.postgres import PrivatePostgres
 from tests.fixtures.command import ENTRY, Command, clean_environment
 from tests.fixtures.daemon import Queue, Start
-from tests.fixtures.proc import children
+from tests.fixtures.proc import children, is_alive
 from tests.fixtures.waiting import eventually
 
 APP = """
@@ -329,3 +329,23 @@ def test_a_pool_that_grows_beyond_its_open_files_goes_on_with_the_children_it_ha
     eventually(lambda: len(worker.children()) == 3, within=10, why="it is born once there is room")
     assert queue.wait_status(queue.enqueue("greet"), "completed")["attempts"] == 1
     assert worker.stop() == 0
+
+
+def test_a_term_that_comes_with_the_news_of_a_broken_app_is_obeyed(daemon: Start, queue: Queue, tmp_path: Path) -> None:
+    app = """
+    import os, time
+    open("importing", "w").close()
+    while not os.path.exists("broken"):
+        time.sleep(0.01)
+    raise RuntimeError("half a deployment")
+    """
+    worker = daemon(app, is_awaited=False, DATABASE_URL=queue.url)
+    eventually((tmp_path / "importing").exists, within=10)
+    forkserver = worker.forkserver()
+    worker.signal(signal.SIGSTOP)
+    (tmp_path / "broken").touch()
+    eventually(lambda: not is_alive(forkserver), within=10)
+    worker.signal(signal.SIGTERM)
+    worker.signal(signal.SIGCONT)
+    assert worker.wait_exit() == 0
+    assert "Traceback" not in worker.log()
