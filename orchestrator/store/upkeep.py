@@ -93,7 +93,8 @@ def declare_silent_dead(
 
 # `lost` is computed once, and `orphans` compares with that list: when a row changed hands meanwhile, PostgreSQL checks
 # its new version against the WHERE clause again, but a NOT EXISTS in there would then find no worker at all and pass.
-# Worker ids are never used twice, so a worker that is lost stays lost.
+# Worker ids are never used twice, so a worker that is lost stays lost. All that `fates` judges by comes from `orphans`,
+# whose rows are as they were when they were locked; a join with `tasks` would see them as the statement began.
 _RECOVER = """
 WITH lease AS MATERIALIZED (
     SELECT FROM leadership
@@ -103,7 +104,7 @@ WITH lease AS MATERIALIZED (
     WHERE t.status IN ('claimed', 'running')
       AND NOT EXISTS (SELECT FROM workers AS w WHERE w.id = t.worker_id AND w.declared_dead_at IS NULL)
 ), orphans AS MATERIALIZED (
-    SELECT t.id, t.worker_id, t.status = 'running' AS was_running
+    SELECT t.id, t.type, t.worker_id, t.attempts, t.max_retries, t.status = 'running' AS was_running
     FROM lease, tasks AS t
     WHERE t.status IN ('claimed', 'running')
       AND (t.worker_id = ANY (ARRAY(SELECT worker_id FROM lost)) OR t.worker_id IS NULL)
@@ -111,8 +112,8 @@ WITH lease AS MATERIALIZED (
     FOR UPDATE OF t SKIP LOCKED
 ), fates AS (
     SELECT o.id, o.worker_id, o.was_running, y.retry_base_seconds, y.retry_cap_seconds,
-        o.was_running AND t.attempts > coalesce(t.max_retries, y.max_retries, 3) AS is_dead_letter
-    FROM orphans AS o JOIN tasks AS t ON t.id = o.id LEFT JOIN task_types AS y ON y.type = t.type
+        o.was_running AND o.attempts > coalesce(o.max_retries, y.max_retries, 3) AS is_dead_letter
+    FROM orphans AS o LEFT JOIN task_types AS y ON y.type = o.type
 )
 UPDATE tasks AS t
 SET status = CASE WHEN f.is_dead_letter THEN 'dead_letter'::task_status ELSE 'pending' END,

@@ -1,6 +1,7 @@
 """What the duties write: under the leader's term only, and for tasks of dead or missing workers only."""
 
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -17,8 +18,12 @@ from tests.store.rows import (
     declare_dead,
     ending,
     finish,
+    in_background,
+    is_waiting_for_a_lock,
+    pid_of,
     value,
     values,
+    wait_until,
 )
 
 
@@ -97,6 +102,24 @@ def test_a_running_task_is_a_dead_letter_after_its_last_attempt(
         ended,
         "w" if ended else None,
     )
+
+
+def test_an_attempt_that_is_marked_while_recovery_waits_for_the_lease_is_judged_with(
+    connection: Connection, other: Connection, connect: Callable[[], Connection], term: int
+) -> None:
+    leader = connect()
+    task_id = add_task(connection, max_retries=0)
+    add_worker(connection, "w")
+    (taken,) = claim(connection)
+    declare_dead(connection, "w")
+    other.execute("BEGIN; UPDATE leadership SET renewed_at = clock_timestamp()", within=5.0)
+    backend = pid_of(leader)
+    recovered = in_background(lambda: recover(leader, term))
+    wait_until(lambda: is_waiting_for_a_lock(connection, backend))
+    start = Start(taken.task_id, taken.token, taken.attempt, time.monotonic())
+    assert claims.mark_running(connection, [start], within=5.0) == 1
+    other.execute("COMMIT", within=5.0)
+    assert recovered() == [Recovered(task_id, "t", TaskStatus.DEAD_LETTER, 1, True, "w")]
 
 
 def test_tasks_of_a_worker_that_is_missing_are_recovered_too(connection: Connection, term: int) -> None:
