@@ -7,13 +7,14 @@ from collections.abc import Mapping
 
 import pytest
 
+from orchestrator.coordinator.duties.audit import Audit
 from orchestrator.coordinator.duties.census import Census
 from orchestrator.coordinator.standing import Standing
 from orchestrator.dev.postgres import PrivatePostgres
 from orchestrator.mailbox import Activity, Audited, DeclaredDead, LeaseLost, Registered, WorkIsDue
 from orchestrator.model import NewTask
 from orchestrator.store.connection import Connection
-from tests.fixtures.coordination import Database, Events, MakeWorker, Worker, eventually, workers_of
+from tests.fixtures.coordination import Database, Events, MakeWorker, Reports, Worker, eventually, workers_of
 
 
 def wake_of(worker: Worker) -> float:
@@ -319,15 +320,25 @@ def test_owned_claims_are_audited_until_nothing_is_owned(database: Database, mak
     worker.coordination.post(Activity(has_sleepers=True, is_claiming=True))
     eventually(finds_it)
     database.run("UPDATE tasks SET status = 'completed' WHERE id = %s", task_id)
-    audits = [0]
-
-    def rests() -> bool:
-        before = sum(isinstance(each, Audited) for each in worker.reports.seen)
-        changed, audits[0] = before != audits[0], before
-        return not changed
-
     eventually(lambda: worker.reports.wait(Audited).claims == ())
-    eventually(rests)
+
+
+def test_audits_rest_once_no_claim_of_the_time_of_the_last_stir_can_be_under_way(connection: Connection) -> None:
+    standing, reports = Standing(), Reports()
+    audit = Audit(standing, reports.mailbox, every_seconds=5.0, claim_seconds=0.5)
+    assert not audit.is_wanted(), "there is no worker yet"
+    standing.registered("w")
+    for _ in range(3):
+        audit.run_once(connection)
+        assert audit.is_wanted(), "a claim may still be committed"
+    eventually(lambda: not audit.is_wanted(), within=5)
+
+    standing.stirred()
+    assert audit.is_wanted()
+    audit.run_once(connection)
+    assert audit.is_wanted()
+    eventually(lambda: audit.run_once(connection) is None and not audit.is_wanted(), within=5)
+    assert {report.claims for report in reports.take() if isinstance(report, Audited)} == {()}
 
 
 def test_both_threads_survive_what_they_did_not_expect(
