@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, NoReturn, Self
 
 import psycopg2
-from psycopg2.extensions import POLL_OK, POLL_WRITE, TRANSACTION_STATUS_IDLE
+from psycopg2.extensions import POLL_OK, POLL_WRITE, TRANSACTION_STATUS_ACTIVE, TRANSACTION_STATUS_IDLE
 
 from orchestrator.errors import DatabaseUnavailable, StatementRefused
 from orchestrator.store.connecting import OnCall, connect, drive
@@ -201,7 +201,7 @@ class Connection:
 
     def _fail(self, error: BaseException) -> NoReturn:
         """Raises what `execute` says of what went wrong; the connection is closed if it is of no more use."""
-        if isinstance(error, psycopg2.Error | ValueError):
+        if isinstance(error, psycopg2.Error | ValueError) and not self._is_somebody_elses(error):
             meant = meaning(self._raw, error)
             if isinstance(meant, DatabaseUnavailable):
                 self.close()
@@ -210,6 +210,12 @@ class Connection:
         if isinstance(error, DatabaseUnavailable):
             error.sent = True
         raise error
+
+    def _is_somebody_elses(self, error: Exception) -> bool:
+        """Whether a signal handler has raised it. The driver's own ValueErrors come before it sends (a value that it
+        cannot write), or from a reply (UnicodeDecodeError)."""
+        is_plain = not isinstance(error, psycopg2.Error | UnicodeDecodeError)
+        return is_plain and self._raw.info.transaction_status == TRANSACTION_STATUS_ACTIVE
 
     def _do(self, meanwhile: Callable[[], None]) -> float:
         """How many seconds it took. What it raises is the caller's own business, whatever kind it is of."""

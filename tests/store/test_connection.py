@@ -250,8 +250,11 @@ def test_signals_are_handled_while_a_statement_runs(connection: Connection) -> N
         signal.signal(signal.SIGUSR1, previous)
 
 
-def test_an_exception_from_a_signal_handler_passes_and_closes_the_connection(connection: Connection) -> None:
-    class Alarm(Exception):
+@pytest.mark.parametrize("kind", [Exception, ValueError])
+def test_an_exception_from_a_signal_handler_passes_and_closes_the_connection(
+    connection: Connection, kind: type[Exception]
+) -> None:
+    class Alarm(kind):
         pass
 
     def ring(*_: object) -> None:
