@@ -25,7 +25,7 @@ from orchestrator.store.claim_sql import (
 from orchestrator.store.connection import Connection
 from orchestrator.store.literals import long_text
 from orchestrator.store.prepared import execute_prepared, send_prepared
-from orchestrator.store.tokens import Tokens
+from orchestrator.store.tokens import WAITS_FOR_DISK, Tokens
 
 _MAX_BATCH_BYTES = 8 << 20
 """Payloads of one claim together, as they are stored (perhaps compressed); the first is taken whatever its size."""
@@ -173,14 +173,16 @@ def wait_for_disk(connection: Connection, *, within: float) -> None:
 
     A commit waits for the disk only if its transaction has written something: this one writes a message to nobody.
     """
-    connection.execute("SELECT pg_logical_emit_message(true, 'orchestrator', '')", within=within)
+    connection.execute(WAITS_FOR_DISK + "SELECT pg_logical_emit_message(true, 'orchestrator', '')", within=within)
 
 
 def mark_running(connection: Connection, starts: Sequence[Start], *, within: float) -> int:
-    """Marks these executions running, with their attempt and start; returns how many still were claimed."""
+    """Marks these executions running, with their attempt and start; returns how many still were claimed. All that was
+    committed before is on the server's disk then."""
     now = time.monotonic()
     rows = connection.execute(
-        """
+        WAITS_FOR_DISK  # noqa: S608 a constant
+        + """
         WITH marked AS (
             UPDATE tasks AS t
             SET status = 'running', attempts = s.attempt, started_at = now() - s.started_ago * interval '1 second',

@@ -11,6 +11,13 @@ EPOCH_BITS = 20
 """Of a token, for the number within its epoch. Leaves 43 for epochs, of which a session takes a hundred (CACHE)."""
 
 
+WAITS_FOR_DISK = (
+    "SELECT set_config('synchronous_commit', 'local', true) WHERE current_setting('synchronous_commit') = 'off';"
+)
+"""Before a statement: its commit waits for the disk also where the user has turned that off for his role. What he says
+about standbys stays."""
+
+
 class Tokens:
     """One claimer's tokens. They outlive its connections, and crashes of the server."""
 
@@ -32,11 +39,10 @@ def _draw_epoch(connection: Connection, *, within: float) -> int:
     """A number that nobody has drawn before or will; what the sequence remembers of it is on the server's disk.
 
     The transaction's message (to nobody) is what makes the commit wait for the disk, and so for all that any session
-    wrote before it; also where the user has turned that off for his role. What he says about standbys stays.
+    wrote before it.
     """
     ((epoch, _),) = connection.execute(
-        "SELECT set_config('synchronous_commit', 'local', true) WHERE current_setting('synchronous_commit') = 'off';"
-        "SELECT nextval('claim_tokens'), pg_logical_emit_message(true, 'orchestrator', '')",
+        WAITS_FOR_DISK + "SELECT nextval('claim_tokens'), pg_logical_emit_message(true, 'orchestrator', '')",
         within=within,
     )
     return int(epoch)

@@ -1,10 +1,12 @@
 """Claims that begin where an earlier one ended, and commits that wait for no disk."""
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from orchestrator.model import Start
 from orchestrator.store import claims
 from orchestrator.store.claims import Batch, Place
 from orchestrator.store.connection import Connection
@@ -83,12 +85,22 @@ def test_only_a_claim_that_need_not_be_durable_waits_for_no_disk(
     listening.close()
 
 
-def test_asking_for_the_disk_takes_to_it_what_was_claimed_before(connection: Connection) -> None:
+@pytest.mark.parametrize("setting", ["on", "off"])
+@pytest.mark.parametrize("asks", ["for it", "by a mark"])
+def test_asking_for_the_disk_takes_to_it_what_was_claimed_before(
+    connection: Connection, setting: str, asks: str
+) -> None:
     add_worker(connection)
     add_tasks(connection, 100)
+    connection.execute(f"SET synchronous_commit = {setting}", within=5.0)  # as the role's default
     batch = claims.finish_and_claim(connection, [], worker_id="w", slot=0, limit=100, within=10.0, is_durable=False)
     ((written,),) = connection.execute("SELECT pg_current_wal_insert_lsn()::text", within=5.0)
-    claims.wait_for_disk(connection, within=5.0)
+    if asks == "for it":
+        claims.wait_for_disk(connection, within=5.0)
+    else:
+        first = batch.claims[0]
+        start = Start(first.task_id, first.token, first.attempt, time.monotonic())
+        assert claims.mark_running(connection, [start], within=5.0) == 1
     on_disk = connection.execute("SELECT pg_current_wal_flush_lsn() >= %(lsn)s::pg_lsn", {"lsn": written}, within=5.0)
     assert on_disk == [(True,)]
     assert len(batch.claims) == 100
