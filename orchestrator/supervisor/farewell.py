@@ -7,6 +7,7 @@ from typing import Protocol
 
 from orchestrator.board.layout import ChildOrder
 from orchestrator.exit_codes import ExitCode
+from orchestrator.supervisor import leftovers
 from orchestrator.supervisor.children import Doom
 from orchestrator.supervisor.forkservers import Forkservers
 from orchestrator.supervisor.pool import Pool
@@ -95,6 +96,7 @@ class Farewell:
             # SIGKILL was sent; SIGCHLD may have come before we looked. (time.sleep fails under libfaketime, always.)
             select.select([], [], [], LOOKS_APART_SECONDS)
         self._database.stop(within=SIGN_OFF_SECONDS)
+        leftovers.kill_unowned(())
         self._reap_adopted()
 
     @staticmethod

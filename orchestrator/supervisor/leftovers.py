@@ -7,10 +7,14 @@ board mapped. A pid alone is no identity: the mark is looked at again once the p
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from enum import Enum, auto
 
 from orchestrator.board.birth import MARKER_VARIABLE
 from orchestrator.board.kernel import parent_pid
+
+LOOKS_FOR_THE_GONE = 5
+"""No more, since what living tasks start comes and goes as well."""
 
 _MARK = MARKER_VARIABLE.encode() + b"="
 
@@ -24,6 +28,12 @@ def kill_marked(marker: str) -> int:
     return _kill(_descendants, lambda found: found == marker)
 
 
+def kill_unowned(alive: Collection[str]) -> int:
+    """Kill what any child of this process left that is not among the `alive`; returns how many."""
+    me = str(os.getpid())
+    return _kill(_descendants, lambda found: _supervisor_of(found) == me and found not in alive)
+
+
 def kill_of_dead_workers(own_worker_id: str) -> int:
     """Kill what workers left whose supervisor is gone (kill -9 leaves their tasks' subprocesses to init).
 
@@ -31,37 +41,59 @@ def kill_of_dead_workers(own_worker_id: str) -> int:
     """
 
     def is_orphaned(marker: str) -> bool:
-        worker_id = marker.partition("/")[0]
-        pid = worker_id.rsplit("-", 2)[-2:-1]
-        return worker_id != own_worker_id and bool(pid) and pid[0].isdigit() and not os.path.exists(f"/proc/{pid[0]}")
+        pid = _supervisor_of(marker)
+        return marker.partition("/")[0] != own_worker_id and pid.isdigit() and not os.path.exists(f"/proc/{pid}")
 
     return _kill(_in_our_namespace, is_orphaned)
 
 
+def _supervisor_of(marker: str) -> str:
+    """The pid in a marker, which begins with the worker's id; "": there is none."""
+    _, pid, _ = ("--" + marker.partition("/")[0]).rsplit("-", 2)
+    return pid
+
+
 def _kill(candidates: Callable[[], Iterable[int]], matches: Callable[[str], bool]) -> int:
+    """What is being killed may have forked meanwhile, and so may what ended of itself after the list was made: look
+    until nothing new is there, and some times more if somebody is gone."""
     killed: set[int] = set()
-    while True:  # what is being killed may have forked meanwhile: look until nothing new is there
-        new = [pid for pid in candidates() if pid not in killed and _kill_if(pid, matches)]
+    gone: set[int] = set()
+    looks_left = LOOKS_FOR_THE_GONE
+    while True:
+        fates = {pid: _kill_if(pid, matches) for pid in candidates() if pid not in killed}
+        new = {pid for pid, fate in fates.items() if fate is _Fate.KILLED}
+        newly_gone = {pid for pid, fate in fates.items() if fate is _Fate.GONE} - gone
         if not new:
-            return len(killed)
-        killed.update(new)
+            looks_left -= 1
+            if not newly_gone or not looks_left:
+                return len(killed)
+        killed |= new
+        gone |= newly_gone
 
 
-def _kill_if(pid: int, matches: Callable[[str], bool]) -> bool:
+class _Fate(Enum):
+    KILLED = auto()
+    GONE = auto()
+    SPARED = auto()
+
+
+def _kill_if(pid: int, matches: Callable[[str], bool]) -> _Fate:
+    if _is_zombie(pid):
+        return _Fate.GONE
     found = _marker(pid)
     if found is None or not matches(found):
-        return False
+        return _Fate.GONE if _is_zombie(pid) else _Fate.SPARED
     try:
         descriptor = os.pidfd_open(pid)
     except OSError:
-        return False
+        return _Fate.GONE
     try:
         if _marker(pid) != found or _is_zombie(pid):
-            return False
+            return _Fate.GONE
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-            return True
-        return False
+            return _Fate.KILLED
+        return _Fate.GONE if _is_zombie(pid) else _Fate.SPARED
     finally:
         os.close(descriptor)
 
@@ -104,6 +136,7 @@ def _marker(pid: int) -> str | None:
 
 
 def _is_zombie(pid: int) -> bool:
+    """Or gone altogether."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
             return stat.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")

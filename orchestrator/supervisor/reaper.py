@@ -3,6 +3,7 @@
 Called by the supervisor's loop. It asks no database: outcomes and hand-backs go out as orders.
 """
 
+import math
 import os
 
 from orchestrator.board.layout import LeaveReason, Word
@@ -19,6 +20,9 @@ from orchestrator.telemetry import logs
 HELLO_SECONDS = 15.0
 """A fork that has not said hello by then has failed."""
 
+ORPHANS_SECONDS = 0.3
+"""After a stranger was reaped: its children are ours by then. Tasks may leave many, and a look takes milliseconds."""
+
 _FAULTY = (LeaveReason.NONE, LeaveReason.UNREGISTERED)
 
 
@@ -28,6 +32,7 @@ class Reaper:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._causes: dict[int, str] = {}  # slot → why we killed its child
+        self._orphans_due = math.inf
         self.requeued = 0
         self._log = logs.get("supervisor")
 
@@ -64,7 +69,8 @@ class Reaper:
     def reap(self, now: float) -> list[tuple[int, int]]:
         """Reap all that has ended. Returns (pid, status) of those that are no children of the pool.
 
-        A child's group is killed while its zombie still holds the pid, then what it left in sessions of their own.
+        A child's group is killed while its zombie still holds the pid, then what it left in sessions of their own. What
+        was about to become an orphan then is looked for once its parent, a stranger, is reaped.
         """
         strangers: list[tuple[int, int]] = []
         while self._pool.dead_at_birth:
@@ -73,8 +79,9 @@ class Reaper:
             try:
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
-                return strangers
+                ended = None
             if ended is None:
+                self._look_for_orphans(bool(strangers), now)
                 return strangers
             pid = ended.si_pid
             seat = self._pool.children.by_pid(pid)
@@ -87,6 +94,13 @@ class Reaper:
             if self._pool.children.in_phase(Phase.FORKING):
                 self._pool.unknown_exits[pid] = status
             strangers.append((pid, status))
+
+    def _look_for_orphans(self, has_strangers: bool, now: float) -> None:
+        if has_strangers and self._orphans_due == math.inf:
+            self._orphans_due = now + ORPHANS_SECONDS
+        if now >= self._orphans_due:
+            self._orphans_due = math.inf
+            leftovers.kill_unowned({link.request.marker for link in self._pool.links.values()})
 
     def _ended(self, seat: Seat, status: int, now: float) -> None:
         """A child was reaped: hand back, write and replace what it leaves."""

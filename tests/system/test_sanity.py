@@ -282,3 +282,27 @@ def test_the_threads_of_an_event_loop_cost_no_child_unless_they_are_left_busy(qu
     assert "child_not_reusable" in worker.log()
     failed = queue.wait_status(queue.enqueue("leaves", {"is_failing": True}), "dead_letter", within=5)
     assert failed["last_error"].startswith("ValueError: not waited for")
+
+
+def test_what_is_just_becoming_an_orphan_when_its_child_ends_does_not_get_away(
+    daemon: Start, queue: Queue, tmp_path: Path
+) -> None:
+    app = """
+    import os
+    from orchestrator import App
+    app = App()
+
+    @app.task("daemonize", max_retries=0)
+    def daemonize() -> None:
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                os.execvp("sleep", ["sleep", "977"])
+            os._exit(0)
+    """
+    worker = daemon(app, "--pool-size", "4", DATABASE_URL=queue.url)
+    for _ in range(60):
+        queue.enqueue("daemonize")
+    queue.wait_empty()
+    eventually(lambda: "sleep 977" not in worker.descendants().values(), within=5)
+    assert worker.stop() == 0
