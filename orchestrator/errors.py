@@ -121,6 +121,9 @@ class DeadlineExceeded(DatabaseUnavailable):
     """The database did not answer within the caller's deadline; the connection was given up."""
 
 
+_LOCK_STATES = ("55P03", "57014")
+"""The wait for a lock was over, or the statement's time was, which locks mostly use up."""
+
 _PASSING_CLASSES = ("25", "40", "42", "53", "55", "57", "58", "XX")
 """Of sqlstates; PostgreSQL's manual, appendix A."""
 
@@ -136,6 +139,11 @@ class StatementRefused(StoreError):
     def blames_data(self) -> bool:
         """Whether what was sent is at fault; else the server's state, its locks or its schema, which may pass."""
         return self.sqlstate is None or not self.sqlstate.startswith(_PASSING_CLASSES)
+
+    @property
+    def blames_lock(self) -> bool:
+        """Whether it waited too long for a lock that somebody holds, as far as one can tell."""
+        return self.sqlstate in _LOCK_STATES
 
 
 class SchemaError(StoreError):

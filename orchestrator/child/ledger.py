@@ -226,8 +226,8 @@ class Ledger:
         """The unwritten to this board index."""
         count = bisect_right(self._unwritten, last, key=_index)
         if count:
-            self._board.outcomes_written(last + 1)
             del self._unwritten[:count]
+            self._board.outcomes_written(last + 1 if self._unwritten else None)
         self.oldest_end = self._unwritten[0][1].ended_monotonic if self._unwritten else inf
 
     def _all_are_written(self) -> None:
@@ -253,6 +253,8 @@ class Ledger:
         try:
             batch = self._statements.run(connection, outcomes, limit)
         except StatementRefused as refusal:
+            if outcomes and refusal.blames_lock:
+                self._finish_past_locks(connection)
             if not outcomes or not refusal.blames_data:
                 raise
             self._finish_one_by_one(connection, outcomes, refusal)
@@ -265,6 +267,26 @@ class Ledger:
 
     def _count(self, connection: Connection, outcomes: Sequence[Outcome], batch: Batch, last: int) -> None:
         self._verdicts.count(connection, outcomes, batch, last=last, left=self._statements.left)
+
+    def _finish_past_locks(self, connection: Connection) -> None:
+        """Somebody has locked a row for as long as a statement may take: write what stands beside it. On the board that
+        is as if the supervisor had, since those before it are not written."""
+        left = []
+        for index, outcome in self._unwritten:
+            try:
+                batch = self._statements.run_past_locks(connection, outcome)
+            except StatementRefused as refusal:
+                if not refusal.blames_lock:
+                    raise
+                left.append((index, outcome))
+            else:
+                self._board.count_found(index)
+                self._count(connection, [outcome], batch, -1)
+        self._unwritten = left
+        if not left:
+            self._board.outcomes_written()
+        self.oldest_end = left[0][1].ended_monotonic if left else inf
+        self._log.warning("rows_are_locked", outcomes=len(left), then="their outcomes wait; look at pg_locks")
 
     def _finish_one_by_one(
         self, connection: Connection, outcomes: Sequence[Outcome], refusal: StatementRefused

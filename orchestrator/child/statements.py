@@ -18,6 +18,9 @@ statements together: the supervisor takes a child for stuck that claims for a mi
 LEAST_SECONDS = 0.5
 """For the last of them, if those before it have used up the time."""
 
+LOCK_SECONDS = 0.1
+"""Outcomes that were refused because one of their rows is locked are tried one by one, each for no longer."""
+
 PLAN_SECONDS = 2.0
 """Planning ahead is given up after so long: somebody locks the table."""
 
@@ -59,7 +62,13 @@ class Statements:
         """As if the last claim had not been full."""
         self._full_claims = 0
 
-    def run(self, connection: Connection, outcomes: Sequence[Outcome], limit: int) -> Batch:
+    def run_past_locks(self, connection: Connection, outcome: Outcome) -> Batch:
+        """Write this one, unless somebody has locked its row: StatementRefused."""
+        return self.run(connection, (outcome,), 0, lock_within=LOCK_SECONDS)
+
+    def run(
+        self, connection: Connection, outcomes: Sequence[Outcome], limit: int, *, lock_within: float | None = None
+    ) -> Batch:
         """Write these outcomes and claim up to `limit`, in one commit.
 
         Only outcomes are worth waiting for the disk. A claim that the server forgets in a crash is made again.
@@ -73,6 +82,7 @@ class Statements:
             slot=self._slot,
             limit=limit,
             within=self.left(),
+            lock_within=lock_within,
             tokens=self._tokens,
             start=start,
             is_durable=bool(outcomes),

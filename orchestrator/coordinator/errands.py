@@ -11,7 +11,9 @@ from typing import Protocol
 
 from orchestrator.coordinator.counting import Counting
 from orchestrator.coordinator.order_book import OrderBook
+from orchestrator.coordinator.portion import LOCK_SECONDS, Portion
 from orchestrator.coordinator.standing import Standing
+from orchestrator.errors import StatementRefused
 from orchestrator.mailbox import Audited, Mailbox, Report
 from orchestrator.store import claims, holdings, types, workers
 from orchestrator.store.connection import Connection
@@ -62,15 +64,23 @@ class HandBackClaims:
     def __init__(self, book: OrderBook, counting: Counting) -> None:
         self._book = book
         self._counting = counting
+        self._portion = Portion(HAND_BACKS_AT_ONCE)
         self._log = logs.get("coordinator")
 
     def run(self, connection: Connection) -> bool:
-        hand_backs = self._book.hand_backs(HAND_BACKS_AT_ONCE)
+        hand_backs = self._book.hand_backs(self._portion.size)
         if not hand_backs:
             return False
         reason = hand_backs[0].reason
         batch = [each.claim for each in hand_backs if each.reason == reason]
-        released = claims.release(connection, batch, within=WRITE_SECONDS)
+        try:
+            released = claims.release(connection, batch, within=WRITE_SECONDS, lock_within=LOCK_SECONDS)
+        except StatementRefused as refusal:
+            if refusal.blames_lock and self._portion.halve(len(batch)):
+                return True
+            self._book.put_last(batch[0].token)
+            raise
+        self._portion.succeeded()
         self._counting.released(reason, released)
         self._log.info("claims_released", reason=reason, released=released, asked=len(batch))
         self._book.settle_hand_backs(claim.token for claim in batch)
@@ -131,12 +141,20 @@ class MarkStarted:
 
     def __init__(self, book: OrderBook) -> None:
         self._book = book
+        self._portion = Portion(STARTS_AT_ONCE)
 
     def run(self, connection: Connection) -> bool:
-        starts = self._book.starts(STARTS_AT_ONCE)
+        starts = self._book.starts(self._portion.size)
         if not starts:
             return False
-        claims.mark_running(connection, starts, within=WRITE_SECONDS)
+        try:
+            claims.mark_running(connection, starts, within=WRITE_SECONDS, lock_within=LOCK_SECONDS)
+        except StatementRefused as refusal:
+            if refusal.blames_lock and self._portion.halve(len(starts)):
+                return True
+            self._book.put_last(starts[0].token)
+            raise
+        self._portion.succeeded()
         self._book.settle_starts(starts)
         return True
 

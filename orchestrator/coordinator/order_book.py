@@ -194,6 +194,13 @@ class OrderBook:
             self._audits.clear()
             self._activity = self._begin = self._types = None
 
+    def put_last(self, token: int) -> None:
+        """Puts a claim's hand-back or start behind all others."""
+        with self._lock:
+            for orders in (self._hand_backs, self._starts):
+                if token in orders:
+                    orders[token] = orders.pop(token)  # type: ignore[assignment]
+
     def replace(self, outcome: Outcome) -> None:
         """Puts `outcome` where another of the same claim stands, as the last of the line."""
         with self._lock:

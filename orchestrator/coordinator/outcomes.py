@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from orchestrator.coordinator.counting import Counting
 from orchestrator.coordinator.order_book import OrderBook
+from orchestrator.coordinator.portion import LOCK_SECONDS, Portion
 from orchestrator.errors import DatabaseUnavailable, StatementRefused
 from orchestrator.mailbox import Mailbox, Report, Written
 from orchestrator.model import Outcome, Stale, Verdict
@@ -28,27 +29,27 @@ class WriteOutcomes:
         self._book = book
         self._reports = reports
         self._counting = counting
-        self._at_once = OUTCOMES_AT_ONCE
+        self._portion = Portion(OUTCOMES_AT_ONCE)
         self._unsure: set[int] = set()  # tokens of outcomes that were sent before, but the reply was lost
         self._plain: set[int] = set()
         self._log = logs.get("coordinator")
 
     def run(self, connection: Connection) -> bool:
-        outcomes = _fitting(self._book.outcomes(self._at_once))
+        outcomes = _fitting(self._book.outcomes(self._portion.size))
         if not outcomes:
             return False
         try:
-            batch = claims.finish_for_children(connection, outcomes, within=WRITE_SECONDS)
+            batch = claims.finish_for_children(connection, outcomes, within=WRITE_SECONDS, lock_within=LOCK_SECONDS)
         except DatabaseUnavailable as error:
             if error.sent:
                 self._unsure.update(outcome.token for outcome in outcomes)
             raise
         except StatementRefused as refusal:
-            if not refusal.blames_data:
+            if not (refusal.blames_data or refusal.blames_lock):
                 raise
             self._isolate(outcomes, refusal)
             return True
-        self._at_once = min(self._at_once * 2, OUTCOMES_AT_ONCE)
+        self._portion.succeeded()
         refused = {outcome.token for outcome in batch.unaccepted}
         accepted = [outcome for outcome in outcomes if outcome.token not in refused]
         self._counting.ended(accepted)
@@ -88,12 +89,12 @@ class WriteOutcomes:
             self._reports.post(Written(tokens, by_child, stale))
 
     def _isolate(self, outcomes: Sequence[Outcome], refusal: StatementRefused) -> None:
-        """Finds the outcome that PostgreSQL cannot store, by halves, and takes its texts from it."""
-        if len(outcomes) > 1:
-            self._at_once = len(outcomes) // 2
+        """Finds the outcome that PostgreSQL cannot store, by halves, and takes its texts from it; or the one whose row
+        somebody has locked, and puts it last."""
+        if self._portion.halve(len(outcomes)):
             return
         (outcome,) = outcomes
-        if outcome.token in self._plain:
+        if refusal.blames_lock or outcome.token in self._plain:
             self._book.replace(outcome)  # as the last of the line
             raise refusal
         self._log.error(

@@ -3,6 +3,7 @@
 Every write here is fenced: it names the claim token and expects status claimed or running. A row that it doesn't find
 is no longer the caller's, which is an answer and no error. All of these may be repeated after a lost reply. The server
 ends a statement that its client has given up: a claim that commits later would belong to somebody who doesn't know.
+StatementRefused (55P03), and nothing is changed, if a row has been locked by somebody for `lock_within` seconds.
 """
 
 import time
@@ -70,6 +71,7 @@ def finish_and_claim(
     slot: int,
     limit: int,
     within: float,
+    lock_within: float | None = None,
     tokens: Tokens | None = None,
     start: Place | None = None,
     is_durable: bool = True,
@@ -102,7 +104,10 @@ def finish_and_claim(
         statement = FINISH_AND_CLAIM_ONWARDS if outcomes else CLAIM_ONWARDS
     else:
         statement = FINISH if not limit else FINISH_AND_CLAIM if outcomes else CLAIM
-    rows = execute_prepared(connection, statement, params, within=within, lock_within=within, is_durable=is_durable)
+    lock_within = within if lock_within is None else lock_within
+    rows = execute_prepared(
+        connection, statement, params, within=within, lock_within=lock_within, is_durable=is_durable
+    )
     return _batch(rows, outcomes)
 
 
@@ -113,9 +118,12 @@ def send_outcomes(connection: Connection, outcomes: Sequence[Outcome], *, within
     return lambda within: _batch(receive(within), outcomes)
 
 
-def finish_for_children(connection: Connection, outcomes: Sequence[Outcome], *, within: float) -> Batch:
+def finish_for_children(
+    connection: Connection, outcomes: Sequence[Outcome], *, within: float, lock_within: float | None = None
+) -> Batch:
     """Writes the outcomes of children as their supervisor, and leaves a mark in the rows that it was not they."""
-    rows = execute_prepared(connection, FINISH_FOR_CHILDREN, _columns(outcomes), within=within, lock_within=within)
+    lock_within = within if lock_within is None else lock_within
+    rows = execute_prepared(connection, FINISH_FOR_CHILDREN, _columns(outcomes), within=within, lock_within=lock_within)
     return _batch(rows, outcomes)
 
 
@@ -176,7 +184,9 @@ def wait_for_disk(connection: Connection, *, within: float) -> None:
     connection.execute(WAITS_FOR_DISK + "SELECT pg_logical_emit_message(true, 'orchestrator', '')", within=within)
 
 
-def mark_running(connection: Connection, starts: Sequence[Start], *, within: float) -> int:
+def mark_running(
+    connection: Connection, starts: Sequence[Start], *, within: float, lock_within: float | None = None
+) -> int:
     """Marks these executions running, with their attempt and start; returns how many still were claimed. All that was
     committed before is on the server's disk then."""
     now = time.monotonic()
@@ -201,12 +211,14 @@ def mark_running(connection: Connection, starts: Sequence[Start], *, within: flo
             "started_ago": words(str(now - s.started_monotonic) for s in starts),
         },
         within=within,
-        lock_within=within,
+        lock_within=within if lock_within is None else lock_within,
     )
     return int(rows[0][0])
 
 
-def release(connection: Connection, claims: Sequence[ClaimRef], *, within: float) -> int:
+def release(
+    connection: Connection, claims: Sequence[ClaimRef], *, within: float, lock_within: float | None = None
+) -> int:
     """Makes these claims' tasks pending and due again, without using an attempt; returns how many still were theirs."""
     rows = connection.execute(
         """
@@ -223,6 +235,6 @@ def release(connection: Connection, claims: Sequence[ClaimRef], *, within: float
         """,
         {"ids": words(c.task_id for c in claims), "tokens": words(str(c.token) for c in claims)},
         within=within,
-        lock_within=within,
+        lock_within=within if lock_within is None else lock_within,
     )
     return int(rows[0][0])

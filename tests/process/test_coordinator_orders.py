@@ -264,3 +264,26 @@ def test_whether_somebody_sleeps_is_told_at_once_and_that_nobody_does_a_little_l
     worker.coordination.post(Activity(has_sleepers=True, is_claiming=False))
     worker.settle()
     assert sleeping() == [False]
+
+
+def test_rows_that_an_operator_has_locked_hold_up_nothing_beside_them(database: Database, worker: Worker) -> None:
+    locked, running = database.claim(me(worker)), database.claim(me(worker))
+    ended = [outcome(*database.claim(me(worker))) for _ in range(9)]
+    ended[4] = outcome(*locked)
+    handed_back = [ClaimRef(*database.claim(me(worker))) for _ in range(5)]
+    handed_back[2] = ClaimRef(*running)
+    starts = [Start(*database.claim(me(worker)), 1, time.monotonic()) for _ in range(3)]
+    marked = "SELECT count(*) FROM tasks WHERE status = 'running'"
+    with closing(psycopg.connect(database.url)) as other:
+        other.execute("SELECT FROM tasks WHERE id = ANY (%s) FOR UPDATE", ([locked[0], running[0], starts[1].task_id],))
+        worker.coordination.post(Finish(tuple(ended)))
+        worker.coordination.post(Release(tuple(handed_back), "drain"))
+        worker.coordination.post(MarkRunning(tuple(starts)))
+        eventually(lambda: database.value("SELECT count(*) FROM tasks WHERE status = 'completed'") == 8, within=5)
+        eventually(lambda: database.value("SELECT count(*) FROM tasks WHERE status = 'pending'") == 4, within=5)
+        eventually(lambda: database.value(marked) == 2, within=5)
+        assert worker.coordination.outstanding == 3
+        other.rollback()
+    worker.settle()
+    assert database.value("SELECT status FROM tasks WHERE id = %s", locked[0]) == "completed"
+    assert database.value(marked) == 3

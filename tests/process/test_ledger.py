@@ -14,11 +14,12 @@ from orchestrator.board.child_half import ChildBoard
 from orchestrator.board.layout import Word
 from orchestrator.board.memory import create_memory
 from orchestrator.board.supervisor_half import SupervisorBoard
+from orchestrator.child import statements
 from orchestrator.child.database import Database
 from orchestrator.child.ledger import COMPANY, SEND_SECONDS, SLOW_SECONDS, Ledger
 from orchestrator.child.statements import BUSY_AFTER
 from orchestrator.dev.postgres import PrivatePostgres
-from orchestrator.errors import DatabaseUnavailable
+from orchestrator.errors import DatabaseUnavailable, StatementRefused
 from orchestrator.model import Claim, Outcome, TaskStatus
 from orchestrator.store.connection import Connection
 from orchestrator.store.schema import migrate
@@ -385,3 +386,30 @@ def test_a_connection_that_is_lost_while_it_plans_ahead_is_dropped(desk: Desk, c
         desk.ledger.plan_ahead()
     assert desk.database.connection is None
     desk.ledger.plan_ahead()  # and there is nothing to do without one
+
+
+def test_a_row_that_somebody_has_locked_keeps_its_outcome_waiting_and_no_other(
+    desk: Desk, connection: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statements, "EXCHANGE_SECONDS", 0.6)
+    add_worker(connection)
+    add_tasks(connection, 9)
+    claims = desk.claim(9)
+    desk.run(claims)
+    other.execute("BEGIN", within=5.0)
+    other.execute("SELECT FROM tasks WHERE id = %(id)s FOR UPDATE", {"id": claims[4].task_id}, within=5.0)
+    for _ in range(2):
+        with pytest.raises(StatementRefused):
+            desk.ledger.exchange(0)
+        assert connection.execute("SELECT count(*) FROM tasks WHERE status = 'completed'", within=5.0) == [(8,)]
+        assert len(desk.ledger) == 1
+    seen = SupervisorBoard(desk.descriptor)
+    view = seen.read()
+    assert view is not None and [each.token for each in view.outcomes] == [claims[4].token]
+    seen.close()
+
+    other.execute("ROLLBACK", within=5.0)
+    desk.ledger.exchange(0)
+    assert connection.execute("SELECT count(*) FROM tasks WHERE status = 'completed'", within=5.0) == [(9,)]
+    assert desk.board.is_written
+    assert desk.counted("tasks_completed_total", status="success") == 9
