@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 
+from orchestrator.callers_connection import CallersConnection, cursor_on
 from orchestrator.errors import (
     ConfigurationError,
     DatabaseUnavailable,
-    OptionError,
     Problem,
     SchemaError,
     StatementRefused,
@@ -33,15 +33,6 @@ _TRIES = 5
 _NO_TABLES = frozenset({"42P01", "42883", "3F000"})
 
 Row = TypeVar("Row")
-
-
-class CallersConnection(Protocol):
-    """A connection of the caller's: psycopg2's or psycopg 3's (not an asynchronous one)."""
-
-    @property
-    def closed(self) -> Any: ...
-
-    def cursor(self, *args: Any, **kwargs: Any) -> Any: ...
 
 
 class Client:
@@ -72,8 +63,11 @@ class Client:
         """Add a task; its id. It runs once `delay` seconds have passed, or at `run_at`, the higher priority first.
 
         A second task of one type and idempotency key is not added: the id is the first's. `max_retries` and `timeout`
-        (seconds): None means what the handler is registered with. With `connection` the task belongs to the caller's
-        transaction, is committed or rolled back with it, and the driver's errors pass through.
+        (seconds): None means what the handler is registered with.
+
+        With `connection` the task belongs to the caller's transaction, is committed or rolled back with it, and errors
+        pass through as that library raises them. It is a psycopg2 or psycopg 3 connection, or on one of these drivers a
+        SQLAlchemy Connection or Session, or Django's connection.
 
         EnqueueError: refused, nothing stored. DatabaseUnavailable: not stored, but if its `sent` is true it may be all
         the same; with an idempotency key just enqueue again.
@@ -89,19 +83,21 @@ class Client:
             timeout=timeout,
         )
         if connection is not None:
-            return enqueue(_cursor(connection), task)
+            return enqueue(cursor_on(connection), task)
         is_repeatable = idempotency_key is not None
         return self._run(lambda session: session.enqueue(task, within=self._timeout), is_repeatable)
 
     def enqueue_many(self, tasks: Iterable[ToEnqueue], *, connection: CallersConnection | None = None) -> list[str]:
         """Add tasks, all or none, thousands in one round trip; their ids in the same order.
 
-        Each is a (type, payload), a dict with the arguments of `enqueue`, or a NewTask. Errors as for `enqueue`; they
-        name the task by its position.
+        Each is a (type, payload), a dict with the arguments of `enqueue`, or a NewTask. Errors and `connection` as for
+        `enqueue`; they name the task by its position. On a connection in autocommit mode each 2,000 tasks are a
+        statement that is committed at once: all or none needs a transaction.
         """
         given = list(tasks)
         if connection is not None:
-            return enqueue_many(_cursor(connection), checked_batch(given, 0, len(given)))
+            batch = checked_batch(given, 0, len(given))  # first: a Session begins a transaction when it is looked at
+            return enqueue_many(cursor_on(connection), batch)
         first = checked_batch(given, 0, BATCH)
         if not first:
             return []
@@ -219,25 +215,3 @@ class _Sessions:
     def drop_idle(self) -> None:
         while (session := self.take_idle()) is not None:
             session.close()
-
-
-def _cursor(connection: CallersConnection) -> Any:
-    """A cursor on the caller's connection; OptionError if it is none that we can use."""
-    kinds = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(connection).__mro__}
-    if "psycopg.AsyncConnection" in kinds or getattr(connection, "async_", False):
-        raise OptionError("connection= takes no asynchronous connection: its transaction cannot be joined by a call")
-    if not kinds & {"psycopg2.connection", "psycopg.Connection"}:
-        kind = type(connection)
-        raise OptionError(
-            f"connection= takes a psycopg2 or psycopg 3 connection, not {kind.__module__}.{kind.__name__}"
-        )
-    if connection.closed:
-        raise OptionError("connection= is closed")
-    if "psycopg.Connection" in kinds:
-        return connection.cursor(row_factory=_tuple_rows)  # whatever the caller's own row factory makes
-    return connection.cursor()
-
-
-def _tuple_rows(cursor: object) -> Callable[[Any], Any]:
-    """A psycopg 3 row factory."""
-    return tuple

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Generic, ParamSpec, TypeVar
 
-from orchestrator.client import CallersConnection, Client
+from orchestrator.callers_connection import CallersConnection
+from orchestrator.client import Client
 from orchestrator.errors import HandlerError, SignatureMismatch
 from orchestrator.model import TaskType
 
