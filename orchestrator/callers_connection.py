@@ -10,23 +10,16 @@ from typing import Any, Protocol
 from orchestrator.errors import OptionError
 from orchestrator.store.enqueue import Cursor
 
-_ASYNCHRONOUS = frozenset(
-    {
-        "psycopg.AsyncConnection",
-        "sqlalchemy.AsyncConnection",
-        "sqlalchemy.AsyncSession",
-        "sqlalchemy.async_scoped_session",
-    }
-)
+_ASYNCIO = frozenset({"sqlalchemy.AsyncConnection", "sqlalchemy.AsyncSession", "sqlalchemy.async_scoped_session"})
 _SESSIONS = frozenset({"sqlalchemy.Session", "sqlalchemy.scoped_session"})
 _DJANGOS = frozenset({"django.BaseDatabaseWrapper", "django.ConnectionProxy"})
 _DRIVERS = frozenset({"psycopg2", "psycopg"})
 
 _INSTEAD = {
     "sqlalchemy.Engine": "a Connection or Session of it",
-    "sqlalchemy.AsyncEngine": "a Connection or Session of a synchronous engine",
+    "sqlalchemy.AsyncEngine": "what run_sync() of a connection of it hands on",
     "sqlalchemy.sessionmaker": "a Session that it made",
-    "sqlalchemy.async_sessionmaker": "a Session of a synchronous engine",
+    "sqlalchemy.async_sessionmaker": "what run_sync() of a session that it made hands on",
     "django.ConnectionHandler": "one of its connections, connections['default'] for instance",
 }
 """What makes connections is easily taken for one."""
@@ -56,8 +49,10 @@ def cursor_on(connection: CallersConnection) -> Cursor:
     """What runs statements in the transaction of `connection`; OptionError if it is none that we can use."""
     given: Any = connection
     kinds = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(given).__mro__}
-    if kinds & _ASYNCHRONOUS or ("psycopg2.connection" in kinds and given.async_):
+    if "psycopg.AsyncConnection" in kinds or ("psycopg2.connection" in kinds and given.async_):
         raise OptionError("connection= takes no asynchronous connection: its transaction cannot be joined by a call")
+    if kinds & _ASYNCIO:
+        raise OptionError("connection= takes no asynchronous connection: pass the one that its run_sync() hands on")
     cursor: Cursor
     if "psycopg.Connection" in kinds:
         cursor = _open(given).cursor(row_factory=_tuple_rows)  # whatever rows the caller's own factory makes
@@ -96,10 +91,10 @@ class _SqlalchemyCursor:
         self._ids: list[Any] = []
 
     def execute(self, sql: str, params: Mapping[str, Any] | None = None, /) -> None:
-        # Rows that are to be streamed, by an option of the caller's connection, come from a DECLARE CURSOR, and that
-        # takes no INSERT. autocommit: outside of a transaction, SQLAlchemy 1.4 commits what it takes for a change, and
-        # cannot tell that a SELECT is one; 2 ignores the word.
-        options = {"stream_results": False, "autocommit": True}
+        # Rows that are streamed, by options of the caller's connection, come from a DECLARE CURSOR, which takes no
+        # INSERT. autocommit: outside of a transaction SQLAlchemy 1.4 commits what it takes for a change, which a SELECT
+        # isn't; 2 ignores the word.
+        options = {"stream_results": False, "yield_per": None, "autocommit": True}
         self._ids = self._connection.exec_driver_sql(sql, params, execution_options=options).scalars().all()
 
     def fetchall(self) -> list[Any]:
