@@ -90,9 +90,9 @@ class Client:
     def enqueue_many(self, tasks: Iterable[ToEnqueue], *, connection: CallersConnection | None = None) -> list[str]:
         """Add tasks, all or none, thousands in one round trip; their ids in the same order.
 
-        Each is a (type, payload), a dict with the arguments of `enqueue`, or a NewTask. Errors and `connection` as for
-        `enqueue`; they name the task by its position. On a connection in autocommit mode each 2,000 tasks are a
-        statement that is committed at once: all or none needs a transaction.
+        Each is a (type, payload), a dict with the arguments of `enqueue`, or a NewTask. `connection` and errors as for
+        `enqueue`; an error names the task by its position. On a connection in autocommit mode each 2,000 tasks are one
+        statement, committed by itself: there "all or none" needs a transaction.
         """
         given = list(tasks)
         if connection is not None:
