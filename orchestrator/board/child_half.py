@@ -155,6 +155,7 @@ class ChildBoard(Board):
             raise AssertionError("BUG: outcomes before this one have not been written")
         index = self._words[Word.ENDED]
         self._words[self._at(index, Field.SUPERVISOR_WROTE)] = self._words[self._at(index, Field.TOKEN)]
+        self._words[self._at(index, Field.ENDED_AT)] = time.monotonic_ns()
         self._words[Word.ENDED] = index + 1
         self._words[Word.WRITTEN] = index + 1
         self._words[Word.FINISHED] += 1

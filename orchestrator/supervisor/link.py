@@ -14,6 +14,9 @@ from orchestrator.board.supervisor_half import BoardClaim, SupervisorBoard
 
 STUCK_SECONDS = 60.0
 
+STUCK_CONNECTING_SECONDS = 300.0
+"""To look a name up may take the system's resolver a minute, and a DATABASE_URL may name several hosts."""
+
 
 class Link:
     """Made before the fork is asked for, closed after the child was reaped. OSError: no descriptors or no memory."""
@@ -72,8 +75,9 @@ class Link:
         self.woken_at = None
         return False
 
-    def stuck_in(self, now: float) -> SlotState | None:
-        """The state in which the child hangs though it runs no task; None if it moves, or may rightly wait.
+    def stuck_in(self, now: float, *, since: float) -> SlotState | None:
+        """The state in which the child has hung from `since` or later though it runs no task; None if it moves, or may
+        rightly wait.
 
         Its own waits all have deadlines that are shorter. A stopped child would hold its claims for ever.
         """
@@ -88,8 +92,9 @@ class Link:
         else:
             moved_at = board.last_end()
         # read last: the child writes since when before it writes what, and before it replaces its batch
-        moved_at = max(moved_at, board.word(Word.STATE_SINCE) / NANO)
-        return state if now - moved_at > STUCK_SECONDS else None
+        moved_at = max(moved_at, since, board.word(Word.STATE_SINCE) / NANO)
+        limit = STUCK_CONNECTING_SECONDS if state is SlotState.CONNECTING else STUCK_SECONDS
+        return state if now - moved_at > limit else None
 
     def take_back(self) -> tuple[BoardClaim, ...]:
         """All claims that the child has not started: from now on they are ours."""

@@ -20,6 +20,10 @@ from orchestrator.telemetry import logs
 HELLO_SECONDS = 15.0
 """A fork that has not said hello by then has failed."""
 
+FROZEN_SECONDS = 5.0
+"""A supervisor that has not come to look for so long was stopped, and its children may have been (a container that was
+paused, a machine that swapped): what they are late with is not held against them."""
+
 ORPHANS_SECONDS = 0.3
 """After a stranger was reaped: its children are ours by then. Tasks may leave many, and a look takes milliseconds."""
 
@@ -33,6 +37,8 @@ class Reaper:
         self._pool = pool
         self._causes: dict[int, str] = {}  # slot → why we killed its child
         self._orphans_due = math.inf
+        self._checked_at = math.inf
+        self._resumed_at = 0.0  # since when we, and with us the children perhaps, have been running
         self.requeued = 0
         self._log = logs.get("supervisor")
 
@@ -52,15 +58,19 @@ class Reaper:
     def check_deadlines(self, now: float) -> bool:
         """Seats whose child is not born, not ready, stuck, or not gone in time. Whether the forkserver seems hung."""
         is_hung = False
+        if now - self._checked_at > FROZEN_SECONDS:
+            self._resumed_at = now
+        self._checked_at = now
         for seat in self._pool.children:
-            if seat.phase is Phase.FORKING and now - seat.since > HELLO_SECONDS:
+            waited = now - max(seat.since, self._resumed_at)
+            if seat.phase is Phase.FORKING and waited > HELLO_SECONDS:
                 self._pool.not_born(seat, f"no hello within {HELLO_SECONDS:g} s", now)
                 is_hung = True
-            elif seat.phase is Phase.BOOTING and now - seat.since > self._pool.settings.boot_seconds:
+            elif seat.phase is Phase.BOOTING and waited > self._pool.settings.boot_seconds:
                 self._log.error("child_not_ready", slot=seat.number, seconds=self._pool.settings.boot_seconds)
                 self.kill(seat, Doom.BOOT, "it did not become ready in time", now)
             elif seat.phase is Phase.LIVE:
-                state = self._pool.links[seat.number].stuck_in(now)
+                state = self._pool.links[seat.number].stuck_in(now, since=self._resumed_at)
                 if state is not None:
                     self._log.error("child_stuck", slot=seat.number, pid=seat.pid, state=state.name.lower())
                     self.kill(seat, Doom.STUCK, f"the child was stuck outside of any task ({state.name.lower()})", now)

@@ -10,11 +10,11 @@ import pytest
 from orchestrator.board.birth import BOARD, CHANNEL, PERMITS, ForkRequest
 from orchestrator.board.channel import FULL, GO, HELLO, IDLE, LOOK, LOST, READY, Channel, Permits
 from orchestrator.board.child_half import ChildBoard
-from orchestrator.board.layout import ChildOrder, SlotState
+from orchestrator.board.layout import ChildOrder, SlotState, Word
 from orchestrator.mailbox import Audit, Finish, Order, Sleeper, Written
 from orchestrator.model import Claim, Outcome, Stale, TaskStatus
 from orchestrator.supervisor.children import Doom, Phase
-from orchestrator.supervisor.link import STUCK_SECONDS, Link
+from orchestrator.supervisor.link import STUCK_CONNECTING_SECONDS, STUCK_SECONDS, Link
 from orchestrator.supervisor.pool import Pool
 from orchestrator.supervisor.reaper import HELLO_SECONDS, Reaper
 from orchestrator.supervisor.surroundings import Listeners, PoolSettings
@@ -95,6 +95,11 @@ class Theatre:
             actor.get_ready()
             actor.sleep()
         return self.actors
+
+    def turn_for(self, seconds: float, since: float | None = None) -> bool:
+        """The reaper looks every second, so long; whether a fork seemed hung."""
+        since = time.monotonic() if since is None else since
+        return any([self.reaper.check_deadlines(since + passed) for passed in range(int(seconds) + 1)])
 
 
 @pytest.fixture
@@ -348,9 +353,7 @@ def test_a_child_that_ends_before_it_says_hello_was_not_born(theatre: Theatre) -
 
 def test_a_fork_that_nobody_answers_is_given_up_and_its_forkserver_suspected(theatre: Theatre) -> None:
     theatre.actors[1].get_ready()
-    now = time.monotonic()
-    assert not theatre.reaper.check_deadlines(now)
-    assert theatre.reaper.check_deadlines(now + HELLO_SECONDS + 1.0)
+    assert theatre.turn_for(HELLO_SECONDS + 1.0)
     assert [seat.phase for seat in theatre.pool.children] == [Phase.VACANT, Phase.LIVE, Phase.VACANT]
 
 
@@ -358,28 +361,52 @@ def test_a_child_that_moves_or_rightly_waits_is_not_stuck(theatre: Theatre) -> N
     first, *_ = theatre.get_ready()
     link = theatre.pool.links[0]
     late = time.monotonic() + STUCK_SECONDS + 1.0
-    assert link.stuck_in(late) is None  # idle, and nobody woke it
+    assert link.stuck_in(late, since=0.0) is None  # idle, and nobody woke it
     first.board.enter(SlotState.CLAIMING)
     first.board.publish([claim(7), claim(8)])
     first.board.enter(SlotState.BUSY)
     first.board.start(0)
-    assert link.stuck_in(late) is None  # a task may run for ever
+    assert link.stuck_in(late, since=0.0) is None  # a task may run for ever
     first.board.end(outcome(7))
-    assert link.stuck_in(time.monotonic()) is None
+    assert link.stuck_in(time.monotonic(), since=0.0) is None
 
 
 @pytest.mark.parametrize("state", [each for each in SlotState if each is not SlotState.IDLE])
 def test_a_child_that_stands_still_outside_of_a_task_is_stuck(theatre: Theatre, state: SlotState) -> None:
     first, *_ = theatre.get_ready()
     first.board.enter(state)
-    assert theatre.pool.links[0].stuck_in(time.monotonic()) is None
-    assert theatre.pool.links[0].stuck_in(time.monotonic() + STUCK_SECONDS + 1.0) is state
+    assert theatre.pool.links[0].stuck_in(time.monotonic(), since=0.0) is None
+    limit = STUCK_CONNECTING_SECONDS if state is SlotState.CONNECTING else STUCK_SECONDS
+    assert theatre.pool.links[0].stuck_in(time.monotonic() + limit - 1.0, since=0.0) is None
+    assert theatre.pool.links[0].stuck_in(time.monotonic() + limit + 1.0, since=0.0) is state
+
+
+def test_a_child_that_was_stopped_together_with_the_supervisor_is_given_its_time_anew(theatre: Theatre) -> None:
+    first, *_ = theatre.get_ready()
+    first.board.enter(SlotState.CLAIMING)
+    now = time.monotonic()
+    theatre.reaper.check_deadlines(now)
+    theatre.reaper.check_deadlines(now + STUCK_SECONDS + 1.0)  # a paused container goes on
+    assert theatre.pool.children[0].phase is Phase.LIVE
+    theatre.turn_for(STUCK_SECONDS + 1.0, since=now + STUCK_SECONDS + 1.0)
+    assert theatre.pool.children[0].doom is Doom.STUCK
+
+
+def test_a_child_whose_long_task_has_brought_a_large_result_is_not_stuck(theatre: Theatre) -> None:
+    first, *_ = theatre.get_ready()
+    first.board.publish([claim(7)])
+    first.board.enter(SlotState.BUSY)
+    first.board._words[Word.STATE_SINCE] -= int(2 * STUCK_SECONDS * 1e9)
+    first.board.start(0)
+    first.board.handler_ended()
+    first.board.end_elsewhere(7)
+    assert theatre.pool.links[0].stuck_in(time.monotonic(), since=0.0) is None
 
 
 def test_a_child_that_does_not_wake_up_is_stuck_and_is_killed_for_it(theatre: Theatre) -> None:
     theatre.get_ready()
     theatre.pool.wake_one()
-    theatre.reaper.check_deadlines(time.monotonic() + STUCK_SECONDS + 1.0)
+    theatre.turn_for(STUCK_SECONDS + 1.0)
     assert theatre.pool.children[0].doom is Doom.STUCK
     assert [seat.phase for seat in theatre.pool.children] == [Phase.DOOMED, Phase.LIVE, Phase.LIVE]
 
