@@ -99,7 +99,7 @@ class Theatre:
     def turn_for(self, seconds: float, since: float | None = None) -> bool:
         """The reaper looks every second, so long; whether a fork seemed hung."""
         since = time.monotonic() if since is None else since
-        return any([self.reaper.check_deadlines(since + passed) for passed in range(int(seconds) + 1)])
+        return any(self.reaper.check_deadlines(since + passed) for passed in range(int(seconds) + 1))
 
 
 @pytest.fixture
