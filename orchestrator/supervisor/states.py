@@ -64,7 +64,7 @@ REACTIONS: dict[State, dict[signal.Signals, Action]] = {
         TTIN: _A.IGNORE, TTOU: _A.IGNORE, USR1: _A.REPORT, USR2: _A.IGNORE,
     },
 }  # fmt: skip
-"""The contract of DESIGN.md's table of signals, for every state."""
+"""What the README's table of signals says, for every state."""
 
 NEXT: dict[State, frozenset[State]] = {
     State.STARTING: frozenset({State.RUNNING, State.PAUSED, State.STOPPING}),

@@ -1,4 +1,4 @@
-"""DESIGN.md's table of signals, by what each does to the real daemon in each of its states."""
+"""The README's table of signals, by what each does to the real daemon in each of its states."""
 
 import os
 import re

@@ -11,9 +11,9 @@ from orchestrator.supervisor.states import NEXT, REACTIONS, SIGNALS, Action, Mac
 EVERY_STATE = tuple(State)
 SERVING = (State.RUNNING, State.RELOADING, State.PAUSED)
 
-# DESIGN.md, "Signals and exit codes", a row a signal: what it does in starting, running, reloading, paused, draining
+# The README's table of signals, a row each: what it does in starting, running, reloading, paused, draining
 # and stopping.
-DESIGN = {
+TABLE = {
     SIGTERM: "leave drain drain drain stop ignore",
     SIGINT: "leave drain drain drain stop ignore",
     SIGQUIT: "leave stop stop stop stop ignore",
@@ -34,12 +34,12 @@ def machine_in(state: State) -> Machine:
 def test_the_table_has_every_state_and_every_signal_and_nothing_else() -> None:
     assert set(REACTIONS) == set(EVERY_STATE)
     assert all(set(row) == set(SIGNALS) for row in REACTIONS.values())
-    assert set(SIGNALS) == set(DESIGN)
+    assert set(SIGNALS) == set(TABLE)
 
 
-@pytest.mark.parametrize("received", DESIGN, ids=lambda each: signal.Signals(each).name)
+@pytest.mark.parametrize("received", TABLE, ids=lambda each: signal.Signals(each).name)
 def test_each_signal_does_what_the_design_says_in_each_state(received: signal.Signals) -> None:
-    assert [machine_in(state).reaction(received) for state in EVERY_STATE] == DESIGN[received].split()
+    assert [machine_in(state).reaction(received) for state in EVERY_STATE] == TABLE[received].split()
 
 
 def test_every_action_is_asked_for_by_some_signal() -> None:
