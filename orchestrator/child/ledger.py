@@ -312,5 +312,7 @@ class Ledger:
             except StatementRefused as again:
                 raise DatabaseUnavailable(f"an outcome was refused: {again}") from again
         last = next((index for index, each in self._unwritten if each.token == outcome.token), -1)
+        if last < 0:  # it has no place on the board, so it comes last: what is left there the supervisor wrote
+            self._are_written(self._last)
         self._count(connection, [outcome], batch, last)
         self._are_written(last)  # whatever becomes of those behind it

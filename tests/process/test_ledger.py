@@ -21,6 +21,7 @@ from orchestrator.child.statements import BUSY_AFTER
 from orchestrator.dev.postgres import PrivatePostgres
 from orchestrator.errors import DatabaseUnavailable, StatementRefused
 from orchestrator.model import Claim, Outcome, TaskStatus
+from orchestrator.store.claims import finish_for_children
 from orchestrator.store.connection import Connection
 from orchestrator.store.schema import migrate
 from orchestrator.telemetry.metrics import TaskMetrics
@@ -413,3 +414,35 @@ def test_a_row_that_somebody_has_locked_keeps_its_outcome_waiting_and_no_other(
     assert connection.execute("SELECT count(*) FROM tasks WHERE status = 'completed'", within=5.0) == [(9,)]
     assert desk.board.is_written
     assert desk.counted("tasks_completed_total", status="success") == 9
+
+
+def test_a_large_result_that_is_refused_may_follow_outcomes_that_the_supervisor_has_written(
+    desk: Desk, connection: Connection
+) -> None:
+    add_worker(connection)
+    add_tasks(connection, 3)
+    *brief, long = desk.claim(3)
+    desk.run(tuple(brief))
+    seen = SupervisorBoard(desk.descriptor)
+    view = seen.read()
+    assert view is not None
+    finish_for_children(connection, view.outcomes[1:], within=5.0)
+    seen.mark_written(frozenset(each.token for each in view.outcomes[1:]))
+    connection.execute("ALTER TABLE tasks ADD CHECK (length(result::text) < 100000)", within=5.0)
+
+    began = desk.board.start(0) / 1e9
+    large = Outcome(
+        long.task_id,
+        long.token,
+        "t",
+        TaskStatus.COMPLETED,
+        1,
+        began,
+        time.monotonic(),
+        result='"' + "x" * 200_000 + '"',
+    )
+    desk.board.handler_ended()
+    desk.ledger.exchange(0, extra=(large,))
+    assert connection.execute("SELECT count(*) FROM tasks WHERE status = 'completed'", within=5.0) == [(3,)]
+    assert desk.board.is_written
+    seen.close()
