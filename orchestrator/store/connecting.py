@@ -29,17 +29,22 @@ def connect(
 
     What it promises and raises: see `Connection.open`.
     """
-    deadline = time.monotonic() + within
     servers = addresses(url, application_name=application_name)
     failures: list[DatabaseUnavailable] = []
+    left = within  # what looking names up takes is not taken from it: the next server would have nothing left
     for index, server in enumerate(servers):
-        now = time.monotonic()
-        share = max(0.0, deadline - now) / (len(servers) - index)
+        share = max(0.0, left) / (len(servers) - index)
         if on_call is not None:
-            on_call(now + share + LOOK_UP_SECONDS)
+            on_call(time.monotonic() + share + LOOK_UP_SECONDS)
         try:
-            readiness = Readiness(interrupt)
-            return _connect_to(server, now + share, readiness), readiness
+            raw = _begin(server)
+            began = time.monotonic()
+            try:
+                readiness = Readiness(interrupt)
+                _go_on(raw, server, began + share, readiness)
+                return raw, readiness
+            finally:
+                left -= time.monotonic() - began
         except Interrupted:
             raise
         except DatabaseUnavailable as failure:
@@ -52,24 +57,26 @@ def connect(
     raise DatabaseUnavailable(message)
 
 
-def _connect_to(server: Address, deadline: float, readiness: Readiness) -> Any:
-    raw = None
+def _begin(server: Address) -> Any:
+    """An asynchronous connection on its way, once the server's name is looked up."""
+    settings: dict[str, Any] = {**server.parameters, "async_": 1}
     try:
-        settings: dict[str, Any] = {**server.parameters, "async_": 1}
-        raw = psycopg2.connect(**settings)
-        drive(raw, deadline, readiness)
-        return raw
+        return psycopg2.connect(**settings)
     except psycopg2.Error as error:
-        if raw is not None:
-            raw.close()
+        raise DatabaseUnavailable(f"{server.name}: {refused(error)}") from error
+
+
+def _go_on(raw: Any, server: Address, deadline: float, readiness: Readiness) -> None:
+    try:
+        drive(raw, deadline, readiness)
+    except psycopg2.Error as error:
+        raw.close()
         raise DatabaseUnavailable(f"{server.name}: {refused(error)}") from error
     except DatabaseUnavailable as failure:
-        if raw is not None:
-            raw.close()
+        raw.close()
         raise type(failure)(f"{server.name}: {failure}") from failure
     except BaseException:
-        if raw is not None:
-            raw.close()
+        raw.close()
         raise
 
 

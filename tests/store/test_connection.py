@@ -370,6 +370,25 @@ def test_a_dead_host_is_passed_over(private_postgres_tcp: PrivatePostgres) -> No
     connection.close()
 
 
+def test_a_name_that_takes_long_to_look_up_leaves_the_next_host_its_time(
+    private_postgres_tcp: PrivatePostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = psycopg2.connect
+
+    def slow(**settings: object) -> object:
+        if settings["host"] == "slow.invalid":
+            until = time.monotonic() + 0.6
+            wait_until(lambda: time.monotonic() > until)
+        return connect(**settings)
+
+    monkeypatch.setattr(psycopg2, "connect", slow)
+    server = private_postgres_tcp
+    url = f"postgres://postgres:{server.password}@slow.invalid:1,127.0.0.1:{server.port}/postgres?sslmode=disable"
+    connection = Connection.open(url, within=0.5, application_name="test")
+    assert connection.is_open
+    connection.close()
+
+
 def test_a_read_only_host_is_passed_over_if_the_url_asks_for_a_writable_one(
     private_postgres_tcp: PrivatePostgres,
 ) -> None:
