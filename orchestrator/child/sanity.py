@@ -9,6 +9,7 @@ import fcntl
 import os
 import resource
 import signal
+import socket
 import sys
 import threading
 from _signal import getsignal, pthread_sigmask  # type: ignore[import-not-found]  # signal's make enums: 2 us, not 0.1
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from orchestrator.board.birth import MARKER_VARIABLE
 from orchestrator.board.kernel import out_of_the_way
 from orchestrator.board.reactions import DEAF_TO, do_nothing
+from orchestrator.child.process_attributes import ProcessAttributes
 from orchestrator.child.time_limit import TimeLimit
 
 SHARE_OF_DESCRIPTORS = 0.75
@@ -27,11 +29,16 @@ BRIEF_SECONDS = 0.00005
 BRIEF_TASKS = 8
 """In so short a time no program can be started; and so few tasks as short hardly open a quarter of all descriptors."""
 
+VIEW_SECONDS = 0.0002
+"""After so many seconds of tasks the root directory and mount namespace are looked at: both together cost 5 µs."""
+
 _STANDARD_MARKS = {0: signal.SIGCHLD, 1: signal.SIGURG, 2: signal.SIGWINCH}
 """Other processes share these files: should one ask for signals (O_ASYNC), it gets one that does nothing by default."""
 
 _CONNECTION_MARK = 10
 """Any number of a signal; the marks of the other descriptors follow it."""
+
+_TIMER_SIGNALS = (signal.SIGPROF, signal.SIGVTALRM)
 
 _F_GETSIG = fcntl.F_GETSIG
 _SIG_BLOCK = int(signal.SIG_BLOCK)
@@ -63,12 +70,18 @@ class Sanity:
         _mark_standard()
         self._standard = [descriptor for descriptor, identity in self._standard_files if identity is not None]
         self._standard_marks = [_mark_of(each) for each in self._standard]
-        self._signals = [int(each) for each in (*DEAF_TO, signal.SIGALRM, signal.SIGCHLD, signal.SIGPIPE)]
+        others = (signal.SIGALRM, signal.SIGCHLD, signal.SIGPIPE, *_TIMER_SIGNALS)
+        self._signals = [int(each) for each in (*DEAF_TO, *others)]
+        _survive_timers()
         self._handlers = [getsignal(each) for each in self._signals]
         self._most_descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0] * SHARE_OF_DESCRIPTORS
         self._environment: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]  # environb: 0.6 us
         self._marker = self._environment.get(_MARKER)
+        self._most_calls = sys.getrecursionlimit()
+        self._socket_timeout = socket.getdefaulttimeout()
+        self._attributes = ProcessAttributes()
         self._not_inspected = 0
+        self._unseen_seconds = 0.0  # since the root directory was looked at
 
     def restore(self, seconds: float) -> Sequence[str]:
         """Undo what can be undone after a task that took so long. What cannot is returned in words: then no further
@@ -76,11 +89,15 @@ class Sanity:
         os.umask(self._umask)
         if list(map(getsignal, self._signals)) != self._handlers:
             self._restore_handlers()
-            seconds = BRIEF_SECONDS  # who has a handler for SIGALRM has a timer, too
+            seconds = BRIEF_SECONDS  # who has a handler for a timer's signal has a timer, too
         if pthread_sigmask(_SIG_BLOCK, ()):
             pthread_sigmask(signal.SIG_SETMASK, ())
         if self._environment.get(_MARKER) != self._marker and self._marker is not None:
             os.environb[_MARKER] = self._marker  # what later tasks start must be found by it
+        if sys.getrecursionlimit() != self._most_calls:
+            sys.setrecursionlimit(self._most_calls)
+        if socket.getdefaulttimeout() != self._socket_timeout:
+            socket.setdefaulttimeout(self._socket_timeout)
         wrong = [] if self._has_standard() else self._broken_standard()
         sys.stdin, sys.stdout, sys.stderr = self._streams
         for stream in self._closable:
@@ -94,6 +111,7 @@ class Sanity:
             names = ", ".join(sorted(thread.name for thread in threading.enumerate()))
             wrong.append(f"threads were left running ({names}); start those that shall stay in @app.on_child_start")
         self._not_inspected += 1
+        self._unseen_seconds += seconds
         if wrong or seconds >= BRIEF_SECONDS or self._not_inspected >= BRIEF_TASKS:
             wrong += self.inspect()
         return wrong
@@ -104,7 +122,11 @@ class Sanity:
             return ()
         self._not_inspected = 0
         signal.alarm(0)  # ends an interval timer (setitimer) too; until now a signal of it met TimeLimit, and no harm
-        wrong = self._broken_descriptors(self._connection())
+        wrong = self._attributes.restore()
+        if self._unseen_seconds >= VIEW_SECONDS:
+            self._unseen_seconds = 0.0
+            wrong += self._attributes.lost_view()
+        wrong += self._broken_descriptors(self._connection())
         if not self._has_children and _has_children():
             wrong.append("subprocesses were left running")
         if not wrong and self._descriptors_run_out():
@@ -148,6 +170,14 @@ class Sanity:
         connection = self._connection()
         if connection is not None:
             fcntl.fcntl(connection, fcntl.F_SETSIG, _CONNECTION_MARK)
+
+
+def _survive_timers() -> None:
+    """A timer that a brief task leaves is ended a few tasks later: until then its signal must not kill one of them."""
+    for each in _TIMER_SIGNALS:
+        if getsignal(each) == signal.SIG_DFL:
+            signal.signal(each, do_nothing)
+            signal.siginterrupt(each, False)
 
 
 def _mark_of(descriptor: int) -> int | None:

@@ -8,7 +8,7 @@ from tests.fixtures.daemon import Daemon, Queue, Start
 from tests.fixtures.waiting import eventually
 
 MISBEHAVING = """
-import multiprocessing, os, resource, signal, stat, subprocess, sys, threading, time
+import ctypes, multiprocessing, os, resource, signal, socket, stat, subprocess, sys, threading, time
 from concurrent.futures import ProcessPoolExecutor
 from orchestrator import App
 
@@ -66,7 +66,40 @@ def lose_streams():
 def close_streams():
     sys.stdout.close()
 
+def lower_limits():
+    for each in (resource.RLIMIT_NPROC, resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE, resource.RLIMIT_DATA):
+        resource.setrlimit(each, (0, resource.getrlimit(each)[1]))
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 40, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    resource.setrlimit(resource.RLIMIT_STACK, (1 << 20, resource.getrlimit(resource.RLIMIT_STACK)[1]))
+    resource.setrlimit(resource.RLIMIT_CPU, (3600, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+
+def lower_hard_limit():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
+
+def repeat_profiling():
+    signal.signal(signal.SIGPROF, lambda *_: os._exit(1))
+    signal.setitimer(signal.ITIMER_PROF, 0.01, 0.01)
+
+def unshare():
+    time.sleep(0.001)
+    assert ctypes.CDLL(None).unshare(0x00020000) == 0  # CLONE_NEWNS
+
 MISDEEDS = {
+    "profiling timer": lambda: signal.setitimer(signal.ITIMER_PROF, 0.01),
+    "repeated profiling timer": repeat_profiling,
+    "virtual timer": lambda: signal.setitimer(signal.ITIMER_VIRTUAL, 0.01),
+    "limits": lower_limits,
+    "hard limit": lower_hard_limit,
+    "nice": lambda: os.nice(3),
+    "affinity": lambda: os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]),
+    "recursion": lambda: sys.setrecursionlimit(80),
+    "socket timeout": lambda: socket.setdefaulttimeout(0.001),
+    "effective user": lambda: os.seteuid(65534),
+    "user": lambda: os.setuid(65534),
+    "group": lambda: os.setresgid(65534, 65534, 65534),
+    "groups": lambda: os.setgroups([65534]),
+    "root": lambda: (time.sleep(0.001), os.chroot("/usr")),  # in less time it might be seen a task later
+    "mounts": unshare,
     "directory": lambda: os.chdir("/"),
     "umask": lambda: os.umask(0o777),
     "signals": change_signals,
@@ -93,6 +126,12 @@ def state() -> dict:
         "umask": os.umask(0o022),
         "signals": {each.name: str(signal.getsignal(each)).partition(" at ")[0] for each in signal.Signals},
         "timer": signal.getitimer(signal.ITIMER_REAL),
+        "timers": [signal.getitimer(each) for each in (signal.ITIMER_PROF, signal.ITIMER_VIRTUAL)],
+        "limits": [resource.getrlimit(each) for each in range(16)],
+        "user": [os.getresuid(), os.getresgid(), os.getgroups()],
+        "root": [os.stat("/").st_ino, os.readlink("/proc/self/ns/mnt")],
+        "scheduling": [os.nice(0), sorted(os.sched_getaffinity(0))],
+        "python": [sys.getrecursionlimit(), socket.getdefaulttimeout()],
         "mask": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
         "threads": threading.active_count(),
         "subprocesses": open(f"/proc/self/task/{os.getpid()}/children").read(),
@@ -110,6 +149,9 @@ def misbehave(how: str, result: str | None = None) -> str | None:
 
 @app.task("probe", max_retries=0)
 def probe() -> dict:
+    until = time.process_time() + 0.03  # a timer that counts processor time would end it
+    while time.process_time() < until:
+        pass
     print("probed")
     print("probed", file=sys.stderr)
     return {"pid": os.getpid(), "state": state()}
@@ -140,10 +182,20 @@ async def fork_async(end: str) -> int:
     return fork(end)
 """
 
-UNDONE = ("directory", "lost directory", "umask", "signals", "alarm", "mask", "zombie", "environment", "streams")
+RIGHTS = int(Path("/proc/self/status").read_text().partition("CapEff:")[2].split()[0], 16)
+BY_RIGHT = {"nice": RIGHTS >> 23 & 1, "hard limit": RIGHTS >> 24 & 1}
+"""Put back by who has CAP_SYS_NICE and CAP_SYS_RESOURCE."""
+
+UNDONE = (
+    "directory", "lost directory", "umask", "signals", "alarm", "mask", "zombie", "environment", "streams",
+    "profiling timer", "repeated profiling timer", "virtual timer", "limits", "affinity", "recursion",
+    "socket timeout", *(how for how, may in BY_RIGHT.items() if may),
+)  # fmt: skip
 NOT_UNDONE = (
     "thread", "daemon thread", "subprocess", "own session", "closed all", "closed standard", "replaced",
     "descriptors", "closed streams",
+    *(how for how, may in BY_RIGHT.items() if not may),
+    *(("effective user", "user", "group", "groups", "root", "mounts") if os.geteuid() == 0 else ()),
 )  # fmt: skip
 
 
