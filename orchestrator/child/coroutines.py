@@ -38,6 +38,7 @@ class Coroutines:
         try:
             # without a context of ours the runner goes on with that of its first coroutine
             value = self._runner.run(self._limited(coroutine, timeout_seconds, began_ns), context=context)
+            self._clear(self._runner)
             is_sound = True
             return value
         finally:
@@ -67,6 +68,24 @@ class Coroutines:
             if left:
                 await asyncio.gather(*left, return_exceptions=True)
 
+    @staticmethod
+    def _clear(runner: asyncio.Runner) -> None:
+        """Let no callback that a coroutine left run in the next one, which might pay for what it raises (SystemExit).
+
+        No new loop: what a handler keeps connected from task to task belongs to this one. No public call lists its
+        callbacks; another implementation of the loop, which lacks these attributes, goes without.
+        """
+        loop = runner.get_loop()
+        ready = getattr(loop, "_ready", ())
+        if ready:
+            runner.run(_turn())  # a connection that ends says so in two or three steps
+            for each in ready:
+                each.cancel()
+        timers = getattr(loop, "_scheduled", ())
+        if len(timers) > getattr(loop, "_timer_cancelled_count", 0):
+            for each in timers:
+                each.cancel()
+
     def _give_threads(self, runner: asyncio.Runner) -> None:
         """A pool for the loop's default executor; it has no thread before one is needed."""
         self._threads = ThreadPoolExecutor(thread_name_prefix=_THREADS)
@@ -90,3 +109,8 @@ class Coroutines:
                 runner.close()
         except BaseException as error:  # noqa: BLE001 user code runs while a loop closes
             self._log.warning("event_loop_not_closed", error=describe_exception(error).partition("\n")[0])
+
+
+async def _turn() -> None:
+    for _ in range(3):
+        await asyncio.sleep(0)

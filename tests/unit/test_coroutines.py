@@ -1,0 +1,90 @@
+"""The event loop that a child's coroutines share: what one of them leaves there does not run in the next."""
+
+import asyncio
+import time
+import timeit
+from collections.abc import Coroutine, Iterator
+from contextvars import copy_context
+from typing import Any
+
+import pytest
+
+from orchestrator.child.coroutines import Coroutines
+from orchestrator.child.forks import Origin
+
+
+@pytest.fixture
+def coroutines() -> Iterator[Coroutines]:
+    coroutines = Coroutines(Origin())
+    yield coroutines
+    coroutines._drop_loop()
+
+
+def run(coroutines: Coroutines, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    return coroutines.run(coroutine, copy_context(), 60.0, time.monotonic_ns())
+
+
+async def loop_that_sleeps(seconds: float = 0.0) -> asyncio.AbstractEventLoop:
+    await asyncio.sleep(seconds)
+    return asyncio.get_running_loop()
+
+
+def end() -> None:
+    raise SystemExit("from another task's callback")
+
+
+def test_a_timer_that_a_coroutine_leaves_does_not_fire_in_the_next(coroutines: Coroutines) -> None:
+    async def leave_timer() -> asyncio.AbstractEventLoop:
+        loop = asyncio.get_running_loop()
+        loop.call_later(0.02, end)
+        return loop
+
+    loop = run(coroutines, leave_timer())
+    assert run(coroutines, loop_that_sleeps(0.05)) is loop, "connections that belong to it can still be used"
+
+
+def test_a_callback_that_asks_to_be_called_again_and_again_does_not_go_on_in_the_next(coroutines: Coroutines) -> None:
+    calls = []
+
+    async def leave_callback() -> asyncio.AbstractEventLoop:
+        loop = asyncio.get_running_loop()
+
+        def again() -> None:
+            calls.append(1)
+            loop.call_soon(again)
+
+        again()
+        return loop
+
+    loop = run(coroutines, leave_callback())
+    before = len(calls)
+    assert run(coroutines, loop_that_sleeps()) is loop
+    assert len(calls) == before
+
+
+def test_what_follows_at_once_from_a_coroutine_is_its_own(coroutines: Coroutines) -> None:
+    done = []
+
+    async def close_in_steps() -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_soon(lambda: loop.call_soon(done.append, "told"))
+
+    run(coroutines, close_in_steps())
+    assert done == ["told"]
+
+    async def end_in_steps() -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_soon(lambda: loop.call_soon(end))
+
+    with pytest.raises(SystemExit):
+        run(coroutines, end_in_steps())
+    run(coroutines, loop_that_sleeps())
+
+
+def test_a_coroutine_that_leaves_nothing_is_not_slowed_down(coroutines: Coroutines) -> None:
+    loop = run(coroutines, loop_that_sleeps())
+    runner = coroutines._runner
+    assert runner is not None
+    seconds = min(timeit.repeat(lambda: coroutines._clear(runner), number=100, repeat=20)) / 100
+    assert seconds < 5e-6
+    assert run(coroutines, loop_that_sleeps()) is loop
