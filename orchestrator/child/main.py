@@ -35,6 +35,7 @@ def run(context: ChildContext) -> None:
     channel = Channel(context.channel)
     app = loaded_app()
     metrics = TaskMetrics()
+    metrics.admit(app.types())
     time_limit = TimeLimit()
     for hook in app.start_hooks:
         hook()

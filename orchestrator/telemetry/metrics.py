@@ -22,7 +22,7 @@ MAX_RETRY_LABEL: Final = 100
 MORE_RETRIES: Final = f"{MAX_RETRY_LABEL}+"
 MAX_TYPES: Final = 1000
 OTHER_TYPES: Final = "(other)"
-"""Types beyond the first MAX_TYPES count as one: whoever may enqueue must not be able to fill our memory."""
+"""Types that no app has count as one beyond MAX_TYPES: whoever may enqueue must not be able to fill our memory."""
 
 RESTART_REASONS: Final = (
     "crash", "died_idle", "timeout", "memory", "boot", "stuck", "ordered", "max_tasks", "max_memory", "insane"
@@ -76,13 +76,19 @@ class TaskMetrics:
         self._claim = Histogram("task_claim_duration_seconds", "Time to execute claim query", registry=own)
         self._types: dict[str, str] = {}
 
+    def admit(self, types: Iterable[TaskType]) -> None:
+        """Count these, which an app has registered, under their names, however many others were seen before them."""
+        self._types.update((each.name, each.name) for each in types)
+
     def expect(self, types: Iterable[TaskType]) -> None:
         """Have every series of these types at 0: `increase()` does not see one that is born at 1.
 
         One process of a worker need do it: the supervisor.
         """
+        types = tuple(types)
+        self.admit(types)
         for each in types:
-            name = self._admitted(each.name)
+            name = each.name
             for series in (self._enqueued, self._dead, self._stale, self._recovered):
                 series[name,]
             for status in ("success", "failed"):
@@ -185,7 +191,7 @@ class TaskMetrics:
         self._errors[_kind_of(error),].inc()
 
     def _admitted(self, type_name: str) -> str:
-        """The label of a type: its name, or OTHER_TYPES once there are too many."""
+        """The label of a type: its name, or OTHER_TYPES if nobody has registered it and there are too many."""
         label = self._types.get(type_name)
         if label is None:
             if len(self._types) >= MAX_TYPES:

@@ -269,6 +269,15 @@ def test_the_apps_own_metrics_come_along_and_a_dead_childs_gauges_do_not_stay(da
     assert worker.metric("shop_sold_total", thing="hat") == 4
 
 
+def test_a_thousand_types_that_nobody_has_do_not_hide_those_of_the_app(daemon: Start, queue: Queue) -> None:
+    worker = daemon(APP, "--pool-size", "1", DATABASE_URL=queue.url)
+    queue.rows("INSERT INTO tasks (type) SELECT 'typo:' || n FROM generate_series(1, 1100) AS n")
+    queue.wait_empty(within=20)
+    queue.wait_status(queue.enqueue("good"), "completed")
+    expect(worker, 1, "tasks_completed_total", type="good", status="success")
+    expect(worker, 1, "task_duration_seconds_count", type="good")
+
+
 def test_torn_and_foreign_files_fail_no_scrape(daemon: Start, queue: Queue, tmp_path: Path) -> None:
     folder = tmp_path / "metrics"
     folder.mkdir()

@@ -212,6 +212,21 @@ def test_types_that_anybody_may_invent_cannot_fill_the_memory(
     assert registry.get_sample_value("tasks_completed_total", {"type": "mine", "status": "success"}) == 1
 
 
+def test_types_that_the_app_has_are_counted_by_name_whatever_was_invented_before(
+    registry: CollectorRegistry, metrics: TaskMetrics
+) -> None:
+    metrics.admit([TaskType("known")])
+    for number in range(MAX_TYPES + 50):
+        metrics.failed(f"invented:{number}")
+    metrics.expect([TaskType("reloaded")])
+    metrics.admit([TaskType("after")])
+    for name in ("known", "reloaded", "after"):
+        metrics.ended([outcome(TaskStatus.COMPLETED)._replace(type=name)])
+        assert registry.get_sample_value("tasks_completed_total", {"type": name, "status": "success"}) == 1
+    metrics.failed("invented:at-last")
+    assert registry.get_sample_value("tasks_completed_total", {"type": OTHER_TYPES, "status": "failed"}) == 52
+
+
 @pytest.mark.usefixtures("in_files")
 @pytest.mark.parametrize(("batch", "limit_microseconds"), [(1, 10.0), (100, 1.5)])
 def test_counting_a_task_in_files_costs_microseconds_and_in_a_batch_hardly_any(
