@@ -52,6 +52,8 @@ def _ref(claim: BoardClaim) -> ClaimRef:
 
 
 def _crash(claim: BoardClaim, cause: str, now: float, policy: RetryPolicy) -> Outcome:
+    """`now` is the moment when this turn of the loop began: the task may have begun and ended since."""
+    started = claim.started_ns / NANO
     is_last = claim.attempt > claim.max_retries
     return Outcome(
         task_id=claim.task_id,
@@ -59,8 +61,8 @@ def _crash(claim: BoardClaim, cause: str, now: float, policy: RetryPolicy) -> Ou
         type=claim.type,
         status=TaskStatus.DEAD_LETTER if is_last else TaskStatus.PENDING,
         attempt=claim.attempt,
-        started_monotonic=claim.started_ns / NANO,
-        ended_monotonic=now,
+        started_monotonic=started,
+        ended_monotonic=max(now, started),
         error=cause.encode()[:MAX_ERROR_BYTES].decode(errors="ignore"),
         delay_seconds=0.0 if is_last else policy.delay(claim.attempt),
     )

@@ -62,6 +62,11 @@ def test_the_running_task_pays_an_attempt_and_its_neighbours_nothing() -> None:
     assert estate.casualty == view.running
 
 
+def test_a_task_that_began_after_the_turn_of_the_loop_did_has_not_ended_before_it_began() -> None:
+    (crash,) = settle(BatchView(1, (), claim(1, started=NOW + 0.02), ())).outcomes
+    assert crash.started_monotonic == crash.ended_monotonic == NOW + 0.02
+
+
 def test_a_claim_whose_permission_was_taken_but_that_was_not_started_is_handed_back_once() -> None:
     # the child took a permission (so it is not among taken_back) and died before it marked the start
     estate = settle(BatchView(2, (), None, (claim(1), claim(2))), claim(2))
