@@ -237,7 +237,7 @@ class Daemon:
             pool_capacity=pool.capacity,
             pool_active=pool.active,
             slots_total=pool.capacity,
-            slots_ready=pool.ready,
+            slots_ready=pool.settled,
             slots_backing_off=pool.backing_off,
             is_database_reachable=database.is_database_reachable,
             database_down_seconds=database.down_seconds,

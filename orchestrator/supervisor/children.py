@@ -153,21 +153,34 @@ class Children:
         if seat.is_surplus:
             del self._seats[seat.number]
 
+    def worked(self, seat: Seat) -> None:
+        """Its child has finished a task: whatever those before it died of, the seat is no part of a crash loop."""
+        seat.backoff.succeeded()
+
     def forget_failures(self) -> None:
         """The code is new: how children of the old fared says nothing about it."""
         for seat in self._seats.values():
             seat.backoff.succeeded()
 
     def backing_off(self, now: float) -> int:
-        """Seats whose children keep dying: two failures or more, and none alive for SETTLED_SECONDS since."""
-        return sum(1 for seat in self._seats.values() if seat.backoff.failures > 1 and not self._has_settled(seat, now))
+        """Seats whose children keep dying: two failures or more, and since then none has finished a task or lived for
+        SETTLED_SECONDS."""
+        return sum(1 for seat in self._seats.values() if self._backs_off(seat, now))
+
+    def settled(self, now: float) -> int:
+        """Seats with a live child, of those that do not back off."""
+        return sum(1 for seat in self.in_phase(Phase.LIVE) if not self._backs_off(seat, now))
 
     def is_failing(self, generation: int, now: float) -> bool:
-        """Whether a child of this generation failed, and none has lived in its seat for SETTLED_SECONDS since."""
+        """Whether a child of this generation failed, and since then none in its seat has finished a task or lived for
+        SETTLED_SECONDS."""
         return any(
             seat.generation == generation and seat.backoff.failures > 0 and not self._has_settled(seat, now)
             for seat in self._seats.values()
         )
+
+    def _backs_off(self, seat: Seat, now: float) -> bool:
+        return seat.backoff.failures > 1 and not self._has_settled(seat, now)
 
     @staticmethod
     def _has_settled(seat: Seat, now: float) -> bool:

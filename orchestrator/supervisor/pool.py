@@ -137,6 +137,12 @@ class Pool:
         if not self.children.in_phase(Phase.FORKING):
             self.unknown_exits.clear()
 
+    def note_work(self) -> None:
+        """Whose child has finished a task is no part of a crash loop any more, though it may not have settled."""
+        for seat in self.children.in_phase(Phase.LIVE):
+            if seat.backoff.failures and self.links[seat.number].board.word(Word.FINISHED):
+                self.children.worked(seat)
+
     # Wake-ups
 
     def wake_one(self) -> None:

@@ -210,6 +210,7 @@ class Supervisor:
     # Every turn
 
     def _keep_children(self, now: float) -> None:
+        self._pool.note_work()
         current = self._forkservers.current
         if current is not None:
             self._pool.fork_due(current, now)
@@ -237,6 +238,7 @@ class Supervisor:
             is_ready=self._is_ready,
             capacity=children.capacity,
             ready=len(children.in_phase(Phase.LIVE)),
+            settled=children.settled(now),
             active=self._pool.active(),
             backing_off=children.backing_off(now),
             types=tuple(each.name for each in self._course.types),

@@ -54,7 +54,8 @@ class SupervisorSettings:
 class PoolStatus:
     """How the pool is, for /health, /metrics and the service manager; made by the loop, read by other threads.
 
-    `is_ready`: every seat has had its child. `types` are known once the app is loaded.
+    `is_ready`: every seat has had its child. `ready` have one now; those of them that don't back off are `settled`.
+    `types` are known once the app is loaded.
     """
 
     state: str
@@ -62,6 +63,7 @@ class PoolStatus:
     is_ready: bool
     capacity: int
     ready: int
+    settled: int
     active: int
     backing_off: int
     types: tuple[str, ...]

@@ -1,6 +1,7 @@
 """/health, /livez and /readyz of the real daemon: the guide's answer while it works, 503 with the reason otherwise."""
 
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -89,3 +90,34 @@ def test_a_pool_whose_children_die_before_they_work_is_a_crash_loop_until_they_d
     worker.signal(signal.SIGHUP)  # ends the backoff
     assert queue.wait_status(queue.enqueue("quick"), "completed")["attempts"] == 1
     eventually(lambda: worker.health()[0] == 200, within=20)
+
+
+def test_children_that_are_killed_while_they_idle_are_no_crash_loop_any_more_once_others_have_worked(
+    daemon: Start, queue: Queue
+) -> None:
+    worker = daemon(APP, "--pool-size", "2", DATABASE_URL=queue.url)
+    killed: set[int] = set()
+
+    def slots() -> dict[str, float]:
+        return {dict(labels)["state"]: n for (name, labels), n in worker.metrics().items() if name == "worker_slots"}
+
+    def kill_idle() -> None:
+        """As soon as there is a pool of others: they have a title and were heard of."""
+        eventually(lambda: len(worker.children()) == 2 and not killed & set(worker.children().values()), within=10)
+        for pid in worker.children().values():
+            os.kill(pid, signal.SIGKILL)
+            killed.add(pid)
+
+    for _ in range(3):
+        kill_idle()
+    wait_reason(worker, "crash loop: 2 of 2 children die before they work")
+    assert slots() == {"ready": 0, "backing_off": 2}
+
+    def is_healthy() -> bool:
+        for _ in range(20):
+            queue.enqueue("quick")
+        queue.wait_empty(within=5)
+        return worker.health()[0] == 200
+
+    eventually(is_healthy, within=5)
+    assert sum(slots().values()) == 2

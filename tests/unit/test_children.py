@@ -139,6 +139,33 @@ def test_a_child_that_lives_long_enough_is_no_part_of_a_crash_loop() -> None:
     assert not children.is_crash_loop(now=50.1 + SETTLED_SECONDS)
 
 
+def test_a_seat_is_settled_or_backs_off_and_never_both() -> None:
+    children = full(3)
+    for _ in range(2):
+        die(children, children[0])
+        die(children, children[1])
+        born(children, children[0], now=50.0)
+        if not children[1].backoff.failures > 1:
+            born(children, children[1], now=50.0)
+    assert (children.settled(now=50.0), children.backing_off(now=50.0)) == (1, 2)
+    later = 50.1 + SETTLED_SECONDS
+    assert (children.settled(now=later), children.backing_off(now=later)) == (2, 1)
+
+
+def test_a_child_that_has_worked_ends_its_seats_part_in_a_crash_loop_at_once() -> None:
+    children = full(2)
+    for _ in range(3):
+        for seat in children:
+            die(children, seat)
+            born(children, seat, now=50.0)
+    assert children.backing_off(now=50.0) == 2
+    children.worked(children[0])
+    assert (children.settled(now=50.0), children.backing_off(now=50.0)) == (1, 1)
+    assert children.is_crash_loop(now=50.0)  # half of them
+    children.worked(children[1])
+    assert not children.is_crash_loop(now=50.0)
+
+
 def test_new_code_forgets_what_failed_under_the_old() -> None:
     children = full(2)
     for _ in range(8):
