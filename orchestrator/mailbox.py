@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from orchestrator.model import ClaimRef, Outcome, OwnedClaim, Stale, Start, TaskType
+from orchestrator.model import ClaimRef, Outcome, OwnedClaim, ReleaseReason, Stale, Start, TaskType
 
 Message = TypeVar("Message")
 
@@ -103,7 +103,7 @@ class Release:
     """Make these claims pending again; they use no attempt."""
 
     claims: tuple[ClaimRef, ...]
-    reason: str
+    reason: ReleaseReason
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 DEFAULT_MAX_RETRIES = 3
 MAX_PAYLOAD_BYTES = 1 << 20
@@ -35,6 +35,9 @@ class TaskStatus(StrEnum):
     FAILED = "failed"
     DEAD_LETTER = "dead_letter"
 
+
+ReleaseReason = Literal["drain", "halted", "slow_task", "child_gone", "unknown_claim"]
+"""Why claims are handed back before they start; labels `tasks_released_total`."""
 
 END_STATES = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.DEAD_LETTER})
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from orchestrator.errors import StoreError
-from orchestrator.model import Outcome, Recovered, TaskType
+from orchestrator.model import Outcome, Recovered, ReleaseReason, TaskType
 
 
 class Counting(Protocol):
@@ -22,7 +22,7 @@ class Counting(Protocol):
     def recovered(self, task: Recovered) -> None:
         """A task was taken back from a dead worker."""
 
-    def released(self, reason: str, count: int = 1) -> None:
+    def released(self, reason: ReleaseReason, count: int = 1) -> None:
         """`count` claims were handed back."""
 
     def pruned(self, count: int) -> None:

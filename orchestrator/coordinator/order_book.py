@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from orchestrator.coordinator.waiting import Bell
 from orchestrator.mailbox import Activity, Audit, Begin, Finish, MarkRunning, Order, Release, Types
-from orchestrator.model import ClaimRef, Outcome, Start
+from orchestrator.model import ClaimRef, Outcome, ReleaseReason, Start
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +14,7 @@ class HandBack:
     """A claim to be made pending again, and why."""
 
     claim: ClaimRef
-    reason: str
+    reason: ReleaseReason
 
 
 class OrderBook:

@@ -8,7 +8,7 @@ from orchestrator.board.layout import ChildOrder, SlotState, Word
 from orchestrator.board.memory import NANO
 from orchestrator.board.supervisor_half import BoardClaim, Glance
 from orchestrator.mailbox import Finish, MarkRunning, Order, Release
-from orchestrator.model import ClaimRef, Start
+from orchestrator.model import ClaimRef, ReleaseReason, Start
 from orchestrator.supervisor.children import Doom, Phase, Seat
 from orchestrator.supervisor.link import Link
 from orchestrator.supervisor.pool import Pool
@@ -89,7 +89,7 @@ class Watch:
             return
         claims = link.take_back()
         if claims:
-            reason = "slow_task" if is_slow else "halted"
+            reason: ReleaseReason = "slow_task" if is_slow else "halted"
             self._post(Release(tuple(ClaimRef(claim.task_id, claim.token) for claim in claims), reason))
 
     def _write_lingering(self, link: Link, now: float) -> None:

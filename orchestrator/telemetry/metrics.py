@@ -7,12 +7,12 @@ from bisect import bisect_left
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from orchestrator.errors import DatabaseUnavailable, DeadlineExceeded, StatementRefused, StoreError
-from orchestrator.model import Outcome, Recovered, TaskStatus, TaskType
+from orchestrator.model import Outcome, Recovered, ReleaseReason, TaskStatus, TaskType
 
 DURATION_BUCKETS: Final = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0)
 EXPECTED_RETRIES: Final = 25
@@ -25,9 +25,10 @@ OTHER_TYPES: Final = "(other)"
 """Types that no app has count as one beyond MAX_TYPES: whoever may enqueue must not be able to fill our memory."""
 
 RESTART_REASONS: Final = (
-    "crash", "died_idle", "timeout", "memory", "boot", "stuck", "ordered", "max_tasks", "max_memory", "insane"
+    "crash", "died_idle", "timeout", "memory", "boot", "stuck", "drain", "ordered", "max_tasks", "max_memory",
+    "insane", "unregistered", "lifeline",
 )  # fmt: skip
-RELEASE_REASONS: Final = ("drain", "halted", "slow_task", "child_gone")
+RELEASE_REASONS: Final[tuple[ReleaseReason, ...]] = get_args(ReleaseReason)
 RELOAD_RESULTS: Final = ("success", "failed")
 DATABASE_ERRORS: Final = ("unavailable", "deadline", "refused", "other")
 
@@ -170,8 +171,8 @@ class TaskMetrics:
         """An outcome was refused: its claim was no longer the task's."""
         self._stale[self._admitted(type_name),].inc()
 
-    def released(self, reason: str, count: int = 1) -> None:
-        """`count` claims were handed back; `reason` is one of RELEASE_REASONS, or as constant a word."""
+    def released(self, reason: ReleaseReason, count: int = 1) -> None:
+        """`count` claims were handed back."""
         self._released[reason,].inc(count)
 
     def pruned(self, count: int) -> None:

@@ -4,10 +4,12 @@ import time
 import timeit
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from prometheus_client import CollectorRegistry, values
 
+from orchestrator.board.layout import LeaveReason
 from orchestrator.errors import (
     DatabaseUnavailable,
     DeadlineExceeded,
@@ -15,9 +17,10 @@ from orchestrator.errors import (
     StatementRefused,
     StoreError,
 )
-from orchestrator.model import Outcome, Recovered, TaskStatus, TaskType
+from orchestrator.model import Outcome, Recovered, ReleaseReason, TaskStatus, TaskType
+from orchestrator.supervisor.children import Doom
 from orchestrator.telemetry import multiprocess
-from orchestrator.telemetry.metrics import EXPECTED_RETRIES, MAX_TYPES, OTHER_TYPES, TaskMetrics
+from orchestrator.telemetry.metrics import EXPECTED_RETRIES, MAX_TYPES, OTHER_TYPES, RESTART_REASONS, TaskMetrics
 
 
 @pytest.fixture
@@ -100,6 +103,18 @@ def test_every_expected_series_is_there_at_0_before_anything_happens(
     ]:
         assert registry.get_sample_value(name, labels) == 0.0, (name, labels)
     assert registry.get_sample_value("task_retries_total", {"type": "once", "attempt": "1"}) is None
+
+
+def test_every_way_a_child_can_end_and_claims_are_handed_back_is_there_at_0(
+    registry: CollectorRegistry, metrics: TaskMetrics
+) -> None:
+    ways = {each.value for each in Doom} | {each.name.lower() for each in LeaveReason} - {"none"}
+    assert set(RESTART_REASONS) == ways | {"crash", "died_idle"}
+    metrics.expect([])
+    for reason in RESTART_REASONS:
+        assert registry.get_sample_value("worker_child_restarts_total", {"reason": reason}) == 0.0
+    for reason in get_args(ReleaseReason):  # mypy sees to it that there is no other
+        assert registry.get_sample_value("tasks_released_total", {"reason": reason}) == 0.0
 
 
 def test_a_type_with_many_retries_gets_a_bounded_number_of_series(

@@ -8,7 +8,16 @@ from prometheus_client import Histogram
 
 from orchestrator.config import FIELDS
 from orchestrator.exit_codes import ExitCode
-from orchestrator.telemetry.metrics import DATABASE_ERRORS, DURATION_BUCKETS, RESTART_REASONS
+from orchestrator.status.snapshot import STATES
+from orchestrator.telemetry.metrics import (
+    DATABASE_ERRORS,
+    DURATION_BUCKETS,
+    MORE_RETRIES,
+    OTHER_TYPES,
+    RELEASE_REASONS,
+    RELOAD_RESULTS,
+    RESTART_REASONS,
+)
 from tests.fixtures.metric_names import exported_name, label_names, metrics
 from tests.guide.text import GUIDE
 
@@ -70,8 +79,10 @@ def test_its_buckets_reasons_and_kinds_are_those_of_the_code() -> None:
     bounds = {name: told for name, _, told, _ in rows(section("Histogram Metrics"))}
     assert tuple(map(float, bounds["task_duration_seconds"].split(", "))) == DURATION_BUCKETS
     assert bounds["task_claim_duration_seconds"] == "Default" and Histogram.DEFAULT_BUCKETS
-    for word in (*RESTART_REASONS, *DATABASE_ERRORS):
+    for word in (*RESTART_REASONS, *RELEASE_REASONS, *RELOAD_RESULTS, *DATABASE_ERRORS, MORE_RETRIES, OTHER_TYPES):
         assert f"`{word}`" in section("Counter Metrics"), word
+    for word in ("ready", "backing_off", *STATES):
+        assert f"`{word}`" in section("Gauge Metrics"), word
 
 
 def test_its_alerts_are_those_that_are_shipped() -> None:
