@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from orchestrator.callers_connection import CallersConnection, cursor_on
+from orchestrator.config import without_password
 from orchestrator.errors import (
     ConfigurationError,
     DatabaseUnavailable,
@@ -20,6 +21,7 @@ from orchestrator.errors import (
 )
 from orchestrator.model import NewTask
 from orchestrator.new_tasks import NOTHING, ToEnqueue, checked_batch, has_key, new_task
+from orchestrator.store.addresses import url_problem
 from orchestrator.store.enqueue import BATCH, enqueue, enqueue_many
 from orchestrator.store.failures import TRY_AGAIN_STATES
 from orchestrator.store.session import Session, open_session
@@ -164,6 +166,8 @@ class Client:
             raise ConfigurationError(
                 [Problem("DATABASE_URL", url, "write postgres://user:password@host:port/database")]
             )
+        if (reason := url_problem(url)) is not None:
+            raise ConfigurationError([Problem("DATABASE_URL", without_password(url), reason)])
         return open_session(url, within=self._timeout)
 
 

@@ -201,10 +201,19 @@ def without_password(url: str) -> str:
     mark = rest.find("?")
     end = rest.rfind("@", 0, mark if mark >= 0 and "@" in rest[:mark] else len(rest))
     user, colon, password = rest[: max(end, 0)].partition(":")
+    if not _has_plain_ports(rest[end + 1 :]) or re.search(r"\?[\w%]+=", password):
+        shown = re.split("[:@/?]", rest)[0]
+        return f"{scheme}://{shown}:***"  # who can tell where the password ends?
     if colon and password:
         rest = f"{user}:***{rest[end:]}"
     address, mark_, query = rest.partition("?")
     return f"{scheme}://{address}{mark_}" + re.sub(r"([^&=]+)(=)([^&]*)", _without_value, query)
+
+
+def _has_plain_ports(rest: str) -> bool:
+    """Whether what follows the user has no ports but numbers: anything else may be a password."""
+    hosts = re.sub(r"\[[^\]]*\]", "", re.split("[/?]", rest)[0])
+    return all(re.fullmatch(r"[0-9]*", host.partition(":")[2]) for host in hosts.split(","))
 
 
 def _without_value(pair: re.Match[str]) -> str:

@@ -1,11 +1,11 @@
 """The database of a command that asks something and ends."""
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from orchestrator.cli.failures import say
 from orchestrator.cli.settings_flags import Command, load_settings, settings_flags_of
 from orchestrator.config import FIELDS, Settings
 from orchestrator.errors import DatabaseUnavailable
@@ -43,7 +43,7 @@ def open_when_there(url: str, wait_seconds: float) -> Connection:
         except DatabaseUnavailable as error:
             if left <= 1.0:
                 raise
-            sys.stderr.write(f"orchestratord: waiting for the database, {left:.0f} s more: {error}\n")
+            say(f"waiting for the database, {left:.0f} s more: {error}")
             time.sleep(1.0)
 
 

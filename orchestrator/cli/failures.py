@@ -15,6 +15,7 @@ from orchestrator.errors import (
     StatementRefused,
 )
 from orchestrator.exit_codes import ExitCode
+from orchestrator.telemetry import logs
 
 CODES: tuple[tuple[type[OrchestratorError], ExitCode], ...] = (
     (ConfigurationError, ExitCode.USAGE),
@@ -37,7 +38,7 @@ def report(error: Exception) -> ExitCode:
     if isinstance(error, OrchestratorError) and (code := exit_code(error)) is not ExitCode.BUG:
         say(explanation(error))
         return code
-    traceback.print_exception(error)
+    sys.stderr.write(logs.without_secrets("".join(traceback.format_exception(error))))
     say("this is a bug of orchestratord's; please report it with the lines above")
     return ExitCode.BUG
 
@@ -49,12 +50,12 @@ def exit_code(error: OrchestratorError) -> ExitCode:
 
 
 def explanation(error: OrchestratorError) -> str:
-    """What went wrong and what to do about it."""
+    """What went wrong and what to do about it; never with a password."""
     error = _explained(error)
     if isinstance(error, ConfigurationError) and len(error.problems) > 1:
         lines = "".join(f"\n  {problem}" for problem in error.problems)
-        return f"{len(error.problems)} settings cannot be used:{lines}"
-    return str(error)
+        return logs.without_secrets(f"{len(error.problems)} settings cannot be used:{lines}")
+    return logs.without_secrets(str(error))
 
 
 def _explained(refusal: OrchestratorError) -> OrchestratorError:
@@ -70,4 +71,4 @@ def _explained(refusal: OrchestratorError) -> OrchestratorError:
 
 def say(text: str) -> None:
     """One line on standard error."""
-    sys.stderr.write(f"orchestratord: {text}\n")
+    sys.stderr.write(logs.without_secrets(f"orchestratord: {text}\n"))

@@ -8,7 +8,8 @@ import click
 from orchestrator.config import FIELDS, Field, Settings, without_password
 from orchestrator.errors import ConfigurationError, Problem
 from orchestrator.setting_kinds import Boolean
-from orchestrator.store.addresses import is_connection_string
+from orchestrator.store.addresses import url_problem
+from orchestrator.telemetry import logs
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -34,18 +35,14 @@ def settings_flags_of(*names: str) -> Callable[[Command], Command]:
 
 
 def load_settings(environ: Mapping[str, str], flags: Mapping[str, object]) -> Settings:
-    """The settings; also looks whether libpq understands DATABASE_URL: waiting for the database would not help.
+    """The settings; also looks whether DATABASE_URL can be used at all: waiting for the database would not help.
 
-    Raises ConfigurationError with every problem there is.
+    From here on no line shows its password. Raises ConfigurationError with every problem there is.
     """
     url = str(flags.get("database_url") or environ.get("DATABASE_URL") or "").strip()
-    unclear = Problem(
-        "DATABASE_URL",
-        without_password(url),
-        "libpq takes it for no connection string: write postgres://user:password@host:port/database, "
-        "%-escape what is special in the password, and look at the names of the parameters",
-    )
-    problems = [unclear] if url and not is_connection_string(url) else []
+    reason = url_problem(url) if url else None
+    problems = [Problem("DATABASE_URL", without_password(url), reason)] if reason is not None else []
+    logs.hide_password_of(url)
     try:
         settings = Settings.load(environ, flags)
     except ConfigurationError as error:

@@ -116,6 +116,11 @@ def hide(secret: str) -> None:
     _secrets.add(secret)
 
 
+def without_secrets(text: str) -> str:
+    """`text` as a line of the log would show it, for what is told in other ways."""
+    return _secrets.removed_from(text)
+
+
 def hide_password_of(database_url: str) -> None:
     """Hide the passwords of a connection string.
 

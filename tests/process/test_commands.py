@@ -230,6 +230,36 @@ def test_a_database_that_is_not_there_ends_with_4_in_one_line_without_the_passwo
     assert "sesame" not in done.stderr + waited.stderr
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["postgres://u:s3c@r3t@127.0.0.1:1/db", "postgres://u:s3c/r3t@127.0.0.1:1/db", "postgres://u:p@s3c/w:r3t@h/db"],
+)
+@pytest.mark.parametrize(
+    "command", ["start", "check", "migrate", "stats", "workers", "tasks list", "tasks retry a", "enqueue ok"]
+)
+def test_a_password_that_is_not_escaped_is_explained_and_no_part_of_it_is_shown(
+    orchestratord: Command, command: str, url: str
+) -> None:
+    done = orchestratord(*command.split(), DATABASE_URL=url, DATABASE_WAIT="0s")
+    said = done.stdout + done.stderr
+    assert done.returncode == 2
+    assert said.count("\n") == 1
+    assert "write %40 for @, %2F for /" in said
+    assert "s3c" not in said
+    assert "r3t" not in said
+
+
+def test_what_libpq_says_is_shown_without_the_password(orchestratord: Command) -> None:
+    """Here it quotes a parameter that repeats it."""
+    url = "postgres://u:s3cr3t@127.0.0.1:1/db?ssl_min_protocol_version=s3cr3t"
+    for command in ("stats", "check", "migrate"):
+        done = orchestratord(command, DATABASE_URL=url, DATABASE_WAIT="2s")
+        said = done.stdout + done.stderr
+        assert done.returncode == 4
+        assert "ssl_min_protocol_version" in said
+        assert "s3cr3t" not in said
+
+
 def test_without_a_database_url_a_command_asks_for_it_and_minds_no_other_variable(orchestratord: Command) -> None:
     done = orchestratord("stats", WORKER_POOL_SIZE="many")
     assert done.returncode == 2

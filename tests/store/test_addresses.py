@@ -3,7 +3,7 @@
 import pytest
 
 from orchestrator.errors import DatabaseUnavailable
-from orchestrator.store.addresses import addresses
+from orchestrator.store.addresses import addresses, url_problem
 
 
 def names(url: str) -> list[str]:
@@ -66,3 +66,60 @@ def test_ports_must_match_the_hosts() -> None:
 def test_random_balancing_tries_each_host() -> None:
     orders = {tuple(names("postgres://a,b/x?load_balance_hosts=random")) for _ in range(100)}
     assert orders == {("a:5432", "b:5432"), ("b:5432", "a:5432")}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgres://u:s3c@r3t@127.0.0.1:1/db",
+        "postgres://u:s3c/r3t@127.0.0.1:1/db",
+        "postgres://u:p@s3c/w:r3t@h/db",
+        "postgres://u:s3c@r3t:x@h/db",
+        "postgres://u:1234/r3t@h/db",
+        "postgresql://u:1/s3c@r3t@h/db?sslmode=disable",
+        "postgres://u:p@@h/db",
+        "postgres://me@r3t.example:s3c@h/db",
+        "postgres://db:5432?password=s3c@r3t",
+        "postgres://db:5432?application_name=a&pass%77ord=s3c@r3t",
+    ],
+)
+def test_a_password_whose_end_cannot_be_told_is_refused_before_libpq_guesses_it(url: str) -> None:
+    with pytest.raises(DatabaseUnavailable, match="write %40 for @, %2F for /") as failure:
+        names(url)
+    assert "s3c" not in str(failure.value)
+    assert "r3t" not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgres://u:s3c/r3t", "postgres://u:s3c", "postgres://u:p@s3c:r3t/db", "postgres://u@h:65536/x", "port=s3c"],
+)
+def test_a_port_that_is_none_may_be_a_password_and_is_not_repeated(url: str) -> None:
+    with pytest.raises(DatabaseUnavailable, match="a port is a number") as failure:
+        names(url)
+    assert "s3c" not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgres://u:p%40s%2Fs%3A@h:1/x",
+        "postgres://u:p:w@h/x",
+        "postgres://u:p?w@h/x",
+        "postgres://u@h/x",
+        "postgres://h",
+        "postgres://",
+        "postgres:///x?host=/run/postgresql",
+        "postgres://u:p@/x?host=/run/a,/run/b&port=1,2",
+        "postgres://u:p@%2Frun%2Fpostgresql/x",
+        "postgres://u:p@[::1]:5432,[fe80::1]/x",
+        "postgres://u:p@a:1,b,c:/x?target_session_attrs=read-write",
+        "postgres://h/x?user=me@example.org&password=a@b",
+        "postgres://u:p@h/x?application_name=me@here",
+        "host=@abstract user=me@example.org password='a@b/c:d' port=' 5432 '",
+        "host=a,b port=1,2 password=p@ss/w:ord",
+    ],
+)
+def test_what_can_be_told_apart_is_fine(url: str) -> None:
+    assert url_problem(url) is None
+    assert names(url)

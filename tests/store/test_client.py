@@ -264,6 +264,16 @@ def test_without_an_address_the_setting_is_named(monkeypatch: pytest.MonkeyPatch
         Client().enqueue("a")
 
 
+@pytest.mark.parametrize(
+    "url", ["postgres://u:s3c@r3t@127.0.0.1:1/db", "postgres://u:s3c/r3t", "postgres://u:s3c@h:r3t/x"]
+)
+def test_an_address_that_cannot_be_told_is_a_setting_to_correct(url: str) -> None:
+    with pytest.raises(ConfigurationError) as failure:
+        Client(url).enqueue_many([("a", {})])
+    assert "DATABASE_URL" in str(failure.value)
+    assert not any(part in str(failure.value) for part in ("s3c", "r3t"))
+
+
 def test_a_database_without_tables_says_what_to_do(empty_database_url: str) -> None:
     with Client(empty_database_url) as client, pytest.raises(SchemaError, match="orchestratord migrate"):
         client.enqueue("a")

@@ -139,6 +139,13 @@ def test_no_limit_can_be_said_in_a_word() -> None:
         ("postgres//user:secret@db/x", "postgres//user:***@db/x"),
         ("postgresql:/user:secret@db/x", "postgresql:***@db/x"),
         ("user:secret@db/x", "user:***@db/x"),
+        ("postgres://u:s3c@r3t@127.0.0.1:1/db", "postgres://u:***@127.0.0.1:1/db"),
+        ("postgres://u:p@ss/w:ord@h/db", "postgres://u:***@h/db"),
+        ("postgres://u:secret/db", "postgres://u:***"),
+        ("postgres://u:se@cr:et/db", "postgres://u:***"),
+        ("postgres://db:5432?password=se@cret", "postgres://db:***"),
+        ("postgres://db:5432/x?password=se@cret", "postgres://db:***"),
+        ("postgres://[::1]:5432,[fe80::1]/x", "postgres://[::1]:5432,[fe80::1]/x"),
     ],
 )
 def test_a_password_is_never_shown(url: str, shown: str) -> None:
