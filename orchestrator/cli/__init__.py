@@ -17,6 +17,7 @@ from orchestrator.cli.failures import report, say
 from orchestrator.cli.migrate import migrate
 from orchestrator.cli.start import start
 from orchestrator.cli.stats import stats
+from orchestrator.cli.streams import let_go_of, replace_closed
 from orchestrator.cli.tasks import tasks
 from orchestrator.cli.workers import workers
 from orchestrator.exit_codes import ExitCode
@@ -38,6 +39,7 @@ def orchestratord() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command (default: that of the process's arguments) and exit with its code (exit_codes.py)."""
+    replace_closed()
     sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
 
 
@@ -48,29 +50,28 @@ def run(arguments: list[str]) -> int:
     try:
         with orchestratord.make_context(_NAME, arguments) as context:
             code = orchestratord.invoke(context)
-        if sys.stdout is not None:  # None: it was closed from the start, nobody wants an answer
-            sys.stdout.flush()
+        sys.stdout.flush()
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
     except click.ClickException as error:
-        error.show()
+        _show(error)
         return ExitCode.USAGE
     except BrokenPipeError:
-        _let_go_of_stdout()
+        let_go_of(sys.stdout)
         return ExitCode.CLEAN
     except (KeyboardInterrupt, click.Abort):
         return _INTERRUPTED
     except Exception as error:  # noqa: BLE001 whatever it is: a code of ours, and never Python's bare 1
         if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
             say(f"the answer could not be written: {error.strerror}")
-            _let_go_of_stdout()
+            let_go_of(sys.stdout)
             return ExitCode.USAGE
         return report(error)
     return int(code or ExitCode.CLEAN)
 
 
-def _let_go_of_stdout() -> None:
-    """Nothing more to write, not even at exit: the reader has gone (`orchestratord tasks list | head`)."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+def _show(error: click.ClickException) -> None:
+    try:
+        error.show()
+    except OSError:  # the code says enough
+        let_go_of(sys.stderr)

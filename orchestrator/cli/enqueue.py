@@ -84,10 +84,13 @@ def enqueue(
 
 def _read(payload: str) -> Any:
     """The payload as Python has it; what JSON allows and a task does not is the client's to refuse."""
-    text = sys.stdin.read() if payload == "-" else payload
+    if payload == "-" and sys.stdin is None:
+        raise PayloadError("the payload cannot be read: standard input is closed")
     try:
-        return json.loads(text)
+        return json.loads(sys.stdin.read() if payload == "-" else payload)
     except RecursionError as error:
         raise PayloadError("the payload is nested too deeply") from error
+    except OSError as error:
+        raise PayloadError(f"the payload cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise PayloadError(f"the payload is not JSON: {error}") from error

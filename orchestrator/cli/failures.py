@@ -3,6 +3,7 @@
 import sys
 import traceback
 
+from orchestrator.cli.streams import let_go_of
 from orchestrator.errors import (
     AppError,
     ConfigurationError,
@@ -38,7 +39,7 @@ def report(error: Exception) -> ExitCode:
     if isinstance(error, OrchestratorError) and (code := exit_code(error)) is not ExitCode.BUG:
         say(explanation(error))
         return code
-    sys.stderr.write(logs.without_secrets("".join(traceback.format_exception(error))))
+    _write("".join(traceback.format_exception(error)))
     say("this is a bug of orchestratord's; please report it with the lines above")
     return ExitCode.BUG
 
@@ -70,5 +71,13 @@ def _explained(refusal: OrchestratorError) -> OrchestratorError:
 
 
 def say(text: str) -> None:
-    """One line on standard error."""
-    sys.stderr.write(logs.without_secrets(f"orchestratord: {text}\n"))
+    """One line on standard error. Where nobody can read it the exit code must do."""
+    _write(f"orchestratord: {text}\n")
+
+
+def _write(text: str) -> None:
+    try:
+        sys.stderr.write(logs.without_secrets(text))
+        sys.stderr.flush()
+    except OSError:
+        let_go_of(sys.stderr)
