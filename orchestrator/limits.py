@@ -4,7 +4,7 @@ Each function says what is wrong with a value, in words for whoever wrote it, or
 """
 
 import math
-from datetime import datetime
+from datetime import UTC, datetime
 
 from orchestrator.model import MAX_TYPE_LENGTH
 
@@ -50,8 +50,15 @@ def delay_problem(value: object) -> str | None:
 
 
 def run_at_problem(value: object) -> str | None:
-    if value is None or (isinstance(value, datetime) and value.utcoffset() is not None):
+    """In UTC, as which it is sent, it must still be a datetime."""
+    if value is None:
         return None
+    try:
+        if isinstance(value, datetime) and value.utcoffset() is not None:
+            value.astimezone(UTC)
+            return None
+    except (OverflowError, ValueError):
+        return f"run_at={_shown(value)}: write a time in the years 1 to 9999 of UTC"
     return f"run_at={_shown(value)}: write an aware datetime, such as datetime.now(timezone.utc) + timedelta(hours=1)"
 
 

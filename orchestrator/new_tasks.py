@@ -1,7 +1,7 @@
 """What a caller wants enqueued, looked at and made into NewTasks. Pure; any process of the user's."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
@@ -44,6 +44,7 @@ def new_task(
     if not are_defaults:  # a member of an enumeration of numbers is a number, but prints as a name
         priority, max_retries = int(priority), None if max_retries is None else int(max_retries)
         delay, timeout = (None if each is None else float(each) for each in (delay, timeout))
+        run_at = None if run_at is None else run_at.astimezone(UTC)  # PostgreSQL knows offsets up to 16 h, in seconds
     return NewTask(type, encode_payload(payload), priority, delay, run_at, idempotency_key, max_retries, timeout)
 
 

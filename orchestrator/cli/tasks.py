@@ -6,7 +6,9 @@ import click
 
 from orchestrator.cli.database import ANSWER_SECONDS, database_flag, opened
 from orchestrator.cli.output import cell, json_flag, print_json, print_table, task_as_json
+from orchestrator.errors import OptionError
 from orchestrator.exit_codes import ExitCode
+from orchestrator.limits import type_problem
 from orchestrator.model import END_STATES, TaskStatus
 from orchestrator.store import statistics
 from orchestrator.store import tasks as store
@@ -31,6 +33,7 @@ def tasks() -> None:
 def list_(status: str | None, type: str | None, limit: int, as_json: bool, **flags: object) -> None:
     """List tasks, the newest first."""
     wanted = TaskStatus(status) if status else None
+    _check_type(type)
     with opened(flags) as connection:
         found = store.list_tasks(connection, status=wanted, type=type, limit=limit, within=ANSWER_SECONDS)
     if as_json:
@@ -79,6 +82,7 @@ def retry(task_ids: tuple[str, ...], status: str | None, type: str | None, as_js
     """
     if bool(task_ids) == bool(status) or (type and not status):
         raise click.UsageError("name tasks by id, or all that ended alike by --status (and --type)")
+    _check_type(type)
     with opened(flags) as connection:
         if status is None:
             count = store.retry(connection, task_ids, within=ANSWER_SECONDS)
@@ -96,6 +100,12 @@ def cancel(task_ids: tuple[str, ...], as_json: bool, **flags: object) -> ExitCod
     with opened(flags) as connection:
         count = sum(store.cancel(connection, task_id, within=ANSWER_SECONDS) for task_id in task_ids)
     return _say_done("cancelled", count, len(task_ids), as_json)
+
+
+def _check_type(type: str | None) -> None:
+    """OptionError for what no task can have as its type, such as bytes that are no UTF-8."""
+    if type is not None and (problem := type_problem(type)) is not None:
+        raise OptionError(problem)
 
 
 def _retry_all(connection: Connection, ended: TaskStatus, type: str | None) -> int:

@@ -36,6 +36,10 @@ from tests.store.wire import Wire
 UTC = datetime.UTC
 
 
+def offset(**amount: int) -> datetime.timezone:
+    return datetime.timezone(datetime.timedelta(**amount))
+
+
 @pytest.fixture
 def client(database_url: str) -> Iterator[Client]:
     with Client(database_url, timeout=10.0) as client:
@@ -97,6 +101,23 @@ def test_a_delay_and_a_moment_are_waited_for(client: Client, look: Look) -> None
     assert waits["past"] is waits["at once"] is None
     for name, expected in (("delayed", 3600), ("many", 3600), ("at", 7200), ("many at", 7200)):
         assert expected - 60 < waits[name].total_seconds() <= expected
+
+
+@pytest.mark.parametrize(
+    "amount", [{"seconds": 3, "microseconds": 5}, {"hours": 23, "minutes": 59}, {"hours": -23, "seconds": -59}]
+)
+def test_a_moment_may_have_any_offset_that_python_knows(client: Client, look: Look, amount: dict[str, int]) -> None:
+    moment = datetime.datetime(2100, 1, 1, tzinfo=offset(**amount))
+    client.enqueue("one", run_at=moment)
+    client.enqueue_many([{"type": "many", "run_at": moment}])
+    assert look("SELECT next_retry_at FROM tasks") == [(moment,), (moment,)]
+
+
+def test_the_first_and_the_last_moment_are_taken(client: Client, look: Look) -> None:
+    last = datetime.datetime.max.replace(tzinfo=UTC)
+    client.enqueue("a", run_at=last)
+    client.enqueue("a", run_at=datetime.datetime.min.replace(tzinfo=UTC))
+    assert look("SELECT next_retry_at FROM tasks ORDER BY 1") == [(last,), (None,)]
 
 
 def test_a_key_that_is_there_gives_its_task_and_changes_nothing(client: Client, look: Look) -> None:
@@ -215,6 +236,8 @@ def test_the_built_in_examples_can_be_enqueued(client: Client, look: Look) -> No
         ({"delay": "30s"}, "delay="),
         ({"run_at": datetime.datetime(2030, 1, 1)}, "aware datetime"),  # noqa: DTZ001 that is the case
         ({"run_at": "tomorrow"}, "aware datetime"),
+        ({"run_at": datetime.datetime.max.replace(tzinfo=offset(hours=-23, minutes=-59))}, "years 1 to 9999 of UTC"),
+        ({"run_at": datetime.datetime.min.replace(tzinfo=offset(hours=1))}, "years 1 to 9999 of UTC"),
         ({"delay": 1, "run_at": datetime.datetime(2030, 1, 1, tzinfo=UTC)}, "not both"),
         ({"idempotency_key": ""}, "idempotency_key="),
         ({"idempotency_key": "a\x00"}, "NUL"),
