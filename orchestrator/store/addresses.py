@@ -80,7 +80,7 @@ def _parameters(url: str) -> dict[str, str]:
         raise _Unusable(UNCLEAR_PASSWORD)
     try:
         given: dict[str, str] = parse_dsn(url)
-    except ProgrammingError:  # its text repeats parts of the URL, perhaps the password
+    except (ProgrammingError, ValueError):  # its text repeats parts of the URL, perhaps the password
         raise _Unusable(NO_CONNECTION_STRING) from None
     return given
 
@@ -105,7 +105,7 @@ def passwords(url: str) -> tuple[str, ...]:
     """What must never be shown of `url`; nothing if it is no connection string."""
     try:
         given: dict[str, str] = parse_dsn(url)
-    except ProgrammingError:
+    except (ProgrammingError, ValueError):  # the latter: NUL, or no UTF-8
         return ()
     return tuple(value for key, value in given.items() if key.endswith("password") and value)
 

@@ -50,7 +50,16 @@ def test_a_socket_folder_and_a_bare_database_are_the_local_server() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["mysql://u:hidden@a/x", "postgres://u:hidden@[a/x", "hidden", "host=a password='hidden"]
+    "url",
+    [
+        "mysql://u:hidden@a/x",
+        "postgres://u:hidden@[a/x",
+        "hidden",
+        "host=a password='hidden",
+        "postgres://u:hidden\udcff@a/x",
+        "postgres://u:hidden%ff@a/x",
+        "postgres://u:hidden\x00@a/x",
+    ],
 )
 def test_what_is_no_connection_string_is_refused_without_repeating_it(url: str) -> None:
     with pytest.raises(DatabaseUnavailable) as failure:
