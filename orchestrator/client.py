@@ -19,6 +19,7 @@ from orchestrator.errors import (
     SchemaError,
     StatementRefused,
 )
+from orchestrator.limits import client_timeout_problem
 from orchestrator.model import NewTask
 from orchestrator.new_tasks import NOTHING, ToEnqueue, checked_batch, has_key, new_task
 from orchestrator.store.addresses import url_problem
@@ -34,6 +35,9 @@ _TRIES = 5
 
 _NO_TABLES = frozenset({"42P01", "42883", "3F000"})
 
+_GAVE_UP = frozenset({"57014", "55P03"})
+"""The server did, within our timeout: the statement took too long, or what it has to wait for."""
+
 Row = TypeVar("Row")
 
 
@@ -41,10 +45,14 @@ class Client:
     """Enqueues tasks. One per process is enough: threads may share it, and a forked child may go on using it.
 
     `url`: the database (default: DATABASE_URL when the first task is enqueued). `timeout`: seconds within which each
-    connection and each statement must be done.
+    connection and each statement must be done. OptionError for what they cannot be.
     """
 
     def __init__(self, url: str | None = None, *, timeout: float = 30.0) -> None:
+        if url is not None and not isinstance(url, str):
+            raise OptionError(f"url is a str or None, not {type(url).__name__}")
+        if (problem := client_timeout_problem(timeout)) is not None:
+            raise OptionError(problem)
         self._url = url
         self._timeout = timeout
         self._sessions = _Sessions()
@@ -72,7 +80,8 @@ class Client:
         SQLAlchemy Connection or Session, or Django's connection.
 
         EnqueueError: refused, nothing stored. DatabaseUnavailable: not stored, but if its `sent` is true it may be all
-        the same; with an idempotency key just enqueue again.
+        the same; with an idempotency key just enqueue again. StatementRefused, nothing stored: the server said no, such
+        as a trigger of yours or for want of a right. SchemaError: no tables are there. ConfigurationError: no such URL.
         """
         task = new_task(
             type,
@@ -152,6 +161,12 @@ class Client:
                         raise
                     sessions.drop_idle()  # what killed one has probably killed all: a restarted server
             return sessions.use(self._open(), statement)
+        except StatementRefused as refused:
+            if refused.sqlstate not in _GAVE_UP:
+                raise
+            raise DatabaseUnavailable(
+                f"tasks is locked by another session, or the server is too slow: {refused}"
+            ) from refused
         finally:
             sessions.end_turn()
 

@@ -3,13 +3,14 @@
 Each function says what is wrong with a value, in words for whoever wrote it, or None.
 """
 
-import math
 from datetime import UTC, datetime
 
 from orchestrator.model import MAX_TYPE_LENGTH
 
 MAX_SECONDS = 366 * 86400.0
 MAX_INTEGER = 2**31 - 1
+MAX_CLIENT_SECONDS = 2_000_000.0
+"""PostgreSQL's statement_timeout has milliseconds, of which it takes 2**31 - 1."""
 MAX_KEY_BYTES = 1000
 """An idempotency key stands in a btree index, whose entries PostgreSQL limits to about 2,700 bytes."""
 
@@ -76,6 +77,13 @@ def idempotency_key_problem(value: object) -> str | None:
     return None
 
 
+def client_timeout_problem(value: object) -> str | None:
+    """Of a Client: how long it waits for the database."""
+    if _is_number(value, above=0.0, most=MAX_CLIENT_SECONDS):
+        return None
+    return f"timeout={_shown(value)}: write seconds, more than 0 and at most {MAX_CLIENT_SECONDS:.0f}"
+
+
 def _shown(value: object) -> str:
     try:
         return repr(value)[:80]
@@ -87,7 +95,7 @@ def _is_integer(value: object, least: int, most: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
-def _is_number(value: object, *, above: float) -> bool:
+def _is_number(value: object, *, above: float, most: float = MAX_SECONDS) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return math.isfinite(value) and above < value <= MAX_SECONDS
+    return above < value <= most  # which is neither NaN nor infinite

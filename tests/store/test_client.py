@@ -465,6 +465,52 @@ def test_a_statement_that_is_refused_leaves_the_connection_in_use(client: Client
     assert look("SELECT count(*) FROM tasks") == [(2,)]
 
 
+def test_a_table_that_somebody_locks_is_a_database_that_is_not_available(database_url: str, look: Look) -> None:
+    with Client(database_url, timeout=1.0) as client:
+        client.enqueue("before")
+        first = backends(look)
+        look("BEGIN; LOCK TABLE tasks")
+        for enqueue in (lambda: client.enqueue("a"), lambda: client.enqueue_many([("a", {})])):
+            with pytest.raises(DatabaseUnavailable, match="locked by another session, or the server is too") as failure:
+                enqueue()
+            assert not failure.value.sent
+        look("ROLLBACK")
+        client.enqueue("after")
+        assert backends(look) == first
+    assert look("SELECT type FROM tasks ORDER BY id") == [("before",), ("after",)]
+
+
+@pytest.mark.parametrize("sqlstate", ["57014", "55P03"])
+def test_what_the_server_gives_up_waiting_for_is_not_stored(client: Client, look: Look, sqlstate: str) -> None:
+    look(
+        "CREATE FUNCTION give_up() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        f"RAISE EXCEPTION 'gave up' USING ERRCODE = '{sqlstate}'; END $$"
+    )
+    look("CREATE TRIGGER give_up BEFORE INSERT ON tasks FOR EACH ROW EXECUTE FUNCTION give_up()")
+    with pytest.raises(DatabaseUnavailable, match="too slow: gave up") as failure:
+        client.enqueue("a", idempotency_key="k")
+    assert not failure.value.sent
+
+
+@pytest.mark.parametrize("timeout", [-1, 0, float("nan"), float("inf"), 1e300, 10**400, "5", None, True])
+def test_a_timeout_that_cannot_be_kept_is_refused_at_once(timeout: Any) -> None:
+    with pytest.raises(OptionError, match=r"timeout=.*: write seconds, more than 0 and at most 2000000"):
+        Client(timeout=timeout)
+
+
+def test_the_longest_timeout_can_be_kept(database_url: str) -> None:
+    with Client(database_url, timeout=2_000_000) as client:
+        client.enqueue("a")
+        client.enqueue_many([("a", {})])
+
+
+@pytest.mark.parametrize("url", [5, b"postgres://u:s3cret@h/x"])
+def test_an_address_that_is_no_text_is_refused_at_once_and_not_repeated(url: Any) -> None:
+    with pytest.raises(OptionError, match="url is a str or None") as failure:
+        Client(url)
+    assert "s3cret" not in str(failure.value)
+
+
 def test_a_connection_that_the_server_closed_meanwhile_is_replaced(client: Client, look: Look) -> None:
     client.enqueue("a")
     [pid] = backends(look)
