@@ -1,10 +1,12 @@
 """`orchestratord tasks`: look at tasks, run them again, call them off."""
 
 import dataclasses
+from collections.abc import Collection, Sequence
 
 import click
 
 from orchestrator.cli.database import ANSWER_SECONDS, database_flag, opened
+from orchestrator.cli.failures import say
 from orchestrator.cli.output import cell, json_flag, print_json, print_table, task_as_json
 from orchestrator.errors import OptionError
 from orchestrator.exit_codes import ExitCode
@@ -84,11 +86,12 @@ def retry(task_ids: tuple[str, ...], status: str | None, type: str | None, as_js
         raise click.UsageError("name tasks by id, or all that ended alike by --status (and --type)")
     _check_type(type)
     with opened(flags) as connection:
-        if status is None:
-            count = store.retry(connection, task_ids, within=ANSWER_SECONDS)
-        else:
-            count = _retry_all(connection, TaskStatus(status), type)
-    return _say_done("retried", count, len(task_ids), as_json)
+        if status is not None:
+            _say_done("retried", _retry_all(connection, TaskStatus(status), type), as_json)
+            return ExitCode.CLEAN
+        done = store.retry(connection, task_ids, within=ANSWER_SECONDS)
+        _say_done("retried", len(done), as_json)
+        return _say_left(connection, task_ids, done, "retried", "only tasks that have ended are retried")
 
 
 @tasks.command()
@@ -98,8 +101,9 @@ def retry(task_ids: tuple[str, ...], status: str | None, type: str | None, as_js
 def cancel(task_ids: tuple[str, ...], as_json: bool, **flags: object) -> ExitCode:
     """End pending tasks as failed. A task that runs already is not stopped."""
     with opened(flags) as connection:
-        count = sum(store.cancel(connection, task_id, within=ANSWER_SECONDS) for task_id in task_ids)
-    return _say_done("cancelled", count, len(task_ids), as_json)
+        done = store.cancel(connection, task_ids, within=ANSWER_SECONDS)
+        _say_done("cancelled", len(done), as_json)
+        return _say_left(connection, task_ids, done, "cancelled", "only pending tasks are cancelled")
 
 
 def _check_type(type: str | None) -> None:
@@ -122,13 +126,21 @@ def _retry_all(connection: Connection, ended: TaskStatus, type: str | None) -> i
     return count
 
 
-def _say_done(verb: str, count: int, asked: int, as_json: bool) -> ExitCode:
-    """Exit code 2 if a task that was named could not be done."""
+def _say_done(verb: str, count: int, as_json: bool) -> None:
     if as_json:
         print_json({verb: count})
     else:
         click.echo(f"{verb} {count} {'task' if count == 1 else 'tasks'}")
-    if count < asked:
-        click.echo(f"the other {asked - count} cannot be {verb} as they are, or do not exist", err=True)
-        return ExitCode.USAGE
-    return ExitCode.CLEAN
+
+
+def _say_left(connection: Connection, given: Sequence[str], done: Collection[str], verb: str, rule: str) -> ExitCode:
+    """A line for each task that was named and could not be done, and why; then exit code 2. One named twice is one."""
+    named = {store.plain_id(text) or text: text for text in given}
+    left = {task_id: text for task_id, text in named.items() if task_id not in done}
+    if not left:
+        return ExitCode.CLEAN
+    found = store.statuses(connection, list(left), within=ANSWER_SECONDS)
+    for task_id, text in left.items():
+        reason = f"it is {found[task_id]}; {rule}" if task_id in found else "there is no such task"
+        say(f"{text!r} was not {verb}: {reason}")
+    return ExitCode.USAGE

@@ -45,22 +45,19 @@ def show(connection: Connection, task_id: str, *, within: float) -> Task | None:
     return _task(rows[0]) if rows else None
 
 
-def retry(connection: Connection, task_ids: Sequence[str], *, within: float) -> int:
-    """Makes these tasks pending and due with all their attempts before them, if they have ended; returns how many."""
+def retry(connection: Connection, task_ids: Sequence[str], *, within: float) -> list[str]:
+    """Makes those of these tasks that have ended pending and due, with all their attempts before them; their ids."""
     rows = connection.execute(
         """
-        WITH retried AS (
-            UPDATE tasks SET status = 'pending', attempts = 0, recoveries = 0, next_retry_at = NULL
-            WHERE id = ANY (%(ids)s::uuid[]) AND status IN ('completed', 'failed', 'dead_letter')
-            RETURNING 1
-        )
-        SELECT count(*) FROM retried
+        UPDATE tasks SET status = 'pending', attempts = 0, recoveries = 0, next_retry_at = NULL
+        WHERE id = ANY (%(ids)s::uuid[]) AND status IN ('completed', 'failed', 'dead_letter')
+        RETURNING id::text
         """,
         {"ids": _uuids(task_ids)},
         within=within,
         lock_within=within,
     )
-    return int(rows[0][0])
+    return [row[0] for row in rows]
 
 
 def retry_ended(connection: Connection, *, status: TaskStatus, type: str | None, limit: int, within: float) -> int:
@@ -87,20 +84,39 @@ def retry_ended(connection: Connection, *, status: TaskStatus, type: str | None,
     return int(rows[0][0])
 
 
-def cancel(connection: Connection, task_id: str, *, within: float) -> bool:
-    """Ends a pending task as failed. False: it is not pending (any more), or there is no such task."""
+def cancel(connection: Connection, task_ids: Sequence[str], *, within: float) -> list[str]:
+    """Ends those of these tasks that are pending as failed; their ids."""
     rows = connection.execute(
         """
         UPDATE tasks SET status = 'failed', last_error = 'cancelled', completed_at = now(), next_retry_at = NULL,
             updated_at = now()
         WHERE id = ANY (%(ids)s::uuid[]) AND status = 'pending'
-        RETURNING 1
+        RETURNING id::text
         """,
-        {"ids": _uuids([task_id])},
+        {"ids": _uuids(task_ids)},
         within=within,
         lock_within=within,
     )
-    return bool(rows)
+    return [row[0] for row in rows]
+
+
+def statuses(connection: Connection, task_ids: Sequence[str], *, within: float) -> dict[str, TaskStatus]:
+    """Of those that there are, by id."""
+    rows = connection.execute(
+        "SELECT id::text, status::text FROM tasks WHERE id = ANY (%(ids)s::uuid[])",
+        {"ids": _uuids(task_ids)},
+        within=within,
+        lock_within=within,
+    )
+    return {task_id: TaskStatus(status) for task_id, status in rows}
+
+
+def plain_id(text: str) -> str | None:
+    """An id, however it is written (capitals, braces), as the database writes it. None: that is none."""
+    try:
+        return str(UUID(text))
+    except ValueError:
+        return None
 
 
 def _task(row: Sequence[Any]) -> Task:
@@ -109,10 +125,4 @@ def _task(row: Sequence[Any]) -> Task:
 
 def _uuids(texts: Iterable[str]) -> list[str]:
     """Those that are uuids: any other text names no task."""
-    valid = []
-    for text in texts:
-        try:
-            valid.append(str(UUID(text)))
-        except ValueError:
-            continue
-    return valid
+    return [task_id for task_id in map(plain_id, texts) if task_id is not None]

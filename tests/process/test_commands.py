@@ -150,9 +150,19 @@ def test_a_task_that_ended_can_be_retried_and_one_that_did_not_cannot(ask: Ask, 
     answer = ask("tasks", "retry", first, second)
     assert answer.out == "retried 1 task\n"
     assert answer.code == 2
-    assert "the other 1 cannot be retried" in answer.err
+    assert answer.err == (
+        f"orchestratord: '{second}' was not retried: it is pending; only tasks that have ended are retried\n"
+    )
     task = ask("tasks", "show", first, "--json").json
     assert (task["status"], task["attempts"]) == ("pending", 0)
+
+
+def test_a_task_that_is_named_twice_is_one(ask: Ask) -> None:
+    task_id = ask("enqueue", "a").out.strip()
+    cancelled = ask("tasks", "cancel", task_id, task_id.upper())
+    assert (cancelled.code, cancelled.out, cancelled.err) == (0, "cancelled 1 task\n", "")
+    retried = ask("tasks", "retry", task_id, "{" + task_id + "}", task_id)
+    assert (retried.code, retried.out, retried.err) == (0, "retried 1 task\n", "")
 
 
 def test_all_that_ended_alike_are_retried_by_type_in_batches(ask: Ask, database_url: str) -> None:
@@ -169,7 +179,13 @@ def test_all_that_ended_alike_are_retried_by_type_in_batches(ask: Ask, database_
 def test_a_pending_task_can_be_cancelled_once(ask: Ask) -> None:
     task_id = ask("enqueue", "a").out.strip()
     assert ask("tasks", "cancel", task_id).out == "cancelled 1 task\n"
-    assert ask("tasks", "cancel", task_id).code == 2
+    again = ask("tasks", "cancel", task_id, "nope", "a\udcff", "--json")
+    assert (again.code, again.json) == (2, {"cancelled": 0})
+    assert again.err.splitlines() == [
+        f"orchestratord: '{task_id}' was not cancelled: it is failed; only pending tasks are cancelled",
+        "orchestratord: 'nope' was not cancelled: there is no such task",
+        r"orchestratord: 'a\udcff' was not cancelled: there is no such task",
+    ]
     task = ask("tasks", "show", task_id, "--json").json
     assert (task["status"], task["last_error"]) == ("failed", "cancelled")
 

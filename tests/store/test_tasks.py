@@ -65,8 +65,9 @@ def test_a_task_is_shown_whole(connection: Connection) -> None:
 @pytest.mark.parametrize("task_id", ["", "x", "01a20ad8-6e93-7144-921c-17098b26d471"])
 def test_what_is_not_there_is_not_shown(connection: Connection, task_id: str) -> None:
     assert tasks.show(connection, task_id, within=5.0) is None
-    assert tasks.retry(connection, [task_id], within=5.0) == 0
-    assert not tasks.cancel(connection, task_id, within=5.0)
+    assert tasks.retry(connection, [task_id], within=5.0) == []
+    assert tasks.cancel(connection, [task_id], within=5.0) == []
+    assert tasks.statuses(connection, [task_id], within=5.0) == {}
 
 
 def test_lists_are_by_status_and_type_the_newest_first(connection: Connection) -> None:
@@ -88,8 +89,8 @@ def test_a_retried_task_begins_anew(connection: Connection, status: TaskStatus) 
     task_id = add_task(connection, attempts=2, recoveries=1)
     (taken,) = claim(connection)
     finish(connection, [ending(taken, status, error="oh")])
-    assert tasks.retry(connection, [task_id, "no uuid"], within=5.0) == 1
-    assert tasks.retry(connection, [task_id], within=5.0) == 0
+    assert tasks.retry(connection, [task_id, "no uuid", task_id.upper()], within=5.0) == [task_id]
+    assert tasks.retry(connection, [task_id], within=5.0) == []
     assert values(
         connection,
         "status::text, attempts, recoveries, next_retry_at, worker_id, claim_token, started_at, completed_at, result",
@@ -103,9 +104,9 @@ def test_a_retried_task_begins_anew(connection: Connection, status: TaskStatus) 
 def test_what_has_not_ended_is_not_retried(connection: Connection) -> None:
     add_worker(connection)
     task_id = add_task(connection)
-    assert tasks.retry(connection, [task_id], within=5.0) == 0
+    assert tasks.retry(connection, [task_id], within=5.0) == []
     claim(connection)
-    assert tasks.retry(connection, [task_id], within=5.0) == 0
+    assert tasks.retry(connection, [task_id], within=5.0) == []
 
 
 def test_all_dead_letters_of_a_type_are_retried_in_batches(connection: Connection) -> None:
@@ -127,8 +128,13 @@ def test_all_dead_letters_of_a_type_are_retried_in_batches(connection: Connectio
 def test_a_pending_task_is_cancelled(connection: Connection, next_retry_at: str | None) -> None:
     add_worker(connection)
     task_id = add_task(connection, next_retry_at=next_retry_at)
-    assert tasks.cancel(connection, task_id, within=5.0)
-    assert not tasks.cancel(connection, task_id, within=5.0)
+    other = add_task(connection, status="completed")
+    assert tasks.cancel(connection, [other, task_id], within=5.0) == [task_id]
+    assert tasks.cancel(connection, [task_id], within=5.0) == []
+    assert tasks.statuses(connection, [task_id, other, "x"], within=5.0) == {
+        task_id: TaskStatus.FAILED,
+        other: TaskStatus.COMPLETED,
+    }
     columns = "status::text, last_error, next_retry_at, completed_at IS NOT NULL"
     assert values(connection, columns, task_id) == ("failed", "cancelled", None, True)
     assert claim(connection) == ()
@@ -138,5 +144,5 @@ def test_a_claimed_task_is_not_cancelled(connection: Connection) -> None:
     add_worker(connection)
     task_id = add_task(connection)
     (taken,) = claim(connection)
-    assert not tasks.cancel(connection, task_id, within=5.0)
+    assert tasks.cancel(connection, [task_id], within=5.0) == []
     assert finish(connection, [ending(taken)]).accepted == 1
