@@ -201,7 +201,9 @@ def without_password(url: str) -> str:
     mark = rest.find("?")
     end = rest.rfind("@", 0, mark if mark >= 0 and "@" in rest[:mark] else len(rest))
     user, colon, password = rest[: max(end, 0)].partition(":")
-    if not _has_plain_ports(rest[end + 1 :]) or re.search(r"\?[\w%]+=", password):
+    address, _, query = rest[end + 1 :].partition("?")
+    has_unclear_query = "@" in (query if password else query.partition("=")[0]) or re.search(r"\?[\w%]+=", password)
+    if has_unclear_query or not _has_plain_ports(address):
         shown = re.split("[:@/?]", rest)[0]
         return f"{scheme}://{shown}:***"  # who can tell where the password ends?
     if colon and password:
@@ -210,9 +212,9 @@ def without_password(url: str) -> str:
     return f"{scheme}://{address}{mark_}" + re.sub(r"([^&=]+)(=)([^&]*)", _without_value, query)
 
 
-def _has_plain_ports(rest: str) -> bool:
+def _has_plain_ports(address: str) -> bool:
     """Whether what follows the user has no ports but numbers: anything else may be a password."""
-    hosts = re.sub(r"\[[^\]]*\]", "", re.split("[/?]", rest)[0])
+    hosts = re.sub(r"\[[^\]]*\]", "", address.partition("/")[0])
     return all(re.fullmatch(r"[0-9]*", host.partition(":")[2]) for host in hosts.split(","))
 
 

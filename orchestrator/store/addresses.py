@@ -98,7 +98,8 @@ def _is_unclear(url: str) -> bool:
     if not at or "/" in user:
         return "@" in rest.partition("?")[0]
     is_query = re.search(r"[?&]\w*password=", unquote(user)) is not None
-    return is_query or "@" in address.partition("?")[0]
+    has_long_bracket = re.match(r"[^?/]*\[[^\]]*[@?/]", address) is not None  # to libpq a host goes on to the ]
+    return is_query or has_long_bracket or "@" in address.partition("?")[0]
 
 
 def passwords(url: str) -> tuple[str, ...]:

@@ -88,6 +88,7 @@ def test_random_balancing_tries_each_host() -> None:
         "postgresql://u:1/s3c@r3t@h/db?sslmode=disable",
         "postgres://u:p@@h/db",
         "postgres://me@r3t.example:s3c@h/db",
+        "postgres://u:p@[s3c?r3t@[::1]:5/x",
         "postgres://db:5432?password=s3c@r3t",
         "postgres://db:5432?application_name=a&pass%77ord=s3c@r3t",
     ],

@@ -145,6 +145,9 @@ def test_no_limit_can_be_said_in_a_word() -> None:
         ("postgres://u:se@cr:et/db", "postgres://u:***"),
         ("postgres://db:5432?password=se@cret", "postgres://db:***"),
         ("postgres://db:5432/x?password=se@cret", "postgres://db:***"),
+        ("postgres://u:se@cr?et@h/x", "postgres://u:***"),
+        ("postgres://u:se@cr?e=t@h/x", "postgres://u:***"),
+        ("postgres://u@h/x?application_name=me@here", "postgres://u@h/x?application_name=me@here"),
         ("postgres://[::1]:5432,[fe80::1]/x", "postgres://[::1]:5432,[fe80::1]/x"),
     ],
 )
