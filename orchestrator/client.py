@@ -15,6 +15,7 @@ from orchestrator.config import without_password
 from orchestrator.errors import (
     ConfigurationError,
     DatabaseUnavailable,
+    OptionError,
     Problem,
     SchemaError,
     StatementRefused,
@@ -34,9 +35,6 @@ _TRIES = 5
 """Of a transaction that a deadlock or another's serializable one undoes."""
 
 _NO_TABLES = frozenset({"42P01", "42883", "3F000"})
-
-_GAVE_UP = frozenset({"57014", "55P03"})
-"""The server did, within our timeout: the statement took too long, or what it has to wait for."""
 
 Row = TypeVar("Row")
 
@@ -162,7 +160,7 @@ class Client:
                     sessions.drop_idle()  # what killed one has probably killed all: a restarted server
             return sessions.use(self._open(), statement)
         except StatementRefused as refused:
-            if refused.sqlstate not in _GAVE_UP:
+            if not refused.blames_lock:
                 raise
             raise DatabaseUnavailable(
                 f"tasks is locked by another session, or the server is too slow: {refused}"

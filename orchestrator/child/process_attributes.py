@@ -1,7 +1,7 @@
 """What the kernel keeps of a process and a handler may have changed: put back where it can be, else told in words.
 
-Runs in a child, wherever child/sanity.py inspects: one system call for each of them, about 6 µs together. What takes
-rights that a process does not have is not looked at.
+Runs in a child, where child/sanity.py inspects: a system call for each of them, about 6 us together, and 5 more where
+the process has rights to change what it sees of the file system. What takes rights that it has not is not looked at.
 """
 
 import os
@@ -49,13 +49,9 @@ class ProcessAttributes:
             wrong += self._restore_nice()
         if os.sched_getaffinity(0) != self._processors:
             wrong += self._restore_processors()
-        return wrong
-
-    def lost_view(self) -> list[str]:
-        """In words: that it sees other files now. 5 µs where the process may have that changed."""
         if self._view is not None and _view() != self._view:
-            return ["the root directory or mount namespace was changed"]
-        return []
+            wrong.append("the root directory or mount namespace was changed")
+        return wrong
 
     def _restore_limits(self) -> list[str]:
         """Soft limits go up to the hard ones. A hard one that was lowered stays so for all but root."""
