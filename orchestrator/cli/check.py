@@ -1,8 +1,10 @@
 """`orchestratord check`: would `start` work here, and what should be looked at first?"""
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
 
 import click
 
@@ -16,8 +18,11 @@ from orchestrator.coordinator.starting import SUPERVISOR_CONNECTIONS
 from orchestrator.errors import ForkSafetyError, OrchestratorError
 from orchestrator.exit_codes import ExitCode
 from orchestrator.forkserver import safety
+from orchestrator.status.server import StatusServer
+from orchestrator.status.snapshot import Snapshot
 from orchestrator.store import schema, server, types
 from orchestrator.store.connection import Connection
+from orchestrator.telemetry.directory import MetricsDirectory
 
 OLDEST_SERVER = 140000
 
@@ -63,6 +68,7 @@ def _findings(flags: dict[str, object]) -> Iterator[Finding]:
         yield from _look_at_app(app, settings)
     except OrchestratorError as error:
         yield _problem("app", error)
+    yield from _look_at_metrics(settings)
     try:
         connection = open_when_there(settings.database_url, 0)
     except OrchestratorError as error:
@@ -85,6 +91,42 @@ def _look_at_app(app: App, settings: Settings) -> Iterator[Finding]:
             yield Finding("app", "warning", f"{message}: {safety.CURE}")
         else:
             yield _problem("app", ForkSafetyError(f"{message}: {safety.CURE}"))
+
+
+def _look_at_metrics(settings: Settings) -> Iterator[Finding]:
+    """Whether `start` could keep its metrics and serve them. That an orchestratord does so already is no problem."""
+    place = f"{settings.metrics_host} port {settings.metrics_port}"
+    try:
+        MetricsDirectory.open(settings.multiproc_dir, f"check-{os.getpid()}").close()
+        pages = StatusServer(
+            settings.metrics_host, settings.metrics_port, (), snapshot=_nothing_to_show, loop_age=lambda: 0.0
+        )
+        pages.bind(within=0.0)
+        pages.stop()
+    except OrchestratorError as error:
+        if _is_served_by_us(settings):
+            yield Finding("metrics", "warning", f"{place} is taken by an orchestratord that runs")
+        else:
+            yield _problem("metrics", error)
+    else:
+        yield Finding("metrics", "ok", f"{place} is free" if settings.metrics_port else "any free port will do")
+
+
+def _nothing_to_show() -> Snapshot:
+    raise AssertionError("BUG: nobody serves these pages")
+
+
+def _is_served_by_us(settings: Settings) -> bool:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.metrics_host, settings.metrics_host)
+    connection = HTTPConnection(host, settings.metrics_port, timeout=2.0)
+    try:
+        connection.request("GET", "/health")
+        health = json.loads(connection.getresponse().read(1 << 16))
+        return isinstance(health, dict) and health.keys() >= {"status", "worker_id", "distributed"}
+    except (OSError, HTTPException, ValueError):
+        return False
+    finally:
+        connection.close()
 
 
 def _look_at_database(connection: Connection, settings: Settings, app: App | None) -> Iterator[Finding]:

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import secrets
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -296,6 +298,7 @@ def test_check_finds_everything_in_order(orchestratord: Command, database_url: s
     assert [(finding["subject"], finding["verdict"]) for finding in findings] == [
         ("settings", "ok"),
         ("app", "ok"),
+        ("metrics", "ok"),
         ("database", "ok"),
         ("connections", "ok"),
         ("schema", "ok"),
@@ -314,6 +317,23 @@ def test_check_tells_problems_of_app_and_types_and_has_the_code_of_the_first(
     assert "no_such_module_at_all" in done.stdout
     assert "warning  connections: 1002 needed" in done.stdout
     assert "warning  types: 1 pending tasks of type 'nobody:serves'" in done.stdout
+
+
+def test_check_says_that_the_metrics_have_no_place_or_no_port(
+    orchestratord: Command, database_url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "taken").touch()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for variables, words in (
+            ({"METRICS_PORT": str(port)}, f"port {port} of 127.0.0.1 is taken by another program"),
+            ({"METRICS_HOST": "192.0.2.1"}, "METRICS_HOST is '192.0.2.1'"),
+            ({"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "taken")}, "PROMETHEUS_MULTIPROC_DIR is"),
+        ):
+            done = orchestratord("check", DATABASE_URL=database_url, **{"METRICS_HOST": "127.0.0.1", **variables})
+            assert done.returncode == 2
+            assert re.search(f"problem  metrics: .*{re.escape(words)}", done.stdout)
+    assert not list(Path("/dev/shm").glob("orchestratord-check-*"))
 
 
 def test_check_lists_all_settings_that_cannot_be_used(orchestratord: Command) -> None:

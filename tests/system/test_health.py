@@ -7,6 +7,7 @@ from pathlib import Path
 
 from orchestrator import __version__
 from orchestrator.dev.postgres import PrivatePostgres
+from tests.fixtures.command import Command
 from tests.fixtures.daemon import Daemon, Queue, Start
 from tests.fixtures.gates import APP, Gates
 from tests.fixtures.waiting import eventually
@@ -121,3 +122,13 @@ def test_children_that_are_killed_while_they_idle_are_no_crash_loop_any_more_onc
 
     eventually(is_healthy, within=5)
     assert sum(slots().values()) == 2
+
+
+def test_check_finds_the_port_taken_by_a_worker_that_runs_and_calls_that_no_problem(
+    daemon: Start, queue: Queue, orchestratord: Command
+) -> None:
+    worker = daemon(APP, "--pool-size", "1", DATABASE_URL=queue.url)
+    port = worker.address.rpartition(":")[2]
+    done = orchestratord("check", DATABASE_URL=queue.url, METRICS_HOST="127.0.0.1", METRICS_PORT=port)
+    assert f"warning  metrics: 127.0.0.1 port {port} is taken by an orchestratord that runs" in done.stdout
+    assert done.returncode == 0
