@@ -282,7 +282,7 @@ def test_rows_that_an_operator_has_locked_hold_up_nothing_beside_them(database: 
         eventually(lambda: database.value("SELECT count(*) FROM tasks WHERE status = 'completed'") == 8, within=5)
         eventually(lambda: database.value("SELECT count(*) FROM tasks WHERE status = 'pending'") == 4, within=5)
         eventually(lambda: database.value(marked) == 2, within=5)
-        assert worker.coordination.outstanding == 3
+        eventually(lambda: worker.coordination.outstanding == 3, within=5)
         other.rollback()
     worker.settle()
     assert database.value("SELECT status FROM tasks WHERE id = %s", locked[0]) == "completed"
