@@ -98,6 +98,10 @@ def _look_at_metrics(settings: Settings) -> Iterator[Finding]:
     place = f"{settings.metrics_host} port {settings.metrics_port}"
     try:
         MetricsDirectory.open(settings.multiproc_dir, f"check-{os.getpid()}").close()
+    except OrchestratorError as error:
+        yield _problem("metrics", error)
+        return
+    try:
         pages = StatusServer(
             settings.metrics_host, settings.metrics_port, (), snapshot=_nothing_to_show, loop_age=lambda: 0.0
         )

@@ -132,3 +132,8 @@ def test_check_finds_the_port_taken_by_a_worker_that_runs_and_calls_that_no_prob
     done = orchestratord("check", DATABASE_URL=queue.url, METRICS_HOST="127.0.0.1", METRICS_PORT=port)
     assert f"warning  metrics: 127.0.0.1 port {port} is taken by an orchestratord that runs" in done.stdout
     assert done.returncode == 0
+
+    elsewhere = {"METRICS_HOST": "127.0.0.1", "METRICS_PORT": port, "PROMETHEUS_MULTIPROC_DIR": "/dev/null"}
+    done = orchestratord("check", DATABASE_URL=queue.url, **elsewhere)
+    assert "problem  metrics: PROMETHEUS_MULTIPROC_DIR is '/dev/null'" in done.stdout
+    assert done.returncode == 2
