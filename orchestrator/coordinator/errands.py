@@ -13,7 +13,6 @@ from orchestrator.coordinator.counting import Counting
 from orchestrator.coordinator.order_book import OrderBook
 from orchestrator.coordinator.portion import LOCK_SECONDS, Portion
 from orchestrator.coordinator.standing import Standing
-from orchestrator.errors import StatementRefused
 from orchestrator.mailbox import Audited, Mailbox, Report
 from orchestrator.store import claims, holdings, types, workers
 from orchestrator.store.connection import Connection
@@ -73,14 +72,13 @@ class HandBackClaims:
             return False
         reason = hand_backs[0].reason
         batch = [each.claim for each in hand_backs if each.reason == reason]
-        try:
-            released = claims.release(connection, batch, within=WRITE_SECONDS, lock_within=LOCK_SECONDS)
-        except StatementRefused as refusal:
-            if refusal.blames_lock and self._portion.halve(len(batch)):
-                return True
-            self._book.put_last(batch[0].token)
-            raise
-        self._portion.succeeded()
+        released = self._portion.past_locks(
+            lambda: claims.release(connection, batch, within=WRITE_SECONDS, lock_within=LOCK_SECONDS),
+            len(batch),
+            put_first_last=lambda: self._book.put_last(batch[0].token),
+        )
+        if released is None:
+            return True
         self._counting.released(reason, released)
         self._log.info("claims_released", reason=reason, released=released, asked=len(batch))
         self._book.settle_hand_backs(claim.token for claim in batch)
@@ -147,15 +145,13 @@ class MarkStarted:
         starts = self._book.starts(self._portion.size)
         if not starts:
             return False
-        try:
-            claims.mark_running(connection, starts, within=WRITE_SECONDS, lock_within=LOCK_SECONDS)
-        except StatementRefused as refusal:
-            if refusal.blames_lock and self._portion.halve(len(starts)):
-                return True
-            self._book.put_last(starts[0].token)
-            raise
-        self._portion.succeeded()
-        self._book.settle_starts(starts)
+        marked = self._portion.past_locks(
+            lambda: claims.mark_running(connection, starts, within=WRITE_SECONDS, lock_within=LOCK_SECONDS),
+            len(starts),
+            put_first_last=lambda: self._book.put_last(starts[0].token),
+        )
+        if marked is not None:
+            self._book.settle_starts(starts)
         return True
 
 

@@ -1,5 +1,12 @@
 """How many orders of a kind go into one statement. Runs in the coordinator thread."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
+from orchestrator.errors import StatementRefused
+
+Answer = TypeVar("Answer")
+
 LOCK_SECONDS = 0.25
 """A statement waits no longer for rows that somebody has locked, an operator's open transaction perhaps: whatever else
 the coordinator has to do waits with it."""
@@ -19,3 +26,18 @@ class Portion:
         """After `count` were refused: whether the next will be fewer. False: it was one."""
         self.size = max(1, count // 2)
         return count > 1
+
+    def past_locks(
+        self, statement: Callable[[], Answer], count: int, *, put_first_last: Callable[[], None]
+    ) -> Answer | None:
+        """The answer of a statement for the first `count` orders; None: it met a lock, and the next is for fewer. The
+        first is put last if it was alone, or refused for another reason; that StatementRefused is raised."""
+        try:
+            answer = statement()
+        except StatementRefused as refusal:
+            if refusal.blames_lock and self.halve(count):
+                return None
+            put_first_last()
+            raise
+        self.succeeded()
+        return answer
