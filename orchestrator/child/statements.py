@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from math import inf
 
 from orchestrator.child.cursor import Cursor
 from orchestrator.model import Outcome
@@ -67,7 +68,7 @@ class Statements:
         return self.run(connection, (outcome,), 0, lock_within=LOCK_SECONDS)
 
     def run(
-        self, connection: Connection, outcomes: Sequence[Outcome], limit: int, *, lock_within: float | None = None
+        self, connection: Connection, outcomes: Sequence[Outcome], limit: int, *, lock_within: float = inf
     ) -> Batch:
         """Write these outcomes and claim up to `limit`, in one commit.
 

@@ -9,6 +9,7 @@ StatementRefused (55P03), and nothing is changed, if a row has been locked by so
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from operator import itemgetter
 from typing import Any
 
@@ -71,7 +72,7 @@ def finish_and_claim(
     slot: int,
     limit: int,
     within: float,
-    lock_within: float | None = None,
+    lock_within: float = inf,
     tokens: Tokens | None = None,
     start: Place | None = None,
     is_durable: bool = True,
@@ -104,7 +105,6 @@ def finish_and_claim(
         statement = FINISH_AND_CLAIM_ONWARDS if outcomes else CLAIM_ONWARDS
     else:
         statement = FINISH if not limit else FINISH_AND_CLAIM if outcomes else CLAIM
-    lock_within = within if lock_within is None else lock_within
     rows = execute_prepared(
         connection, statement, params, within=within, lock_within=lock_within, is_durable=is_durable
     )
@@ -119,10 +119,9 @@ def send_outcomes(connection: Connection, outcomes: Sequence[Outcome], *, within
 
 
 def finish_for_children(
-    connection: Connection, outcomes: Sequence[Outcome], *, within: float, lock_within: float | None = None
+    connection: Connection, outcomes: Sequence[Outcome], *, within: float, lock_within: float = inf
 ) -> Batch:
     """Writes the outcomes of children as their supervisor, and leaves a mark in the rows that it was not they."""
-    lock_within = within if lock_within is None else lock_within
     rows = execute_prepared(connection, FINISH_FOR_CHILDREN, _columns(outcomes), within=within, lock_within=lock_within)
     return _batch(rows, outcomes)
 
@@ -184,9 +183,7 @@ def wait_for_disk(connection: Connection, *, within: float) -> None:
     connection.execute(WAITS_FOR_DISK + "SELECT pg_logical_emit_message(true, 'orchestrator', '')", within=within)
 
 
-def mark_running(
-    connection: Connection, starts: Sequence[Start], *, within: float, lock_within: float | None = None
-) -> int:
+def mark_running(connection: Connection, starts: Sequence[Start], *, within: float, lock_within: float = inf) -> int:
     """Marks these executions running, with their attempt and start; returns how many still were claimed. All that was
     committed before is on the server's disk then."""
     now = time.monotonic()
@@ -211,14 +208,12 @@ def mark_running(
             "started_ago": words(str(now - s.started_monotonic) for s in starts),
         },
         within=within,
-        lock_within=within if lock_within is None else lock_within,
+        lock_within=lock_within,
     )
     return int(rows[0][0])
 
 
-def release(
-    connection: Connection, claims: Sequence[ClaimRef], *, within: float, lock_within: float | None = None
-) -> int:
+def release(connection: Connection, claims: Sequence[ClaimRef], *, within: float, lock_within: float = inf) -> int:
     """Makes these claims' tasks pending and due again, without using an attempt; returns how many still were theirs."""
     rows = connection.execute(
         """
@@ -235,6 +230,6 @@ def release(
         """,
         {"ids": words(c.task_id for c in claims), "tokens": words(str(c.token) for c in claims)},
         within=within,
-        lock_within=within if lock_within is None else lock_within,
+        lock_within=lock_within,
     )
     return int(rows[0][0])
