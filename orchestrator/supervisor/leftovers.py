@@ -8,7 +8,6 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Collection, Iterable, Iterator
-from enum import Enum, auto
 
 from orchestrator.board.birth import MARKER_VARIABLE
 from orchestrator.board.kernel import parent_pid
@@ -60,9 +59,9 @@ def _kill(candidates: Callable[[], Iterable[int]], matches: Callable[[str], bool
     gone: set[int] = set()
     looks_left = LOOKS_FOR_THE_GONE
     while True:
-        fates = {pid: _kill_if(pid, matches) for pid in candidates() if pid not in killed}
-        new = {pid for pid, fate in fates.items() if fate is _Fate.KILLED}
-        newly_gone = {pid for pid, fate in fates.items() if fate is _Fate.GONE} - gone
+        found = {pid for pid in candidates() if pid not in killed}
+        new = {pid for pid in found if _kill_if(pid, matches)}
+        newly_gone = {pid for pid in found - new - gone if _is_zombie(pid)}
         if not new:
             looks_left -= 1
             if not newly_gone or not looks_left:
@@ -71,29 +70,21 @@ def _kill(candidates: Callable[[], Iterable[int]], matches: Callable[[str], bool
         gone |= newly_gone
 
 
-class _Fate(Enum):
-    KILLED = auto()
-    GONE = auto()
-    SPARED = auto()
-
-
-def _kill_if(pid: int, matches: Callable[[str], bool]) -> _Fate:
-    if _is_zombie(pid):
-        return _Fate.GONE
+def _kill_if(pid: int, matches: Callable[[str], bool]) -> bool:
     found = _marker(pid)
     if found is None or not matches(found):
-        return _Fate.GONE if _is_zombie(pid) else _Fate.SPARED
+        return False
     try:
         descriptor = os.pidfd_open(pid)
     except OSError:
-        return _Fate.GONE
+        return False
     try:
         if _marker(pid) != found or _is_zombie(pid):
-            return _Fate.GONE
+            return False
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-            return _Fate.KILLED
-        return _Fate.GONE if _is_zombie(pid) else _Fate.SPARED
+            return True
+        return False
     finally:
         os.close(descriptor)
 
