@@ -1,20 +1,18 @@
 """The child's dealings with the database: finish what ended, claim what is next. Runs in a child."""
 
 import time
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import inf
-from operator import itemgetter
 
 from orchestrator.board.child_half import ChildBoard
-from orchestrator.board.layout import Word
 from orchestrator.child.database import Database
+from orchestrator.child.refusals import Refusals
 from orchestrator.child.statements import Statements
+from orchestrator.child.unwritten import Unwritten
 from orchestrator.child.verdicts import Verdicts
 from orchestrator.errors import DatabaseUnavailable, StatementRefused
-from orchestrator.model import Outcome, TaskStatus
+from orchestrator.model import Outcome
 from orchestrator.store.claims import Batch
 from orchestrator.store.connection import Connection
 from orchestrator.telemetry import logs
@@ -32,11 +30,6 @@ COMPANY = 256
 """Outcomes wait for the next batch's unless they would be more together. A statement costs as much as a dozen of them,
 and the longer the next batches take, the less their claims have to wait for its disk."""
 
-SOON_SECONDS = 0.2
-"""Nor may a retry that is due so soon be on its way: who asks what became of it would find another execution."""
-
-_index = itemgetter(0)
-
 NOTHING = Batch(accepted=0, unaccepted=(), claims=(), is_registered=True)
 
 
@@ -52,7 +45,7 @@ class _Sent:
 
 
 class Ledger:
-    """The outcomes that ended and are not written, in the order of the board, and the statements that write them."""
+    """When outcomes are written, with or behind the next claim, and when it is heard what became of them."""
 
     def __init__(
         self, board: ChildBoard, database: Database, metrics: TaskMetrics, *, worker_id: str, slot: int
@@ -61,27 +54,11 @@ class Ledger:
         self._database = database
         self._verdicts = Verdicts(board, metrics)
         self._statements = Statements(metrics, worker_id=worker_id, slot=slot)
-        self._unwritten: list[tuple[int, Outcome]] = []
-        self._marks = 0  # of the board, when the first of them ended
+        self.unwritten = Unwritten(board, self._verdicts)
+        self._refusals = Refusals(board, self.unwritten, self._statements, self._verdicts)
         self._sent: _Sent | None = None
         self._planned_on: Connection | None = None
-        self._is_pressing = False  # whether a retry that is due soon is among the unwritten
-        self.oldest_end = inf
-        """When the first of those that were not sent ended, in CLOCK_MONOTONIC seconds; infinite: there is none."""
         self._log = logs.get("child")
-
-    def __len__(self) -> int:
-        return len(self._unwritten)
-
-    def add(self, index: int, outcome: Outcome) -> None:
-        """An outcome that stands on the board at `index`."""
-        if not self._unwritten:
-            self._marks = self._board.word(Word.MARKS)
-        self._unwritten.append((index, outcome))
-        if outcome.status is TaskStatus.PENDING and outcome.delay_seconds < SOON_SECONDS:
-            self._is_pressing = True
-        if self.oldest_end == inf:
-            self.oldest_end = outcome.ended_monotonic
 
     @property
     def has_seen_front(self) -> bool:
@@ -104,13 +81,13 @@ class Ledger:
         connection = self._database.connection
         if connection is None:
             raise DatabaseUnavailable("not connected")
-        outcomes = [*self._left_to_write(), *extra]
+        outcomes = [*self.unwritten.left_to_us(), *extra]
         self._statements.begin()
         with self._dropped_if_lost():
             if limit and self._statements.is_plenty_due and not self._must_wait(outcomes):
                 return self._claim_first(connection, outcomes, limit)
             batch = self._finish_and_claim(connection, outcomes, limit)
-            self._all_are_written()
+            self.unwritten.all_are_written()
         return batch
 
     def _claim_first(self, connection: Connection, outcomes: Sequence[Outcome], limit: int) -> Batch:
@@ -120,12 +97,12 @@ class Ledger:
             batch = self._finish_and_claim(connection, (), limit)
         except StatementRefused:
             self._finish_and_claim(connection, outcomes, 0)
-            self._all_are_written()
+            self.unwritten.all_are_written()
             raise
         try:
             if not batch.claims or not self._board.has_place(len(batch.claims)):
                 self._finish_and_claim(connection, outcomes, 0)
-                self._all_are_written()
+                self.unwritten.all_are_written()
             elif len(outcomes) + limit > COMPANY or time.monotonic() - outcomes[0].ended_monotonic > SEND_SECONDS:
                 self._send(connection, outcomes)
         except StatementRefused as refusal:
@@ -150,16 +127,16 @@ class Ledger:
 
     def send(self) -> None:
         """Send all unwritten outcomes, and wait for nothing but the fate of those that were sent before."""
-        if self._is_pressing:
+        if self.unwritten.is_pressing:
             self.exchange(0)
             return
         self.hear()
         connection = self._database.connection
         if connection is None:
             return
-        outcomes = self._left_to_write()
+        outcomes = self.unwritten.left_to_us()
         if not outcomes:
-            self._are_written(self._last)
+            self.unwritten.are_written(self.unwritten.last)
             return
         self._statements.begin()
         with self._dropped_if_lost():
@@ -167,12 +144,12 @@ class Ledger:
 
     def _send(self, connection: Connection, outcomes: Sequence[Outcome]) -> None:
         receive = self._statements.send(connection, outcomes)
-        self._sent = _Sent(connection, outcomes, self._last, receive, self._statements.give_up_at)
-        self.oldest_end = inf
+        self._sent = _Sent(connection, outcomes, self.unwritten.last, receive, self._statements.give_up_at)
+        self.unwritten.sent()
 
     def _must_wait(self, outcomes: Sequence[Outcome]) -> bool:
         """Whether these are to be written before anything else runs."""
-        if not outcomes or self._is_pressing:
+        if not outcomes or self.unwritten.is_pressing:
             return True
         return outcomes[-1].ended_monotonic - outcomes[-1].started_monotonic > SLOW_SECONDS
 
@@ -189,22 +166,22 @@ class Ledger:
         if sent is None:
             return
         self._statements.give_up_at = sent.give_up_at
-        self.oldest_end = sent.outcomes[0].ended_monotonic  # until we know better
+        self.unwritten.not_sent(sent.outcomes)  # until we know better
         with self._dropped_if_lost():
             try:
                 batch = sent.receive(self._statements.left())
             except StatementRefused as refusal:
                 if not refusal.blames_data:
                     raise
-                self._finish_one_by_one(sent.connection, sent.outcomes, refusal)
+                self._refusals.finish_one_by_one(sent.connection, sent.outcomes, refusal)
             else:
                 self._count(sent.connection, sent.outcomes, batch, sent.last)
-        self._are_written(sent.last)
+        self.unwritten.are_written(sent.last)
 
     def _give_up_lost(self) -> None:
         """Of outcomes that were sent on a connection that is no longer ours nothing will be heard."""
         if self._sent is not None and self._database.connection is not self._sent.connection:
-            self.oldest_end = self._sent.outcomes[0].ended_monotonic
+            self.unwritten.not_sent(self._sent.outcomes)
             self._sent = None
 
     @contextmanager
@@ -217,36 +194,6 @@ class Ledger:
             self._database.lost(error)
             raise
 
-    @property
-    def _last(self) -> int:
-        """Where the last of the unwritten stands on the board; -1: there is none."""
-        return self._unwritten[-1][0] if self._unwritten else -1
-
-    def _are_written(self, last: int) -> None:
-        """The unwritten to this board index."""
-        count = bisect_right(self._unwritten, last, key=_index)
-        if count:
-            del self._unwritten[:count]
-            self._board.outcomes_written(last + 1 if self._unwritten else None)
-        self.oldest_end = self._unwritten[0][1].ended_monotonic if self._unwritten else inf
-
-    def _all_are_written(self) -> None:
-        self._are_written(self._last)
-        self._is_pressing = False
-
-    def _left_to_write(self) -> list[Outcome]:
-        """What the supervisor has not written for us. What it found written we wrote, and may not have counted yet."""
-        if self._board.word(Word.MARKS) == self._marks:
-            return [outcome for _, outcome in self._unwritten]
-        left = []
-        for index, outcome in self._unwritten:
-            if not self._board.supervisor_wrote(index, outcome.token):
-                left.append(outcome)
-            elif self._board.supervisor_found(index, outcome.token):
-                self._board.count_found(index)
-                self._verdicts.found(outcome)
-        return left
-
     def _finish_and_claim(self, connection: Connection, outcomes: Sequence[Outcome], limit: int) -> Batch:
         if not outcomes and not limit:
             return NOTHING
@@ -254,65 +201,16 @@ class Ledger:
             batch = self._statements.run(connection, outcomes, limit)
         except StatementRefused as refusal:
             if outcomes and refusal.blames_lock:
-                self._finish_past_locks(connection)
+                self._refusals.finish_past_locks(connection)
             if not outcomes or not refusal.blames_data:
                 raise
-            self._finish_one_by_one(connection, outcomes, refusal)
+            self._refusals.finish_one_by_one(connection, outcomes, refusal)
             return self._finish_and_claim(connection, (), limit)
         if outcomes:
-            self._count(connection, outcomes, batch, self._last)
+            self._count(connection, outcomes, batch, self.unwritten.last)
         elif batch.claims and batch.claims[0].is_running:  # such a one comes alone
             self._statements.wait_for_disk(connection)  # its attempt has to be on record
         return batch
 
     def _count(self, connection: Connection, outcomes: Sequence[Outcome], batch: Batch, last: int) -> None:
         self._verdicts.count(connection, outcomes, batch, last=last, left=self._statements.left)
-
-    def _finish_past_locks(self, connection: Connection) -> None:
-        """Somebody has locked a row for as long as a statement may take: write what stands beside it. On the board that
-        is as if the supervisor had, since those before it are not written."""
-        left = []
-        for index, outcome in self._unwritten:
-            try:
-                batch = self._statements.run_past_locks(connection, outcome)
-            except StatementRefused as refusal:
-                if not refusal.blames_lock:
-                    raise
-                left.append((index, outcome))
-            else:
-                self._board.count_found(index)
-                self._count(connection, [outcome], batch, -1)
-        self._unwritten = left
-        if not left:
-            self._board.outcomes_written()
-        self.oldest_end = left[0][1].ended_monotonic if left else inf
-        self._log.warning("rows_are_locked", outcomes=len(left), then="their outcomes wait; look at pg_locks")
-
-    def _finish_one_by_one(
-        self, connection: Connection, outcomes: Sequence[Outcome], refusal: StatementRefused
-    ) -> None:
-        self._log.warning("write_refused", outcomes=len(outcomes), sqlstate=refusal.sqlstate, error=str(refusal))
-        for outcome in outcomes:
-            self._finish_one(connection, outcome)
-
-    def _finish_one(self, connection: Connection, outcome: Outcome) -> None:
-        """One of a batch that was refused; the one whose texts PostgreSQL cannot store loses them."""
-        try:
-            batch = self._statements.run(connection, [outcome], 0)
-        except StatementRefused as refusal:
-            if not refusal.blames_data:
-                raise
-            self._log.error("outcome_refused", task_id=outcome.task_id, type=outcome.type, error=str(refusal))
-            outcome = outcome._replace(
-                error="the error could not be stored" if outcome.error is not None else None,
-                result='{"note": "the result could not be stored"}' if outcome.result is not None else None,
-            )
-            try:
-                batch = self._statements.run(connection, [outcome], 0)
-            except StatementRefused as again:
-                raise DatabaseUnavailable(f"an outcome was refused: {again}") from again
-        last = next((index for index, each in self._unwritten if each.token == outcome.token), -1)
-        if last < 0:  # it has no place on the board, so it comes last: what is left there the supervisor wrote
-            self._are_written(self._last)
-        self._count(connection, [outcome], batch, last)
-        self._are_written(last)  # whatever becomes of those behind it

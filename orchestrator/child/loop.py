@@ -53,7 +53,6 @@ class Loop:
         metrics: TaskMetrics,
     ) -> None:
         self._settings = context.settings
-        self._slot = context.request.slot
         self._board = board
         self._permits = permits
         self._channel = channel
@@ -63,7 +62,9 @@ class Loop:
         self._runner = runner
         self._sanity = sanity
         self._metrics = metrics
-        self._ledger = Ledger(board, database, metrics, worker_id=context.request.worker_id, slot=self._slot)
+        request = context.request
+        self._ledger = Ledger(board, database, metrics, worker_id=request.worker_id, slot=request.slot)
+        self._unwritten = self._ledger.unwritten
         self._pace = Pace(self._settings.claim_limit)
         self._leave: LeaveReason | None = None
         self._full_due = 0.0
@@ -136,7 +137,7 @@ class Loop:
     def _work(self) -> bool:
         """Claim and run until a claim comes back empty. False: nothing was there, sleep."""
         if self._board.order is ChildOrder.PAUSE:
-            return len(self._ledger) > 0 and self._flush()
+            return len(self._unwritten) > 0 and self._flush()
         if self._pace.is_largest and self._crowd.should_rest(time.monotonic_ns()):
             self._rest()
             return True
@@ -213,7 +214,7 @@ class Loop:
     def _make_room(self) -> bool:
         """Send what ended if it has waited long enough; write it if the board is full. False: full, and the database is
         away."""
-        if self._last_end - self._ledger.oldest_end > SEND_SECONDS and self._database.connection is not None:
+        if self._last_end - self._unwritten.oldest_end > SEND_SECONDS and self._database.connection is not None:
             self._write(self._ledger.send)
         if not self._board.has_room and self._database.connection is not None:
             self._flush()
@@ -256,7 +257,7 @@ class Loop:
             self._write_large(outcome)
         else:
             self._board.end(outcome)
-            self._ledger.add(index, outcome)
+            self._unwritten.add(index, outcome)
             self._last_end = outcome.ended_monotonic
             if seconds > BRIEF_SECONDS:
                 self._last_end += max(0.0, seconds - SPARE_SECONDS)
@@ -285,7 +286,7 @@ class Loop:
 
     def _last_write(self) -> None:
         """One try: what does not get through stands on the board, for the supervisor to write."""
-        if len(self._ledger) and self._database.connection is not None and self._leave is not LeaveReason.INSANE:
+        if len(self._unwritten) and self._database.connection is not None and self._leave is not LeaveReason.INSANE:
             self._flush()
 
 

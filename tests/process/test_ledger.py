@@ -45,6 +45,7 @@ class Desk:
         assert self.database.try_to_connect()
         metrics = TaskMetrics(self.registry)
         self.ledger = Ledger(self.board, self.database, metrics, worker_id="w", slot=0)
+        self.unwritten = self.ledger.unwritten
 
     def claim(self, limit: int = COUNT) -> tuple[Claim, ...]:
         batch = self.ledger.exchange(limit)
@@ -59,7 +60,7 @@ class Desk:
             outcome = Outcome(claim.task_id, claim.token, claim.type, TaskStatus.COMPLETED, 1, began, time.monotonic())
             outcome = outcome._replace(**{name: value for name, value in more.items() if number == 0})
             self.board.end(outcome)
-            self.ledger.add(index, outcome)
+            self.unwritten.add(index, outcome)
 
     def get_busy(self) -> None:
         """So many batches that from now on outcomes are sent and not waited for."""
@@ -115,7 +116,7 @@ def test_while_there_is_more_and_more_the_next_batch_is_claimed_before_it_is_kno
     desk.get_busy()
     done = (BUSY_AFTER - 1) * COUNT
     claims = desk.claim()
-    assert (len(claims), len(desk.ledger), desk.board.word(Word.COUNT)) == (COUNT, COUNT, 2 * COUNT)
+    assert (len(claims), len(desk.unwritten), desk.board.word(Word.COUNT)) == (COUNT, COUNT, 2 * COUNT)
     assert desk.counted("tasks_completed_total", status="success") == done
     desk.run(claims[:5])
     wait_until(lambda: statuses(connection)["completed"] == done + COUNT)
@@ -125,7 +126,7 @@ def test_while_there_is_more_and_more_the_next_batch_is_claimed_before_it_is_kno
 
     assert not desk.ledger.has_answer
     assert desk.counted("tasks_completed_total", status="success") == done + COUNT
-    assert (len(desk.ledger), desk.board.word(Word.WRITTEN), desk.board.word(Word.ENDED)) == (5, COUNT, COUNT + 5)
+    assert (len(desk.unwritten), desk.board.word(Word.WRITTEN), desk.board.word(Word.ENDED)) == (5, COUNT, COUNT + 5)
     desk.ledger.exchange(0)
     assert desk.counted("tasks_completed_total", status="success") == done + COUNT + 5
     assert desk.board.word(Word.WRITTEN) == COUNT + 5
@@ -140,18 +141,18 @@ def test_while_there_is_more_and_more_few_outcomes_wait_for_those_of_the_next_ba
     add_tasks(connection, 5 * few)
     for _ in range(BUSY_AFTER):
         desk.run(desk.claim(few), ended_monotonic=later)
-    oldest = desk.ledger.oldest_end
+    oldest = desk.unwritten.oldest_end
     desk.run(desk.claim(few), ended_monotonic=later)
     assert statuses(connection)["completed"] == (BUSY_AFTER - 1) * few
-    assert (len(desk.ledger), desk.ledger.oldest_end) == (2 * few, oldest), "what waits tells since when"
+    assert (len(desk.unwritten), desk.unwritten.oldest_end) == (2 * few, oldest), "what waits tells since when"
     assert desk.board.word(Word.WRITTEN) == 0
     desk.run(desk.claim(few), ended_monotonic=later)
     desk.claim(few)
 
-    assert desk.ledger.oldest_end == inf, "three batches and a fourth are too many: they were sent"
+    assert desk.unwritten.oldest_end == inf, "three batches and a fourth are too many: they were sent"
     wait_until(lambda: statuses(connection)["completed"] == (BUSY_AFTER + 2) * few)
     desk.ledger.hear()
-    assert (len(desk.ledger), desk.board.word(Word.WRITTEN)) == (0, 3 * few)
+    assert (len(desk.unwritten), desk.board.word(Word.WRITTEN)) == (0, 3 * few)
     assert desk.counted("tasks_completed_total", status="success") == (BUSY_AFTER + 2) * few
 
 
@@ -163,7 +164,7 @@ def test_outcomes_that_a_slow_claim_has_kept_waiting_wait_for_no_company(desk: D
         desk.run(desk.claim(few))
     desk.run(desk.claim(few), ended_monotonic=time.monotonic() - SEND_SECONDS)
     desk.claim(few)
-    assert desk.ledger.oldest_end == inf, "they were sent before the next batch begins"
+    assert desk.unwritten.oldest_end == inf, "they were sent before the next batch begins"
 
 
 def test_after_a_slow_task_it_is_known_what_became_of_it_before_the_next_begins(
@@ -174,7 +175,7 @@ def test_after_a_slow_task_it_is_known_what_became_of_it_before_the_next_begins(
     desk.get_busy()
     desk.run(desk.claim(1), started_monotonic=time.monotonic() - 2 * SLOW_SECONDS)
     assert len(desk.claim(1)) == 1
-    assert len(desk.ledger) == 0
+    assert len(desk.unwritten) == 0
     assert desk.counted("tasks_completed_total", status="success") == BUSY_AFTER * COUNT + 1
 
 
@@ -256,7 +257,7 @@ def test_an_outcome_that_cannot_be_stored_costs_neither_its_batch_nor_the_claims
     odd = connection.execute("SELECT result->>'note' FROM tasks WHERE result IS NOT NULL", within=5.0)
     assert odd == [("the result could not be stored",)]
     assert desk.counted("tasks_completed_total", status="success") == completed
-    assert len(desk.ledger) == 0
+    assert len(desk.unwritten) == 0
 
 
 def test_what_was_written_one_by_one_before_the_connection_was_lost_is_neither_written_nor_counted_again(
@@ -275,7 +276,7 @@ def test_what_was_written_one_by_one_before_the_connection_was_lost_is_neither_w
         with pytest.raises(DatabaseUnavailable):
             exchange.result(10)
     other.close()
-    assert desk.board.word(Word.WRITTEN) == len(claims) - 1 and len(desk.ledger) == 1
+    assert desk.board.word(Word.WRITTEN) == len(claims) - 1 and len(desk.unwritten) == 1
     wait_until(desk.database.try_to_connect)
     desk.ledger.exchange(0)
     assert desk.counted("tasks_completed_total", status="success") == len(claims), "each once"
@@ -302,10 +303,10 @@ def test_of_a_connection_that_was_given_up_nothing_is_read_any_more(desk: Desk, 
     desk.database.abandon()  # its descriptor may be a file of the user's by now
     assert desk.database.try_to_connect()
     wait_until(lambda: statuses(connection)["completed"] == BUSY_AFTER * COUNT)
-    assert len(desk.ledger) == COUNT
+    assert len(desk.unwritten) == COUNT
     desk.ledger.exchange(0)
     assert desk.counted("tasks_completed_total", status="success") == BUSY_AFTER * COUNT, "each once"
-    assert len(desk.ledger) == 0
+    assert len(desk.unwritten) == 0
     assert old is not None
     old.close()
 
@@ -330,7 +331,7 @@ def test_outcomes_whose_reply_was_lost_are_kept_and_the_batch_behind_them_can_ru
     wire.cut()
     with pytest.raises(DatabaseUnavailable):
         desk.ledger.hear()
-    assert len(desk.ledger) == COUNT
+    assert len(desk.unwritten) == COUNT
     assert desk.counted("tasks_completed_total", status="success") == (BUSY_AFTER - 1) * COUNT
     assert desk.board.word(Word.COUNT) == first + COUNT and desk.board.word(Word.STARTED) == first
     desk.run(claims)
@@ -348,10 +349,10 @@ def test_a_retry_that_is_due_at_once_is_written_before_anything_else_runs(desk: 
     add_tasks(connection, 6 * COUNT)
     desk.get_busy()
     claims = desk.claim()
-    assert len(desk.ledger) == COUNT, "sent, and not heard of"
+    assert len(desk.unwritten) == COUNT, "sent, and not heard of"
     desk.run(claims, status=TaskStatus.PENDING, error="again")
     desk.claim()
-    assert len(desk.ledger) == 0
+    assert len(desk.unwritten) == 0
     assert desk.counted("task_retries_total", attempt="1") == 1
 
 
@@ -403,7 +404,7 @@ def test_a_row_that_somebody_has_locked_keeps_its_outcome_waiting_and_no_other(
         with pytest.raises(StatementRefused):
             desk.ledger.exchange(0)
         assert connection.execute("SELECT count(*) FROM tasks WHERE status = 'completed'", within=5.0) == [(8,)]
-        assert len(desk.ledger) == 1
+        assert len(desk.unwritten) == 1
     seen = SupervisorBoard(desk.descriptor)
     view = seen.read()
     assert view is not None and [each.token for each in view.outcomes] == [claims[4].token]

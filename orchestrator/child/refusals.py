@@ -1,0 +1,72 @@
+"""When the server refuses a batch of outcomes for the sake of one of them: the others are written all the same. Runs in
+a child."""
+
+from collections.abc import Sequence
+
+from orchestrator.board.child_half import ChildBoard
+from orchestrator.child.statements import Statements
+from orchestrator.child.unwritten import Unwritten
+from orchestrator.child.verdicts import Verdicts
+from orchestrator.errors import DatabaseUnavailable, StatementRefused
+from orchestrator.model import Outcome
+from orchestrator.store.claims import Batch
+from orchestrator.store.connection import Connection
+from orchestrator.telemetry import logs
+
+
+class Refusals:
+    """Finds the one, and finishes those beside it. All raise as `Statements.run` does."""
+
+    def __init__(self, board: ChildBoard, unwritten: Unwritten, statements: Statements, verdicts: Verdicts) -> None:
+        self._board = board
+        self._unwritten = unwritten
+        self._statements = statements
+        self._verdicts = verdicts
+        self._log = logs.get("child")
+
+    def finish_past_locks(self, connection: Connection) -> None:
+        """Somebody has locked a row for as long as a statement may take: write what stands beside it. On the board that
+        is as if the supervisor had, since those before it are not written."""
+        left = []
+        for index, outcome in self._unwritten.all():
+            try:
+                batch = self._statements.run_past_locks(connection, outcome)
+            except StatementRefused as refusal:
+                if not refusal.blames_lock:
+                    raise
+                left.append((index, outcome))
+            else:
+                self._board.count_found(index)
+                self._count(connection, outcome, batch, -1)
+        self._unwritten.are_written_but(left)
+        self._log.warning("rows_are_locked", outcomes=len(left), then="their outcomes wait; look at pg_locks")
+
+    def finish_one_by_one(self, connection: Connection, outcomes: Sequence[Outcome], refusal: StatementRefused) -> None:
+        """PostgreSQL cannot store one's texts: that one loses them."""
+        self._log.warning("write_refused", outcomes=len(outcomes), sqlstate=refusal.sqlstate, error=str(refusal))
+        for outcome in outcomes:
+            self._finish(connection, outcome)
+
+    def _finish(self, connection: Connection, outcome: Outcome) -> None:
+        try:
+            batch = self._statements.run(connection, [outcome], 0)
+        except StatementRefused as refusal:
+            if not refusal.blames_data:
+                raise
+            self._log.error("outcome_refused", task_id=outcome.task_id, type=outcome.type, error=str(refusal))
+            outcome = outcome._replace(
+                error="the error could not be stored" if outcome.error is not None else None,
+                result='{"note": "the result could not be stored"}' if outcome.result is not None else None,
+            )
+            try:
+                batch = self._statements.run(connection, [outcome], 0)
+            except StatementRefused as again:
+                raise DatabaseUnavailable(f"an outcome was refused: {again}") from again
+        index = self._unwritten.index_of(outcome)
+        if index < 0:  # it has no place on the board, so it comes last: what is left there the supervisor wrote
+            self._unwritten.are_written(self._unwritten.last)
+        self._count(connection, outcome, batch, index)
+        self._unwritten.are_written(index)  # whatever becomes of those behind it
+
+    def _count(self, connection: Connection, outcome: Outcome, batch: Batch, index: int) -> None:
+        self._verdicts.count(connection, [outcome], batch, last=index, left=self._statements.left)

@@ -1,0 +1,99 @@
+"""The outcomes that ended and are not written, in the order of the board. Runs in a child."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from math import inf
+from operator import itemgetter
+
+from orchestrator.board.child_half import ChildBoard
+from orchestrator.board.layout import Word
+from orchestrator.child.verdicts import Verdicts
+from orchestrator.model import Outcome, TaskStatus
+
+SOON_SECONDS = 0.2
+"""A retry that is due so soon must not be on its way: who asks what became of it would find another execution."""
+
+_index = itemgetter(0)
+
+
+class Unwritten:
+    """They stand on the board as well, where the supervisor may write them for us meanwhile."""
+
+    def __init__(self, board: ChildBoard, verdicts: Verdicts) -> None:
+        self._board = board
+        self._verdicts = verdicts
+        self._outcomes: list[tuple[int, Outcome]] = []
+        self._marks = 0  # of the board, when the first of them ended
+        self.is_pressing = False
+        """Whether a retry that is due soon is among them: they are to be written before anything else runs."""
+        self.oldest_end = inf
+        """When the first of those that were not sent ended, in CLOCK_MONOTONIC seconds; infinite: there is none."""
+
+    def __len__(self) -> int:
+        return len(self._outcomes)
+
+    def add(self, index: int, outcome: Outcome) -> None:
+        """An outcome that stands on the board at `index`."""
+        if not self._outcomes:
+            self._marks = self._board.word(Word.MARKS)
+        self._outcomes.append((index, outcome))
+        if outcome.status is TaskStatus.PENDING and outcome.delay_seconds < SOON_SECONDS:
+            self.is_pressing = True
+        if self.oldest_end == inf:
+            self.oldest_end = outcome.ended_monotonic
+
+    @property
+    def last(self) -> int:
+        """Where the last of them stands on the board; -1: there is none."""
+        return self._outcomes[-1][0] if self._outcomes else -1
+
+    def index_of(self, outcome: Outcome) -> int:
+        """Where this one stands on the board; -1: it does not, or is not among them."""
+        return next((index for index, each in self._outcomes if each.token == outcome.token), -1)
+
+    def all(self) -> Sequence[tuple[int, Outcome]]:
+        """Each with its place on the board."""
+        return tuple(self._outcomes)
+
+    def left_to_us(self) -> list[Outcome]:
+        """What the supervisor has not written for us. What it found written we wrote, and may not have counted yet."""
+        if self._board.word(Word.MARKS) == self._marks:
+            return [outcome for _, outcome in self._outcomes]
+        left = []
+        for index, outcome in self._outcomes:
+            if not self._board.supervisor_wrote(index, outcome.token):
+                left.append(outcome)
+            elif self._board.supervisor_found(index, outcome.token):
+                self._board.count_found(index)
+                self._verdicts.found(outcome)
+        return left
+
+    def sent(self) -> None:
+        """All of them are on their way."""
+        self.oldest_end = inf
+
+    def not_sent(self, outcomes: Sequence[Outcome]) -> None:
+        """These were on their way, and perhaps did not arrive."""
+        self.oldest_end = outcomes[0].ended_monotonic
+
+    def are_written(self, last: int) -> None:
+        """Those up to this board index are."""
+        count = bisect_right(self._outcomes, last, key=_index)
+        if count:
+            self._board.outcomes_written(last + 1 if len(self._outcomes) > count else None)
+            del self._outcomes[:count]
+        self._find_oldest()
+
+    def all_are_written(self) -> None:
+        self.are_written(self.last)
+        self.is_pressing = False
+
+    def are_written_but(self, left: Sequence[tuple[int, Outcome]]) -> None:
+        """All but these of them are."""
+        self._outcomes = list(left)
+        if not left:
+            self._board.outcomes_written()
+        self._find_oldest()
+
+    def _find_oldest(self) -> None:
+        self.oldest_end = self._outcomes[0][1].ended_monotonic if self._outcomes else inf
