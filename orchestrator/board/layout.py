@@ -78,6 +78,7 @@ class LeaveReason(IntEnum):
     INSANE = 4  # a handler left threads, subprocesses, closed descriptors … that cannot be undone
     UNREGISTERED = 5  # its worker is no longer registered
     LIFELINE = 6  # the supervisor is gone
+    BOOT = 7  # a start hook raised
 
 
 RECORD = struct.Struct(f"=qqqqqqqqqqqqqq36s4x{MAX_TYPE_LENGTH}s")

@@ -5,11 +5,11 @@ import random
 
 from setproctitle import setproctitle
 
-from orchestrator.app import App, loaded_app
+from orchestrator.app import App, Hook, loaded_app
 from orchestrator.board.birth import ChildContext
 from orchestrator.board.channel import READY, Channel, Permits
 from orchestrator.board.child_half import ChildBoard
-from orchestrator.board.layout import SlotState
+from orchestrator.board.layout import LeaveReason, SlotState
 from orchestrator.child.answering import answer_with_stacks
 from orchestrator.child.crowd import Crowd
 from orchestrator.child.database import Database
@@ -18,13 +18,14 @@ from orchestrator.child.loop import Loop
 from orchestrator.child.runner import Runner
 from orchestrator.child.sanity import Sanity
 from orchestrator.child.time_limit import TimeLimit
+from orchestrator.exit_codes import ExitCode
 from orchestrator.failure import describe_exception
 from orchestrator.telemetry import logs
 from orchestrator.telemetry.metrics import TaskMetrics
 
 
 def run(context: ChildContext) -> None:
-    """Boot, work, leave. Raises what a start hook raises: the slot is tried again later, with a backoff."""
+    """Boot, work, leave. If a start hook raises, the slot is tried again later, with a backoff."""
     slot = context.request.slot
     context.become(str(slot))
     setproctitle(f"orchestratord: child {slot} booting")
@@ -37,8 +38,9 @@ def run(context: ChildContext) -> None:
     metrics = TaskMetrics()
     metrics.admit(app.types())
     time_limit = TimeLimit()
-    for hook in app.start_hooks:
-        hook()
+    if not _is_started(app):
+        board.leave_because(LeaveReason.BOOT)
+        os._exit(ExitCode.APP)
     database = Database(context.settings.database_url, f"orchestratord child {slot}")
     own = context.board, context.permits, context.channel.fileno(), context.stacks
     sanity = Sanity(time_limit, own, database.descriptor)
@@ -68,10 +70,23 @@ def run(context: ChildContext) -> None:
     os._exit(0)
 
 
+def _is_started(app: App) -> bool:
+    """Whether all start hooks ran. What comes after one that raises may need what that one opens."""
+    return all(_ends_well(hook, "start_hook_failed") for hook in app.start_hooks)
+
+
 def _say_goodbye(app: App) -> None:
     """The stop hooks, each in its own right."""
     for hook in app.stop_hooks:
-        try:
-            hook()
-        except BaseException as error:  # noqa: BLE001 a border: user code
-            logs.get("child").error("stop_hook_failed", error=describe_exception(error))
+        _ends_well(hook, "stop_hook_failed")
+
+
+def _ends_well(hook: Hook, event: str) -> bool:
+    """Run it. False, after it was told as `event`: it raised."""
+    try:
+        hook()
+    except BaseException as error:  # noqa: BLE001 a border: user code
+        name = getattr(hook, "__qualname__", repr(hook))
+        logs.get("child").error(event, hook=name, error=describe_exception(error))
+        return False
+    return True

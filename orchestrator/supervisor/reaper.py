@@ -27,7 +27,9 @@ paused, a machine that swapped): what they are late with is not held against the
 ORPHANS_SECONDS = 0.3
 """After a stranger was reaped: its children are ours by then. Tasks may leave many, and a look takes milliseconds."""
 
-_FAULTY = (LeaveReason.NONE, LeaveReason.UNREGISTERED)
+_FAULTY = (LeaveReason.NONE, LeaveReason.UNREGISTERED, LeaveReason.BOOT)
+
+_BOOT_FAILED = "a function marked @app.on_child_start raised; start_hook_failed tells what"
 
 
 class Reaper:
@@ -117,6 +119,9 @@ class Reaper:
         link = self._pool.links[seat.number]
         leftovers.kill_marked(link.request.marker)
         cause = self._causes.pop(seat.number, None)
+        leaving = link.board.leaving
+        if cause is None and leaving is LeaveReason.BOOT:
+            cause = _BOOT_FAILED
         if cause is None:
             cause = "\n".join(filter(None, (describe_status(status), last_words(link.stacks))))
         taken_back = link.take_back()
@@ -132,7 +137,7 @@ class Reaper:
         self._pool.post(Audit(seat.number))
         if seat.doom is Doom.DRAIN and estate.casualty is not None:
             self.requeued += 1
-        leaving, finished = link.board.leaving, link.board.word(Word.FINISHED)
+        finished = link.board.word(Word.FINISHED)
         is_fault = estate.casualty is None and seat.doom not in (Doom.DRAIN, Doom.TIMEOUT, Doom.MEMORY)
         is_fault = is_fault and (leaving in _FAULTY or status != 0)
         self._say(seat, cause, leaving, estate.casualty, status)

@@ -90,7 +90,10 @@ def test_new_code_whose_children_cannot_start_does_not_cost_the_pool_its_old_one
     hook = '@app.on_child_start\ndef boot():\n    raise RuntimeError("no pool")\n'
     (tmp_path / "app.py").write_text(NEW + hook)
     worker.signal(signal.SIGHUP)
-    worker.wait_log("RuntimeError: no pool")
+    worker.wait_log('start_hook_failed hook=boot error="RuntimeError: no pool')
+    worker.wait_log('cause="a function marked @app.on_child_start raised; start_hook_failed tells what"')
+    assert "Traceback" not in worker.log()
+    eventually(lambda: worker.metric("worker_child_restarts_total", reason="boot") >= 1, within=5)
 
     for _ in range(5):
         assert queue.wait_status(queue.enqueue("quick"), "completed")["result"] in old
