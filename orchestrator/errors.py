@@ -2,9 +2,8 @@
 
 OrchestratorError
 ├── ConfigurationError        settings that cannot be used: all of them, listed at once        exit 2
-├── AppError                  the user's app cannot serve
-│   ├── AppLoadError          module missing, raising, or not an App                           exit 3
-│   ├── ForkSafetyError       the app left threads or connections that forking would break     exit 3
+├── AppError                  the user's app cannot serve; or forking would break what it left at import   exit 3
+│   ├── AppLoadError          module missing, raising, or not an App
 │   ├── HandlerError          a function or an option that cannot be registered
 │   └── DuplicateTypeError    two handlers for one type
 ├── EnqueueError              refused before anything was stored
@@ -63,10 +62,6 @@ class AppLoadError(AppError):
         self.spec = spec
         self.reason = reason
         super().__init__(f"the app {spec!r} could not be loaded: {reason}")
-
-
-class ForkSafetyError(AppError):
-    """Importing the app left behind what would hang or corrupt forked children."""
 
 
 class HandlerError(AppError):

@@ -8,16 +8,15 @@ from http.client import HTTPConnection, HTTPException
 
 import click
 
-from orchestrator.app import App, load_app
 from orchestrator.cli.database import ANSWER_SECONDS, open_when_there
 from orchestrator.cli.failures import exit_code, explanation
+from orchestrator.cli.forkservers import TriedApp, try_app
 from orchestrator.cli.output import json_flag, print_json
 from orchestrator.cli.settings_flags import load_settings, settings_flags
 from orchestrator.config import Settings, without_password
 from orchestrator.coordinator.starting import SUPERVISOR_CONNECTIONS
-from orchestrator.errors import ForkSafetyError, OrchestratorError
+from orchestrator.errors import OrchestratorError
 from orchestrator.exit_codes import ExitCode
-from orchestrator.forkserver import safety
 from orchestrator.status.server import StatusServer
 from orchestrator.status.snapshot import Snapshot
 from orchestrator.store import schema, server, types
@@ -45,12 +44,13 @@ def check(as_json: bool, **flags: object) -> ExitCode:
 
     The exit code is that of the first problem, the one `start` would have; warnings do not count.
     """
-    findings = list(_findings(flags))
+    findings = []
+    for finding in _findings(flags):
+        findings.append(finding)
+        if not as_json:
+            click.echo(f"{finding.verdict:<8} {finding.subject}: {finding.message}")
     if as_json:
         print_json(findings)
-    else:
-        for finding in findings:
-            click.echo(f"{finding.verdict:<8} {finding.subject}: {finding.message}")
     return next((finding.code for finding in findings if finding.code), ExitCode.CLEAN)
 
 
@@ -64,7 +64,7 @@ def _findings(flags: dict[str, object]) -> Iterator[Finding]:
     yield Finding("settings", "ok", f"pool of {settings.pool_size}, {_mode(settings)}")
     app = None
     try:
-        app = load_app(settings.app, with_examples=settings.enqueue_examples)
+        app = try_app(settings)
         yield from _look_at_app(app, settings)
     except OrchestratorError as error:
         yield _problem("app", error)
@@ -80,17 +80,10 @@ def _findings(flags: dict[str, object]) -> Iterator[Finding]:
         connection.close()
 
 
-def _look_at_app(app: App, settings: Settings) -> Iterator[Finding]:
-    names = ", ".join(sorted(app.handlers)) or "none"
-    yield Finding("app", "ok", f"{settings.app or 'built-in examples'} serves {names}")
-    found = safety.inspect(frozenset())
-    for message in found.doubtful:
-        yield Finding("app", "warning", message)
-    for message in found.unsafe:
-        if settings.fork_safety == "warn":
-            yield Finding("app", "warning", f"{message}: {safety.CURE}")
-        else:
-            yield _problem("app", ForkSafetyError(f"{message}: {safety.CURE}"))
+def _look_at_app(app: TriedApp, settings: Settings) -> Iterator[Finding]:
+    yield Finding("app", "ok", f"{settings.app or 'built-in examples'} serves {', '.join(sorted(app.types))}")
+    for doubt in app.doubts:
+        yield Finding("app", "warning", doubt)
 
 
 def _look_at_metrics(settings: Settings) -> Iterator[Finding]:
@@ -133,7 +126,7 @@ def _is_served_by_us(settings: Settings) -> bool:
         connection.close()
 
 
-def _look_at_database(connection: Connection, settings: Settings, app: App | None) -> Iterator[Finding]:
+def _look_at_database(connection: Connection, settings: Settings, app: TriedApp | None) -> Iterator[Finding]:
     version = connection.server_version
     shown = f"{without_password(settings.database_url)}, PostgreSQL {version // 10000}.{version % 10000}"
     if version < OLDEST_SERVER:
@@ -181,10 +174,10 @@ def _look_at_schema(connection: Connection) -> Iterator[Finding]:
         yield Finding("schema", "ok", f"version {present}")
 
 
-def _look_at_types(connection: Connection, app: App | None) -> Iterator[Finding]:
+def _look_at_types(connection: Connection, app: TriedApp | None) -> Iterator[Finding]:
     if schema.version(connection, within=ANSWER_SECONDS) is None:
         return
-    served = frozenset(app.handlers) if app is not None else frozenset()
+    served = frozenset(app.types) if app is not None else frozenset()
     unserved = [
         (name, count) for name, count in types.unserved(connection, within=ANSWER_SECONDS) if name not in served
     ]

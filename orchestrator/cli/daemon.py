@@ -11,9 +11,9 @@ import time
 from setproctitle import setproctitle
 
 from orchestrator._version import __version__
-from orchestrator.board.birth import ChildSettings, ForkserverOrders
 from orchestrator.board.kernel import adopt_orphans, take_signal_stack
-from orchestrator.board.layout import CAPACITY, MAX_CLAIMS
+from orchestrator.board.layout import CAPACITY
+from orchestrator.cli.forkservers import start_forkserver
 from orchestrator.config import Settings, without_password
 from orchestrator.coordinator.coordination import Coordination
 from orchestrator.errors import ConfigurationError
@@ -35,14 +35,10 @@ from orchestrator.supervisor.supervisor import Supervisor
 from orchestrator.supervisor.surroundings import Listeners, PoolSettings, SupervisorSettings
 from orchestrator.telemetry import logs, multiprocess
 from orchestrator.telemetry.collector import SlotFilesCollector
-from orchestrator.telemetry.directory import VARIABLE as METRICS_VARIABLE
 from orchestrator.telemetry.directory import MetricsDirectory
 from orchestrator.telemetry.metrics import TaskMetrics
 
-CHILD_MAIN = "orchestrator.child.main:run"
 EXAMPLES_NAME = "built-in examples"
-CLAIMS_PER_CHILD = 10
-"""A claim takes at most this × WORKER_POOL_SIZE tasks: the guide's cure for slow claims is a smaller pool."""
 
 
 class Daemon:
@@ -173,32 +169,7 @@ class Daemon:
         )
 
     def _start_forkserver(self, generation: int, metrics_path: str) -> Forkserver:
-        settings = self._settings
-        child = ChildSettings(
-            database_url=settings.database_url,
-            pool_size=settings.pool_size,
-            claim_limit=min(MAX_CLAIMS, CLAIMS_PER_CHILD * settings.pool_size),
-            task_timeout=settings.task_timeout,
-            task_kill_grace=settings.task_kill_grace,
-            max_tasks_per_child=settings.max_tasks_per_child,
-            max_child_memory=settings.max_child_memory,
-            max_result_size=settings.max_result_size,
-            debug=settings.debug,
-            log_format=settings.log_format,
-        )
-        orders = ForkserverOrders(
-            supervisor_pid=os.getpid(),
-            app=settings.app,
-            with_examples=settings.enqueue_examples,
-            child_main=CHILD_MAIN,
-            may_have_threads=settings.fork_safety == "warn",
-            metrics_path=metrics_path,
-            child=child,
-        )
-        # what handlers enqueue with is what the worker works on, whether it was given as a variable or as a flag
-        environment = {**os.environ, "DATABASE_URL": settings.database_url}
-        environment.pop(METRICS_VARIABLE, None)  # programs that tasks run would count into our folder, by pid
-        forkserver = Forkserver(generation, orders, environment)
+        forkserver = start_forkserver(self._settings, generation, metrics_path)
         descriptors.limit(forkserver.pid, self._descriptor_limits)
         return forkserver
 

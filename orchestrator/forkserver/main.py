@@ -101,8 +101,7 @@ def _child_main(name: str) -> ChildMain:
 
 
 def _import_app(orders: ForkserverOrders, supervisor: socket.socket) -> App | None:
-    """The app, or None after the supervisor was told why there is none."""
-    log = logs.get("forkserver")
+    """The app, after the supervisor was told what is doubtful about it; or None: it was told why there is none."""
     try:
         app = load_app(orders.app, with_examples=orders.with_examples)
     except AppError as error:
@@ -113,14 +112,12 @@ def _import_app(orders: ForkserverOrders, supervisor: socket.socket) -> App | No
         supervisor.send(encode("refused", reason=f"{name} has no tasks: give it handlers with @app.task at import"))
         return None
     findings = inspect(frozenset({supervisor.fileno()}))
-    for doubt in findings.doubtful:
-        log.warning("fork_safety", found=doubt)
     if findings.unsafe and not orders.may_have_threads:
         reason = f"importing {orders.app} left what forking breaks: {'; '.join(findings.unsafe)}. Cure: {CURE}"
         supervisor.send(encode("refused", reason=reason[: MESSAGE_BYTES // 8]))
         return None
-    for danger in findings.unsafe:
-        log.warning("fork_safety", found=danger, cure=CURE)
+    for doubt in (*findings.doubtful, *(f"{danger}: {CURE}" for danger in findings.unsafe)):
+        supervisor.send(encode("doubtful", found=doubt[: MESSAGE_BYTES // 8]))
     return app
 
 

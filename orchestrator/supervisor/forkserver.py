@@ -44,11 +44,16 @@ class Forkserver:
     OSError if it cannot be started: no memory, no pids, or the interpreter is gone (an upgrade goes on).
     """
 
-    def __init__(self, generation: int, orders: ForkserverOrders, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, generation: int, orders: ForkserverOrders, environment: Mapping[str, str], *, stdout: int | None = None
+    ) -> None:
+        """`stdout`: the descriptor for what the app prints; None: ours."""
         self.generation = generation
         self.stage = Stage.IMPORTING
         self.reason = ""
         self.types: tuple[TaskType, ...] = ()
+        self.doubts: tuple[str, ...] = ()
+        """What importing the app left that forking might break."""
         self.since = time.monotonic()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -57,6 +62,7 @@ class Forkserver:
                     [sys.executable, str(_ENTRY), str(theirs.fileno())],
                     pass_fds=(theirs.fileno(),),
                     stdin=subprocess.DEVNULL,
+                    stdout=stdout,
                     env={name: value for name, value in environment.items() if name not in SERVICE_VARIABLES},
                     start_new_session=True,
                 )
@@ -73,7 +79,7 @@ class Forkserver:
         return self._socket.fileno()
 
     def receive(self) -> list[NotForked]:
-        """Take what it says: `stage`, `types` and `reason` follow; returns the forks that failed."""
+        """Take what it says: `stage`, `types`, `doubts` and `reason` follow; returns the forks that failed."""
         failed: list[NotForked] = []
         while True:
             try:
@@ -89,6 +95,8 @@ class Forkserver:
             kind, facts = decode(message)
             if kind == "types":
                 self.types += told_types(facts)
+            elif kind == "doubtful":
+                self.doubts += (facts["found"],)
             elif kind == "ready":
                 self.stage = Stage.READY
             elif kind == "refused":

@@ -69,6 +69,7 @@ class Forkservers:
             if self.current.stage is Stage.READY and before is Stage.IMPORTING:
                 self._backoff.succeeded()
                 self._has_served = True
+                self._say_doubts(self.current)
                 news.append(AppNews(News.READY, self.current.types))
             elif self.current.stage is Stage.REFUSED:
                 news += self._current_refused(now)
@@ -103,7 +104,12 @@ class Forkservers:
         if self.current is not None:
             self._let_go(self.current)
         self.current = tried
+        self._say_doubts(tried)
         return [AppNews(News.RELOADED, tried.types)]
+
+    def _say_doubts(self, forkserver: Forkserver) -> None:
+        for doubt in forkserver.doubts:
+            self._log.warning("fork_safety", found=doubt)
 
     def reaped(self, pid: int, status: int, now: float) -> tuple[int | None, AppNews | None]:
         """A process that is no child of the pool was reaped. Returns the generation of a current forkserver that died,
@@ -123,10 +129,10 @@ class Forkservers:
         self.current = None
         self._first_tries += 1
         if not self._has_served and (reason or self._first_tries >= FIRST_IMPORT_TRIES):
-            why = reason or f"the process that imported it ended: {_cause(status)}"
+            why = reason or f"the process that imported it ended: {describe_end(status)}"
             return dead.generation, AppNews(News.REFUSED, reason=why)
         wait = self._backoff.failed(now)
-        self._log.warning("forkserver_died", pid=pid, cause=_cause(status), restart_in=wait)
+        self._log.warning("forkserver_died", pid=pid, cause=describe_end(status), restart_in=wait)
         return dead.generation, None
 
     def keep(self, now: float) -> None:
@@ -172,6 +178,6 @@ class Forkservers:
         return not self._gone and self.current is None and self._next is None
 
 
-def _cause(status: int) -> str:
-    """A wait status in words; children of the pool are what `describe_status` is made for."""
+def describe_end(status: int) -> str:
+    """A forkserver's wait status in words; children of the pool are what `describe_status` is made for."""
     return describe_status(status).replace("the child", "it")

@@ -21,6 +21,14 @@ from orchestrator.store.schema import SCHEMA_VERSION
 from tests.fixtures.command import ENTRY, Command, clean_environment
 from tests.fixtures.proxy import Proxy
 
+PRINTING = """
+from orchestrator import App
+print("good morning")
+app = App()
+@app.task("greet")
+def greet() -> None: ...
+"""
+
 
 class Answer:
     """What a command that ran in this process answered."""
@@ -317,6 +325,35 @@ def test_check_tells_problems_of_app_and_types_and_has_the_code_of_the_first(
     assert "no_such_module_at_all" in done.stdout
     assert "warning  connections: 1002 needed" in done.stdout
     assert "warning  types: 1 pending tasks of type 'nobody:serves'" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("import os\nos._exit(3)\n", "the process that imported it ended: it exited with code 3"),
+        ("import os\nos.abort()\n", "the process that imported it ended: it was killed by SIGABRT"),
+        ("from orchestrator import App\napp = App()\n", "strange:app has no tasks"),
+        ("import threading, time\nthreading.Timer(600, print).start()\n" + PRINTING, "forking breaks: the thread"),
+    ],
+)
+def test_check_has_the_app_imported_as_start_would(
+    orchestratord: Command, database_url: str, tmp_path: Path, code: str, words: str
+) -> None:
+    (tmp_path / "strange.py").write_text(code)
+    done = orchestratord("check", "--app", "strange:app", DATABASE_URL=database_url)
+    assert done.returncode == 3
+    assert re.search(f"problem  app: .*{re.escape(words)}", done.stdout)
+    assert "ok       schema: " in done.stdout, "what else there is to see is looked at all the same"
+
+
+def test_what_an_app_prints_when_check_imports_it_is_not_in_its_json(
+    orchestratord: Command, database_url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "chatty.py").write_text(PRINTING)
+    done = orchestratord("check", "--json", "--app", "chatty:app", DATABASE_URL=database_url)
+    assert json.loads(done.stdout)[1]["message"] == "chatty:app serves greet"
+    assert done.stderr == "good morning\n"
+    assert done.returncode == 0
 
 
 def test_check_says_that_the_metrics_have_no_place_or_no_port(

@@ -1,0 +1,88 @@
+"""A forkserver as the settings want it: the one of `start`, and the one with which `check` tries the app."""
+
+import os
+import select
+from dataclasses import dataclass
+from tempfile import TemporaryDirectory
+
+from orchestrator.board.birth import ChildSettings, ForkserverOrders
+from orchestrator.board.layout import MAX_CLAIMS
+from orchestrator.config import Settings
+from orchestrator.errors import AppError
+from orchestrator.supervisor.forkserver import Forkserver, Stage
+from orchestrator.supervisor.forkservers import describe_end
+from orchestrator.telemetry.directory import VARIABLE as METRICS_VARIABLE
+
+CHILD_MAIN = "orchestrator.child.main:run"
+CLAIMS_PER_CHILD = 10
+"""A claim takes at most this × WORKER_POOL_SIZE tasks: the guide's cure for slow claims is a smaller pool."""
+
+_STDERR = 2
+
+
+@dataclass(frozen=True, slots=True)
+class TriedApp:
+    """An app that can serve these types; what forking might break is told in `doubts`."""
+
+    types: tuple[str, ...]
+    doubts: tuple[str, ...]
+
+
+def start_forkserver(
+    settings: Settings, generation: int, metrics_path: str, *, stdout: int | None = None
+) -> Forkserver:
+    """Errors as Forkserver's. `metrics_path` is the folder of this process's metrics."""
+    child = ChildSettings(
+        database_url=settings.database_url,
+        pool_size=settings.pool_size,
+        claim_limit=min(MAX_CLAIMS, CLAIMS_PER_CHILD * settings.pool_size),
+        task_timeout=settings.task_timeout,
+        task_kill_grace=settings.task_kill_grace,
+        max_tasks_per_child=settings.max_tasks_per_child,
+        max_child_memory=settings.max_child_memory,
+        max_result_size=settings.max_result_size,
+        debug=settings.debug,
+        log_format=settings.log_format,
+    )
+    orders = ForkserverOrders(
+        supervisor_pid=os.getpid(),
+        app=settings.app,
+        with_examples=settings.enqueue_examples,
+        child_main=CHILD_MAIN,
+        may_have_threads=settings.fork_safety == "warn",
+        metrics_path=metrics_path,
+        child=child,
+    )
+    # what handlers enqueue with is what the worker works on, whether it was given as a variable or as a flag
+    environment = {**os.environ, "DATABASE_URL": settings.database_url}
+    environment.pop(METRICS_VARIABLE, None)  # programs that tasks run would count into our folder, by pid
+    return Forkserver(generation, orders, environment, stdout=stdout)
+
+
+def try_app(settings: Settings) -> TriedApp:
+    """Import it as `start` would, in a process of its own, whose end or hang is not ours; it forks nobody.
+
+    AppError: it cannot serve. What it prints goes to standard error.
+    """
+    with TemporaryDirectory(prefix="orchestratord-check-") as metrics_path:
+        try:
+            forkserver = start_forkserver(settings, 0, metrics_path, stdout=_STDERR)
+        except OSError as error:
+            raise AppError(f"no process could be started to import it: {error}") from error
+        try:
+            while forkserver.stage is Stage.IMPORTING:
+                select.select((forkserver,), (), ())
+                forkserver.receive()
+            is_dead = forkserver.stage is Stage.DEAD
+        except BaseException:
+            forkserver.kill()
+            raise
+        finally:
+            forkserver.close()  # it leaves when it reads that
+            _, status = os.waitpid(forkserver.pid, 0)
+            forkserver.was_reaped(status)
+    if is_dead:
+        raise AppError(f"the process that imported it ended: {describe_end(status)}")
+    if forkserver.stage is Stage.REFUSED:
+        raise AppError(forkserver.reason)
+    return TriedApp(tuple(each.name for each in forkserver.types), forkserver.doubts)
