@@ -12,16 +12,18 @@ from orchestrator.board.birth import ChildContext
 from orchestrator.board.channel import FULL, IDLE, LOST, Channel, Permits
 from orchestrator.board.child_half import ChildBoard
 from orchestrator.board.kernel import resident_bytes
-from orchestrator.board.layout import MAX_INLINE_BYTES, ChildOrder, LeaveReason, SlotState, Word
+from orchestrator.board.layout import ChildOrder, LeaveReason, SlotState, Word
 from orchestrator.child.crowd import REST_SECONDS, Crowd
 from orchestrator.child.database import Database
 from orchestrator.child.execution import Executor, Limits
+from orchestrator.child.large_results import is_large, write_at_once
 from orchestrator.child.ledger import SEND_SECONDS, Ledger
 from orchestrator.child.pace import Pace
 from orchestrator.child.runner import Runner
 from orchestrator.child.sanity import BRIEF_SECONDS, Sanity
+from orchestrator.child.statements import REFUSED_WAIT_SECONDS
 from orchestrator.errors import DatabaseUnavailable, StatementRefused
-from orchestrator.model import Claim, Outcome
+from orchestrator.model import Claim
 from orchestrator.telemetry import logs
 from orchestrator.telemetry.metrics import TaskMetrics
 
@@ -31,7 +33,6 @@ SPARE_SECONDS = 0.01
 FULL_SECONDS = 0.05
 """Full claims are told no more often: each wakes the supervisor, of a busy pool hundreds would a second."""
 
-REFUSED_WAIT_SECONDS = 1.0
 SETTLE_SECONDS = 0.002
 
 
@@ -249,12 +250,12 @@ class Loop:
         outcome, seconds, wrong = self._runner.run(claim, limits)
         if wrong:
             self._condemn(wrong)
-        if outcome.result is not None and _is_large(outcome.result):
+        if outcome.result is not None and is_large(outcome):
             self._board.handler_ended()
             self._inspect()
             if self._leave is LeaveReason.INSANE:
                 self._database.abandon()
-            self._write_large(outcome)
+            write_at_once(outcome, self._ledger, self._database, connected=self._sanity.connected)
         else:
             self._board.end(outcome)
             self._unwritten.add(index, outcome)
@@ -265,34 +266,10 @@ class Loop:
                     self._write(self._ledger.hear)
         logs.task_ended()
 
-    def _write_large(self, outcome: Outcome) -> None:
-        """A result that the board has no room for goes to the database before anything else happens."""
-        while True:
-            if self._database.connection is not None:
-                try:
-                    self._ledger.exchange(0, extra=(outcome,))
-                except DatabaseUnavailable:
-                    continue
-                except StatementRefused as refusal:
-                    self._log.error("write_refused", sqlstate=refusal.sqlstate, error=str(refusal))
-                    time.sleep(random.uniform(0.5, 1.0) * REFUSED_WAIT_SECONDS)
-                    continue
-                return
-            wait = self._database.seconds_to_next_try()
-            if wait > 0:
-                time.sleep(wait)
-            elif self._database.try_to_connect():
-                self._sanity.connected()
-
     def _last_write(self) -> None:
         """One try: what does not get through stands on the board, for the supervisor to write."""
         if len(self._unwritten) and self._database.connection is not None and self._leave is not LeaveReason.INSANE:
             self._flush()
-
-
-def _is_large(result: str) -> bool:
-    """Whether the board has no room for it, in UTF-8."""
-    return len(result) > MAX_INLINE_BYTES // 4 and len(result.encode()) > MAX_INLINE_BYTES
 
 
 def _draw_tasks(limit: int) -> int | None:

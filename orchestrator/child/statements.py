@@ -22,6 +22,9 @@ LEAST_SECONDS = 0.5
 LOCK_SECONDS = 0.1
 """Outcomes that were refused because one of their rows is locked are tried one by one, each for no longer."""
 
+REFUSED_WAIT_SECONDS = 1.0
+"""What the server refused is tried again after so long at most."""
+
 PLAN_SECONDS = 2.0
 """Planning ahead is given up after so long: somebody locks the table."""
 
