@@ -177,6 +177,13 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
+class Released:
+    """Claims that were taken back for this reason can be claimed again."""
+
+    reason: ReleaseReason
+
+
+@dataclass(frozen=True, slots=True)
 class Audited:
     """What the database thinks this worker owns."""
 
@@ -198,4 +205,4 @@ class DeclaredDead:
     worker_id: str
 
 
-Report = Registered | Serving | StartFailed | WorkIsDue | Written | Audited | LeaseLost | DeclaredDead
+Report = Registered | Serving | StartFailed | WorkIsDue | Written | Released | Audited | LeaseLost | DeclaredDead

@@ -46,6 +46,7 @@ class Word:
     ORDER = 16  # a ChildOrder
     HANDED_BACK = 17  # claims taken from the rear of this batch; reset by the child between batches
     MARKS = 18  # how often it noted SUPERVISOR_WROTE
+    SLOWNESS = 19  # how often claims of any child were taken back because tasks are slower than it had learnt
 
 
 class SlotState(IntEnum):

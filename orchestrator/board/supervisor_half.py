@@ -61,6 +61,10 @@ class SupervisorBoard(Board):
     def give(self, order: ChildOrder) -> None:
         self._words[Word.ORDER] = order
 
+    def tell_slowness(self) -> None:
+        """Tasks are slower than this child may have learnt from those before."""
+        self._words[Word.SLOWNESS] += 1
+
     @property
     def leaving(self) -> LeaveReason:
         return _REASONS.get(self._words[Word.LEAVING], LeaveReason.NONE)

@@ -61,6 +61,11 @@ class Ledger:
         self._log = logs.get("child")
 
     @property
+    def begins_at_front(self) -> bool:
+        """Whether the next claim looks at all that is due."""
+        return self._statements.begins_at_front
+
+    @property
     def has_seen_front(self) -> bool:
         """Whether the last claim looked at all that is due."""
         return self._statements.has_seen_front

@@ -67,6 +67,8 @@ class Loop:
         self._ledger = Ledger(board, database, metrics, worker_id=request.worker_id, slot=request.slot)
         self._unwritten = self._ledger.unwritten
         self._pace = Pace(self._settings.claim_limit)
+        self._slowness = board.word(Word.SLOWNESS)
+        self._is_front_in_doubt = False
         self._leave: LeaveReason | None = None
         self._full_due = 0.0
         self._last_end = 0.0
@@ -139,6 +141,7 @@ class Loop:
         """Claim and run until a claim comes back empty. False: nothing was there, sleep."""
         if self._board.order is ChildOrder.PAUSE:
             return len(self._unwritten) > 0 and self._flush()
+        self._heed_slowness()
         if self._pace.is_largest and self._crowd.should_rest(time.monotonic_ns()):
             self._rest()
             return True
@@ -159,6 +162,18 @@ class Loop:
         if self._tasks_left is not None:
             self._tasks_left = max(0, self._tasks_left - ran)
         return True
+
+    def _heed_slowness(self) -> None:
+        """Ask for one if tasks have become slower. The next claim may find what was taken back, if its priority is
+        higher; else the next that begins at the front does."""
+        slowness = self._board.word(Word.SLOWNESS)
+        if slowness != self._slowness:
+            self._slowness = slowness
+            self._is_front_in_doubt = True
+            self._pace.begin_anew()
+        if self._is_front_in_doubt and self._ledger.begins_at_front:
+            self._is_front_in_doubt = False
+            self._pace.begin_anew()
 
     def _claim(self, limit: int) -> list[tuple[Claim, Limits]] | None:
         """Claim up to `limit` and put them on the board. None: the database failed, or we must leave."""

@@ -25,10 +25,18 @@ class Pace:
         """Whether tasks are as brief and plentiful as it can tell."""
         return self.size == self._largest
 
+    def begin_anew(self) -> None:
+        """What was learnt is out of date: tasks have become slower."""
+        self._full_claims = 0
+        self.size = 1
+
     def learn(self, *, asked: int, got: int, ran: int, seconds: float) -> None:
         """A claim for `asked` brought `got` tasks (more than none), and running `ran` of them took `seconds`: the
-        others were taken back, from behind a slow one perhaps."""
+        others were taken back, since one was slow or other children had nothing to do."""
         if not ran:
+            return
+        if ran < got:
+            self.begin_anew()
             return
         affordable = self._largest if seconds <= 0 else int(TARGET_SECONDS * ran / seconds)
         self._full_claims = self._full_claims + 1 if got >= asked else 0

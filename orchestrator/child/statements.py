@@ -58,6 +58,11 @@ class Statements:
         return max(LEAST_SECONDS, self.give_up_at - time.monotonic())
 
     @property
+    def begins_at_front(self) -> bool:
+        """Whether the next claim looks at all that is due."""
+        return self._cursor.start(time.monotonic()) is None
+
+    @property
     def is_plenty_due(self) -> bool:
         """Whether the last claims found as much as they asked for."""
         return self._full_claims >= BUSY_AFTER

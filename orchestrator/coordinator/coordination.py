@@ -207,7 +207,7 @@ def _make_coordinator(
     )
     errands = (
         WriteOutcomes(book, reports, counting),
-        HandBackClaims(book, counting),
+        HandBackClaims(book, reports, counting),
         activity,
         MarkStarted(book),
         RegisterTypes(book),

@@ -13,7 +13,7 @@ from orchestrator.coordinator.counting import Counting
 from orchestrator.coordinator.order_book import OrderBook
 from orchestrator.coordinator.portion import LOCK_SECONDS, Portion
 from orchestrator.coordinator.standing import Standing
-from orchestrator.mailbox import Audited, Mailbox, Report
+from orchestrator.mailbox import Audited, Mailbox, Released, Report
 from orchestrator.store import claims, holdings, types, workers
 from orchestrator.store.connection import Connection
 from orchestrator.telemetry import logs
@@ -56,12 +56,13 @@ class RegisterTypes:
 
 
 class HandBackClaims:
-    """Release: the tasks are pending and due again."""
+    """Release → Released: the tasks are pending and due again."""
 
     name = "hand_back_claims"
 
-    def __init__(self, book: OrderBook, counting: Counting) -> None:
+    def __init__(self, book: OrderBook, reports: Mailbox[Report], counting: Counting) -> None:
         self._book = book
+        self._reports = reports
         self._counting = counting
         self._portion = Portion(HAND_BACKS_AT_ONCE)
         self._log = logs.get("coordinator")
@@ -79,6 +80,7 @@ class HandBackClaims:
         )
         if released is None:
             return True
+        self._reports.post(Released(reason))
         self._counting.released(reason, released)
         self._log.info("claims_released", reason=reason, released=released, asked=len(batch))
         self._book.settle_hand_backs(claim.token for claim in batch)

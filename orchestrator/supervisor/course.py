@@ -11,6 +11,7 @@ from orchestrator.mailbox import (
     LeaseLost,
     Registered,
     Release,
+    Released,
     Report,
     Serving,
     StartFailed,
@@ -132,6 +133,8 @@ class Course:
                 self._pool.wake_one()
             case Written():
                 self._pool.written(report)
+            case Released(reason="slow_task"):
+                self._pool.tell_slowness()
             case Audited():
                 self._judge_claims(report)
             case LeaseLost():

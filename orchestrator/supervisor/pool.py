@@ -163,6 +163,11 @@ class Pool:
     def has_sleepers(self) -> bool:
         return any(link.board.state is SlotState.IDLE for link in self._live_links())
 
+    def tell_slowness(self) -> None:
+        """Claims were taken back, since tasks have become slower: nobody is to take all of them in good faith."""
+        for link in self._live_links():
+            link.board.tell_slowness()
+
     def active(self) -> int:
         """How many children run a task now."""
         return sum(1 for link in self.links.values() if link.board.word(Word.STARTED) > link.board.word(Word.ENDED))

@@ -26,6 +26,9 @@ tasks lie together among brief ones, they begin one after the other so fast."""
 BATCH_SECONDS = 0.4
 """Nor behind so many of a batch that together they have run so long."""
 
+IDLE_SECONDS = 0.05
+"""That is shorter while another child has nothing to do: it could have run them."""
+
 LINGER_SECONDS = 0.06
 """An outcome that a busy or cut-off child has not written after this is written for it."""
 
@@ -55,17 +58,21 @@ class Watch:
             return
         self._due = now + (ASK_SECONDS if self._kills else LOOK_SECONDS)
         starts: list[Start] = []
+        batch_seconds = IDLE_SECONDS if self._pool.has_sleepers() else BATCH_SECONDS
+        is_slow = False
         for seat in self._pool.children.in_phase(Phase.LIVE):
             link = self._pool.links[seat.number]
             seen = link.board.glance()
             if seen is None:
                 continue
-            self._hand_back(link, seen, now)
+            is_slow |= self._hand_back(link, seen, now, batch_seconds)
             if seen.unwritten_since is not None and now - seen.unwritten_since > LINGER_SECONDS:
                 self._write_lingering(link, now)
             if seen.running is not None:
                 self._judge(seat, link, seen.running, now)
                 self._mark(seat, seen.running, now, starts)
+        if is_slow:  # told again when they can be claimed (Released): those that work look sooner
+            self._pool.tell_slowness()
         for number in list(self._kills):
             self._proceed(number, now)
         if starts:
@@ -76,21 +83,23 @@ class Watch:
         """Whether a kill waits for its child's stack."""
         return bool(self._kills)
 
-    def _hand_back(self, link: Link, seen: Glance, now: float) -> None:
-        """Take what waits behind a slow task, or in a child that starts nothing."""
+    def _hand_back(self, link: Link, seen: Glance, now: float, batch_seconds: float) -> bool:
+        """Take what waits behind a slow task, in a batch that has run so long, or in a child that starts nothing.
+        Whether tasks were slow."""
         if not seen.unstarted:
-            return
+            return False
         state = link.board.state
         is_slow = (seen.running is not None and now - seen.running.started_ns / NANO > HAND_BACK_SECONDS) or (
-            state is SlotState.BUSY and now - link.board.word(Word.STATE_SINCE) / NANO > BATCH_SECONDS
+            state is SlotState.BUSY and now - link.board.word(Word.STATE_SINCE) / NANO > batch_seconds
         )
         is_halted = link.board.order is not ChildOrder.WORK or state in (SlotState.CONNECTING, SlotState.LEAVING)
         if not (is_slow or is_halted):
-            return
+            return False
         claims = link.take_back()
         if claims:
             reason: ReleaseReason = "slow_task" if is_slow else "halted"
             self._post(Release(tuple(ClaimRef(claim.task_id, claim.token) for claim in claims), reason))
+        return is_slow
 
     def _write_lingering(self, link: Link, now: float) -> None:
         view = link.board.read()

@@ -29,6 +29,10 @@ def pid(leak: int = 0) -> int:
 def nap() -> None:
     time.sleep(0.25)
 
+@app.task("doze")
+def doze() -> None:
+    time.sleep(0.05)
+
 @app.task("wait")
 def wait(until: str) -> None:
     while not os.path.exists(until):
@@ -106,6 +110,24 @@ def test_nothing_waits_behind_many_tasks_none_of_which_is_slow(queue: Queue, dae
     assert took < 12 * 0.25
     assert attempts == 12
     assert "reason=slow_task" in worker.log()
+
+
+def test_when_tasks_become_slower_all_children_soon_take_their_part(queue: Queue, daemon: Start) -> None:
+    worker = daemon(APP, "--pool-size", "6", DATABASE_URL=queue.url, CLAIM_INTERVAL="1h")
+    for _ in range(3):  # by then each child takes more of them than there will be
+        queue.rows("INSERT INTO tasks (type, payload) SELECT 'note', '{\"what\": \"\"}' FROM generate_series(1, 600)")
+        queue.wait_empty()
+    queue.rows("INSERT INTO tasks (type) SELECT 'doze' FROM generate_series(1, 60)")
+    queue.wait_empty()
+    joined, seconds = queue.rows(
+        """
+        SELECT count(*), extract(epoch FROM max(first) - min(first))
+        FROM (SELECT min(started_at) AS first FROM tasks WHERE type = 'doze' GROUP BY slot) AS slot
+        """
+    )[0]
+    assert joined == 6
+    assert seconds < 0.8, "one had taken all of them, but not one after the other would all that is left"
+    assert worker.metric("tasks_released_total", reason="slow_task") > 0, "one had taken them for brief ones"
 
 
 def test_what_has_run_for_a_quarter_of_a_second_is_running_in_the_table(

@@ -36,6 +36,14 @@ def test_what_was_taken_back_from_behind_a_slow_task_was_not_quick() -> None:
     assert pace.size == 1
 
 
+def test_what_was_taken_back_because_others_had_nothing_to_do_is_not_taken_again() -> None:
+    pace = grown()
+    pace.learn(asked=100, got=100, ran=60, seconds=0.06)
+    assert pace.size == 1
+    quick_and_full(pace)
+    assert pace.size == 2, "it begins anew"
+
+
 def test_a_batch_of_which_nothing_ran_says_nothing() -> None:
     pace = grown(4)
     pace.learn(asked=16, got=16, ran=0, seconds=0.5)
