@@ -1,11 +1,17 @@
 -- Task Orchestrator: the whole schema, for PostgreSQL 14 and newer.
 --
 -- Can be run again at any time (`orchestratord migrate`, `orchestratord start`, or `psql -1 -f schema.sql`): it creates
--- what is missing in the first schema of the search_path and changes nothing else. It refuses to touch a newer schema.
+-- what is missing, in the schema where its tables are or else the first of the search_path, and changes nothing else. It
+-- refuses to touch a newer schema.
 -- Version 3. The same number stands in orchestrator/store/schema.py.
 
+-- The functions that are made below keep this search_path: one with "$user" in it would be another for each role.
 DO $$
+DECLARE
+    home name := coalesce((SELECT n.nspname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                           WHERE c.oid = to_regclass('orchestrator_schema')), current_schema());
 BEGIN
+    PERFORM set_config('search_path', quote_ident(home), true) WHERE home IS NOT NULL;
     IF to_regclass('orchestrator_schema') IS NOT NULL THEN
         IF EXISTS (SELECT FROM orchestrator_schema WHERE version > 3) THEN
             RAISE EXCEPTION 'this database has a newer Task Orchestrator schema than version 3';

@@ -60,8 +60,10 @@ def may_apply(connection: Connection, *, within: float) -> bool:
     """Whether this role may create our tables, or change them if they are there."""
     rows = connection.execute(
         """
-        SELECT coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) AND coalesce(
-            (SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass('tasks')), true)
+        SELECT coalesce(
+            (SELECT has_schema_privilege(relnamespace, 'CREATE') AND pg_has_role(relowner, 'USAGE') FROM pg_class
+             WHERE oid = to_regclass('tasks')),
+            has_schema_privilege(current_schema(), 'CREATE'), false)
         """,
         within=within,
     )

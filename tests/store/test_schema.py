@@ -169,6 +169,33 @@ def test_the_schema_works_in_another_schema_than_public(empty_database_url: str)
     connection.close()
 
 
+def test_in_a_schema_named_after_its_owner_other_roles_enqueue_and_retry_too(
+    empty: Connection, empty_database_url: str
+) -> None:
+    ((owner,),) = empty.execute("SELECT current_user", within=5.0)
+    empty.execute(f'CREATE SCHEMA "{owner}"', within=5.0)
+    schema.migrate(empty, within=20.0)
+    with psycopg.connect(empty_database_url) as stranger:  # undone at the end, its role too
+        stranger.execute("CREATE ROLE stranger SUPERUSER; SET ROLE stranger")
+        stranger.execute(f'INSERT INTO "{owner}".tasks (type, status) VALUES (%s, %s)', ("t", "dead_letter"))
+        stranger.execute(f'UPDATE "{owner}".tasks SET status = %s', ("pending",))
+        assert stranger.execute(f"SELECT \"{owner}\".enqueue_task('t')").fetchone() is not None
+        stranger.rollback()
+
+
+def test_an_upgrade_leaves_the_tables_in_their_schema_whatever_comes_first_in_the_search_path_by_now(
+    empty: Connection,
+) -> None:
+    empty.execute((Path(__file__).parent / "schema_version_2.sql").read_text(), within=20.0)
+    empty.execute('CREATE SCHEMA "New Schema"; SET search_path = "New Schema", public', within=5.0)
+    add_task(empty)
+    assert schema.migrate(empty, within=20.0)
+    assert schema.missing(empty, within=5.0) == []
+    assert empty.execute("SELECT to_regclass('tasks') = 'public.tasks'::regclass", within=5.0) == [(True,)]
+    assert empty.execute("SELECT count(*) FROM tasks", within=5.0) == [(1,)]
+    assert empty.execute("SHOW search_path", within=5.0) == [('"New Schema", public',)]
+
+
 def test_every_table_and_column_is_explained(connection: Connection) -> None:
     rows = connection.execute(
         """
