@@ -317,6 +317,8 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value';
     ELSIF enqueue_task.delay IS NOT NULL AND enqueue_task.run_at IS NOT NULL THEN
         RAISE EXCEPTION 'give delay or run_at, not both' USING ERRCODE = 'invalid_parameter_value';
+    ELSIF date_part('epoch', due) >= 253402300800 THEN  -- or infinity: it would pend for ever
+        RAISE EXCEPTION 'a task is due before the year 10000' USING ERRCODE = 'invalid_parameter_value';
     END IF;
     LOOP
         INSERT INTO tasks (type, payload, priority, next_retry_at, idempotency_key, max_retries, timeout_seconds)
