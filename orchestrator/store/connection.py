@@ -13,12 +13,19 @@ from functools import lru_cache
 from typing import Any, NoReturn, Self
 
 import psycopg2
-from psycopg2.extensions import POLL_OK, POLL_WRITE, TRANSACTION_STATUS_ACTIVE, TRANSACTION_STATUS_IDLE
+from psycopg2.extensions import (
+    POLL_OK,
+    POLL_WRITE,
+    TRANSACTION_STATUS_ACTIVE,
+    TRANSACTION_STATUS_IDLE,
+    register_type,
+)
 
 from orchestrator.errors import DatabaseUnavailable, StatementRefused
 from orchestrator.store.connecting import OnCall, connect, drive
 from orchestrator.store.failures import TRY_AGAIN_STATES, meaning, one_line
 from orchestrator.store.readiness import Readiness
+from orchestrator.store.times import TIMES
 
 _TRIES = 5
 
@@ -50,6 +57,7 @@ class Connection:
 
     def __init__(self, raw: Any, readiness: Readiness, on_call: OnCall | None) -> None:
         self._raw = raw
+        register_type(TIMES, raw)
         self._cursor = raw.cursor()
         self._readiness = readiness
         self._on_call = on_call

@@ -7,12 +7,32 @@ import pytest
 from orchestrator.model import Task, TaskStatus
 from orchestrator.store import tasks
 from orchestrator.store.connection import Connection
+from orchestrator.store.times import EARLIEST, LATEST
 from tests.store.rows import add_task, add_worker, claim, ending, finish, value, values
 
 
 def listed(connection: Connection, status: TaskStatus | None = None, type_name: str | None = None) -> list[str]:
     found = tasks.list_tasks(connection, status=status, type=type_name, limit=100, within=5.0)
     return [task.id for task in found]
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/New_York"])
+def test_times_that_python_has_not_are_shown_as_the_nearest_that_it_has(connection: Connection, zone: str) -> None:
+    connection.execute(f"SET TimeZone = '{zone}'", within=5.0)
+    nearest = {
+        "-infinity": EARLIEST,
+        "0044-03-15 12:00:00Z BC": EARLIEST,
+        "0001-01-01 00:00:00Z": EARLIEST,
+        "2026-03-04 05:06:07Z": datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC),
+        "9999-12-31 23:59:59.999999Z": LATEST,
+        "20000-01-01 00:00:00Z": LATEST,
+        "infinity": LATEST,
+    }
+    for text, moment in nearest.items():
+        task = tasks.show(connection, add_task(connection, next_retry_at=text), within=5.0)
+        assert task is not None
+        assert task.next_retry_at == moment, text
+        assert task.next_retry_at.tzinfo is UTC
 
 
 def test_a_task_is_shown_whole(connection: Connection) -> None:
