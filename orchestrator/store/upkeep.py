@@ -94,7 +94,8 @@ def declare_silent_dead(
 # `lost` is computed once, and `orphans` compares with that list: when a row changed hands meanwhile, PostgreSQL checks
 # its new version against the WHERE clause again, but a NOT EXISTS in there would then find no worker at all and pass.
 # Worker ids are never used twice, so a worker that is lost stays lost. All that `fates` judges by comes from `orphans`,
-# whose rows are as they were when they were locked; a join with `tasks` would see them as the statement began.
+# whose rows are as they were when they were locked; a join with `tasks` would see them as the statement began. A row
+# that somebody has written by hand, without a whole claim, is nobody's: its worker may live, but no child can end it.
 _RECOVER = """
 WITH lease AS MATERIALIZED (
     SELECT FROM leadership
@@ -104,14 +105,16 @@ WITH lease AS MATERIALIZED (
     WHERE t.status IN ('claimed', 'running')
       AND NOT EXISTS (SELECT FROM workers AS w WHERE w.id = t.worker_id AND w.declared_dead_at IS NULL)
 ), orphans AS MATERIALIZED (
-    SELECT t.id, t.type, t.worker_id, t.attempts, t.max_retries, t.status = 'running' AS was_running
+    SELECT t.id, t.type, t.worker_id, t.attempts, t.max_retries, t.status = 'running' AS was_running,
+        t.worker_id IS NULL OR t.claim_token IS NULL OR t.slot IS NULL AS is_nobodys
     FROM lease, tasks AS t
     WHERE t.status IN ('claimed', 'running')
-      AND (t.worker_id = ANY (ARRAY(SELECT worker_id FROM lost)) OR t.worker_id IS NULL)
+      AND (t.worker_id = ANY (ARRAY(SELECT worker_id FROM lost))
+           OR t.worker_id IS NULL OR t.claim_token IS NULL OR t.slot IS NULL)
     LIMIT %(limit)s
     FOR UPDATE OF t SKIP LOCKED
 ), fates AS (
-    SELECT o.id, o.worker_id, o.was_running, y.retry_base_seconds, y.retry_cap_seconds,
+    SELECT o.id, o.worker_id, o.was_running, o.is_nobodys, y.retry_base_seconds, y.retry_cap_seconds,
         o.was_running AND o.attempts > coalesce(o.max_retries, y.max_retries, 3) AS is_dead_letter
     FROM orphans AS o LEFT JOIN task_types AS y ON y.type = o.type
 )
@@ -120,9 +123,12 @@ SET status = CASE WHEN f.is_dead_letter THEN 'dead_letter'::task_status ELSE 'pe
     recoveries = least(t.recoveries + (NOT f.was_running)::integer, 1073741823),
     next_retry_at = CASE WHEN f.was_running AND NOT f.is_dead_letter THEN now() + interval '1 second'
         * retry_delay(t.attempts, coalesce(f.retry_base_seconds, 1), coalesce(f.retry_cap_seconds, 3600)) END,
-    last_error = 'worker ' || coalesce(f.worker_id, '(unknown)') || ' died while it '
-        || CASE WHEN f.was_running THEN 'ran this task, attempt ' || t.attempts
-           ELSE 'had claimed this task; not seen running, so no attempt is charged' END,
+    last_error = CASE
+        WHEN f.is_nobodys THEN 'this task was ' || t.status || ', but no child can have claimed it: it had no '
+            || CASE WHEN t.worker_id IS NULL THEN 'worker' WHEN t.slot IS NULL THEN 'slot' ELSE 'claim token' END
+        ELSE 'worker ' || f.worker_id || ' died while it '
+            || CASE WHEN f.was_running THEN 'ran this task, attempt ' || t.attempts
+               ELSE 'had claimed this task; not seen running, so no attempt is charged' END END,
     worker_id = CASE WHEN f.is_dead_letter THEN t.worker_id END,
     slot = CASE WHEN f.is_dead_letter THEN t.slot END,
     claim_token = CASE WHEN f.is_dead_letter THEN t.claim_token END,
@@ -132,12 +138,14 @@ SET status = CASE WHEN f.is_dead_letter THEN 'dead_letter'::task_status ELSE 'pe
     updated_at = now()
 FROM fates AS f
 WHERE t.id = f.id
-RETURNING t.id::text, t.type, t.status::text, t.attempts, f.was_running, coalesce(f.worker_id, '')
+RETURNING t.id::text, t.type, t.status::text, t.attempts, f.was_running,
+    CASE WHEN f.is_nobodys THEN '' ELSE f.worker_id END
 """
 
 
 def recover(connection: Connection, *, term: int, holder: str, limit: int, within: float) -> list[Recovered]:
-    """Takes up to `limit` tasks back from workers that are declared dead or have no row; fewer than that: all are back.
+    """Takes up to `limit` tasks back from workers that are declared dead or have no row, and those that are claimed or
+    running without a whole claim; fewer than that: all are back.
 
     A task that was running pays an attempt: it waits its backoff, or is a dead letter if that was its last. One that
     was only claimed pays nothing, is due now, and will be claimed alone.

@@ -135,6 +135,21 @@ def test_a_row_that_somebody_marked_claimed_by_hand_is_recovered(connection: Con
     assert recover(connection, term) == [Recovered(task_id, "t", TaskStatus.PENDING, 0, False, "")]
 
 
+@pytest.mark.parametrize("status", ["claimed", "running"])
+@pytest.mark.parametrize("column", ["worker_id", "claim_token", "slot"])
+def test_a_row_without_a_whole_claim_is_recovered_though_its_worker_lives(
+    connection: Connection, term: int, status: str, column: str
+) -> None:
+    add_worker(connection)
+    whole = {"worker_id": "w", "claim_token": 5, "slot": 0}
+    kept = add_task(connection, status=status, **whole)
+    task_id = add_task(connection, status=status, **{**whole, column: None})
+    assert [one.task_id for one in recover(connection, term)] == [task_id]
+    assert values(connection, "status::text, claim_token, slot, worker_id", task_id) == ("pending", None, None, None)
+    assert f"this task was {status}, but no child" in value(connection, "last_error", task_id)
+    assert value(connection, "status::text", kept) == status
+
+
 def test_tasks_of_the_living_are_left_alone(connection: Connection, term: int) -> None:
     add_worker(connection)
     add_tasks(connection, 3)
