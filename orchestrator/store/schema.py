@@ -88,6 +88,8 @@ def migrate(connection: Connection, *, within: float, repairs: bool = False) -> 
             "install the newer orchestratord"
         )
     steps = (
+        # at another level it would see the catalogs as they were before it waited for the lock
+        "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;",
         f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK});",
         "SET LOCAL client_min_messages = warning;",
         schema_sql(),
