@@ -26,6 +26,8 @@ _PLANNING = (
     "SET LOCAL jit=off;"
 )
 _PLANNING_OF_SESSION = _PLANNING.replace("SET LOCAL", "SET")
+# What is claimed and finished all the time would undo others' statements, and be undone, if it were more.
+_ISOLATION_OF_SESSION = "SET default_transaction_isolation='read committed';"
 _UNKNOWN_STATEMENT = "26000"
 _KNOWN_ALREADY = "42P05"
 _TRIES = 5
@@ -114,7 +116,7 @@ def send_prepared(
 def settle(connection: Connection, *, limit: float, within: float) -> None:
     """Has what such statements need, and a limit of so many seconds for each, stay with the session, if there is no
     pooler. All that is sent on it is planned like that from now on."""
-    connection.settle(_PLANNING_OF_SESSION, limit=limit, within=within)
+    connection.settle(_PLANNING_OF_SESSION + _ISOLATION_OF_SESSION, limit=limit, within=within)
 
 
 def _planning(connection: Connection) -> str:

@@ -47,6 +47,12 @@ def shown(connection: Connection, *, within: float = 20.0, lock_within: float = 
     return settings
 
 
+def test_a_session_of_our_own_is_read_committed_whatever_its_role_says(connection: Connection) -> None:
+    connection.execute("SET default_transaction_isolation = 'serializable'", within=5.0)
+    settle(connection, limit=18.0, within=5.0)
+    assert connection.execute("SHOW transaction_isolation", within=5.0) == [("read committed",)]
+
+
 @pytest.mark.parametrize("kind", [Watched, Pooled])
 def test_a_statement_runs_under_the_same_settings_whether_they_stay_or_are_sent(
     database_url: str, kind: type[Watched]
@@ -55,7 +61,7 @@ def test_a_statement_runs_under_the_same_settings_whether_they_stay_or_are_sent(
     settle(connection, limit=18.0, within=5.0)
     assert shown(connection) == ["off", "off", "off", "force_generic_plan", "18000"]
     assert ("SET" in connection.last) == connection.is_pooled
-    assert len(connection.execute(OWN, within=5.0)) == (0 if connection.is_pooled else 5)
+    assert len(connection.execute(OWN, within=5.0)) == (0 if connection.is_pooled else 6)
     connection.close()
 
 
