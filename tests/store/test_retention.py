@@ -21,9 +21,24 @@ def add(connection: Connection, type_name: str, status: str, *, enqueued: float,
     )
 
 
-def prune(connection: Connection, term: int, *, days: float = 7.0, after: str = START, limit: int = 1000) -> Pruned:
+def prune(
+    connection: Connection,
+    term: int,
+    *,
+    days: float = 7.0,
+    after: str = START,
+    limit: int = 1000,
+    is_foreign: bool = False,
+) -> Pruned:
     return retention.prune(
-        connection, term=term, holder="leader", keep_seconds=days * DAY, after=after, limit=limit, within=5.0
+        connection,
+        term=term,
+        holder="leader",
+        keep_seconds=days * DAY,
+        after=after,
+        limit=limit,
+        within=5.0,
+        is_foreign=is_foreign,
     )
 
 
@@ -57,6 +72,30 @@ def test_a_walk_goes_on_behind_what_stays_and_ends_at_what_is_too_young(connecti
     assert second.deleted == 3 and second.position is not None
     assert prune(connection, term, after=second.position, limit=4) == Pruned(2, None)
     assert left(connection) == ["dead_letter"] * 5 + ["young"]
+
+
+def test_tasks_of_random_ids_go_in_a_walk_of_their_own(connection: Connection, term: int) -> None:
+    add(connection, "young", "completed", enqueued=1, ended=1)
+    connection.execute(
+        """
+        INSERT INTO tasks (id, type, status, completed_at)
+        SELECT overlay(gen_random_uuid()::text PLACING to_hex(n + 8) FROM 1 FOR 1)::uuid, kind, kind::task_status,
+            CASE WHEN kind = 'completed' THEN now() - interval '8 days' END
+        FROM generate_series(0, 7) AS n, unnest(ARRAY['completed', 'pending']) AS kind
+        """,
+        within=5.0,
+    )
+    assert prune(connection, term) == Pruned(0, None)
+    first = prune(connection, term, limit=10, is_foreign=True)
+    assert first.deleted == 5 and first.position is not None
+    assert prune(connection, term, limit=10, is_foreign=True, after=first.position) == Pruned(3, None)
+    assert left(connection) == ["young"] + ["pending"] * 8
+
+
+def test_what_somebody_marked_completed_by_hand_goes_too(connection: Connection, term: int) -> None:
+    add(connection, "old", "pending", enqueued=9)
+    connection.execute("UPDATE tasks SET status = 'completed', updated_at = created_at", within=5.0)
+    assert prune(connection, term).deleted == 1
 
 
 def test_what_has_not_been_counted_yet_stays(connection: Connection, term: int) -> None:

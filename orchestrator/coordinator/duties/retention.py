@@ -1,8 +1,8 @@
 """Retention: completed tasks are deleted once they are older than RETENTION. A leader's duty.
 
 It walks along the ids in small steps, with pauses that keep it to a share of the database's time, and begins anew at
-the front when it has come to those that are too young. What stays there for ever, such as dead letters, is looked at
-in every walk: so the more it costs, the rarer the walks.
+the front when it has come to those that are too young, and has seen those of foreign ids. What stays there for ever,
+such as dead letters, is looked at in every walk: so the more it costs, the rarer the walks.
 """
 
 import time
@@ -38,6 +38,7 @@ class Retention:
         self._keep_seconds = keep_seconds
         self._within = leaders_call_seconds(lease_seconds)
         self._position = retention.START
+        self._is_foreign = False
         self._deleted = 0
         self._looked_seconds = 0.0
         self._log = logs.get("coordinator")
@@ -60,21 +61,25 @@ class Retention:
             after=self._position,
             limit=STEP,
             within=self._within,
+            is_foreign=self._is_foreign,
         )
         spent = time.monotonic() - began
         self._counting.pruned(step.deleted)
         self._deleted += step.deleted
         if not step.deleted:
             self._looked_seconds += spent
-        if step.position is not None:
-            self._position = step.position
-            return spent / SHARE_WHILE_PRUNING
-        return self._walked()
+        if step.position is None:
+            if self._is_foreign:
+                return self._walked()
+            self._is_foreign = True
+        self._position = step.position or retention.START
+        return spent / SHARE_WHILE_PRUNING
 
     def _walked(self) -> float:
         """The end of a walk."""
         if self._deleted:
             self._log.info("tasks_pruned", deleted=self._deleted)
         wait = max(self.every_seconds, self._looked_seconds / SHARE_WHILE_LOOKING)
-        self._position, self._deleted, self._looked_seconds = retention.START, 0, 0.0
+        self._position, self._is_foreign = retention.START, False
+        self._deleted, self._looked_seconds = 0, 0.0
         return wait
