@@ -112,6 +112,22 @@ COMMENT ON COLUMN tasks.payload IS 'A JSON object: the handler''s keyword argume
 COMMENT ON COLUMN tasks.last_error IS 'Why the latest failed execution failed';
 COMMENT ON COLUMN tasks.result IS 'What the handler returned';
 
+-- What a CREATE INDEX CONCURRENTLY by hand has left when it failed serves no query, and would be taken for ours below.
+DO $$
+DECLARE
+    broken regclass;
+BEGIN
+    FOR broken IN
+        SELECT indexrelid::regclass FROM pg_index
+        WHERE NOT indisvalid AND indexrelid IN (
+            to_regclass('idx_tasks_claimable'), to_regclass('idx_tasks_waiting'), to_regclass('idx_tasks_owned'),
+            to_regclass('idx_tasks_idempotency'), to_regclass('idx_tasks_dead_letter'))
+    LOOP
+        EXECUTE format('DROP INDEX %s', broken);
+    END LOOP;
+END
+$$;
+
 -- claims.finish_and_claim: the next due task. Those that wait for their time lie apart, in front of the due ones, so they
 -- cost a claim nothing; and the guide's count of pending tasks by type finds both here. (An index for that query alone
 -- would cost each insert 8 %; this one costs what one without the waiting tasks would.)

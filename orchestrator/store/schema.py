@@ -41,11 +41,12 @@ def version(connection: Connection, *, within: float) -> int | None:
 
 
 def missing(connection: Connection, *, within: float) -> list[str]:
-    """Which tables, indexes and triggers of ours somebody has dropped (or disabled), by name."""
+    """Which tables, indexes and triggers of ours somebody has dropped, disabled or built half, by name."""
     text = schema_sql()
     rows = connection.execute(
         """
-        SELECT name FROM unnest(%(relations)s::text[]) AS name WHERE to_regclass(name) IS NULL
+        SELECT name FROM unnest(%(relations)s::text[]) AS name
+        WHERE to_regclass(name) IS NULL OR to_regclass(name) IN (SELECT indexrelid FROM pg_index WHERE NOT indisvalid)
         UNION ALL
         SELECT name FROM unnest(%(triggers)s::text[]) AS name WHERE NOT EXISTS (
             SELECT FROM pg_trigger WHERE tgrelid = to_regclass('tasks') AND tgname = name AND tgenabled <> 'D')

@@ -407,10 +407,11 @@ def test_check_says_that_start_would_not_be_allowed_to_make_the_tables(
 
 def test_what_was_dropped_is_told_by_check_and_made_again_by_migrate(orchestratord: Command, database_url: str) -> None:
     sql(database_url, "DROP INDEX idx_tasks_claimable")
+    sql(database_url, "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'idx_tasks_owned'::regclass")
     sql(database_url, "ALTER TABLE tasks DISABLE TRIGGER wake_on_insert")
     done = orchestratord("check", DATABASE_URL=database_url)
     assert done.returncode == 0
-    assert "warning  schema: missing: idx_tasks_claimable, wake_on_insert; `orchestratord migrate`" in done.stdout
+    assert "schema: missing: idx_tasks_claimable, idx_tasks_owned, wake_on_insert; `orchestratord mig" in done.stdout
     assert "is now at" in orchestratord("migrate", DATABASE_URL=database_url).stdout
     assert "was already at" in orchestratord("migrate", DATABASE_URL=database_url).stdout
     assert "ok       schema: version" in orchestratord("check", DATABASE_URL=database_url).stdout
