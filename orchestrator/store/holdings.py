@@ -20,6 +20,7 @@ def verdicts(connection: Connection, outcomes: Sequence[Outcome], *, within: flo
         """,
         {"ids": words(o.task_id for o in outcomes), "tokens": words(str(o.token) for o in outcomes)},
         within=within,
+        lock_within=within,
     )
     written = {token: Verdict.BY_SUPERVISOR if is_negative else Verdict.BY_CHILD for token, is_negative in rows}
     return {o.token: written.get(o.token, Verdict.STALE) for o in outcomes}
@@ -36,6 +37,7 @@ def stale(connection: Connection, refused: Sequence[Outcome], *, within: float) 
         """,
         {"ids": words(o.task_id for o in refused)},
         within=within,
+        lock_within=within,
     )
     names = ("status_now", "token_now", "worker_now", "slot_now", "attempts_now")
     now = {task_id: dict(zip(names, values, strict=True)) for task_id, *values in rows}

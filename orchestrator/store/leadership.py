@@ -24,6 +24,7 @@ def read(connection: Connection, *, within: float) -> LeaseHolder | None:
         SELECT holder, term, date_part('epoch', expires_at - clock_timestamp()), holder_process::text FROM leadership
         """,
         within=within,
+        lock_within=within,
     )
     if not rows:
         return None

@@ -34,7 +34,7 @@ def version(connection: Connection, *, within: float) -> int | None:
         present = connection.execute("SELECT to_regclass('orchestrator_schema') IS NOT NULL", within=within)
         if not present[0][0]:
             return None
-        rows = connection.execute("SELECT version FROM orchestrator_schema", within=within)
+        rows = connection.execute("SELECT version FROM orchestrator_schema", within=within, lock_within=within)
     except StatementRefused as refusal:
         raise _schema_error(refusal) from refusal
     return int(rows[0][0]) if rows else None

@@ -44,5 +44,6 @@ def _draw_epoch(connection: Connection, *, within: float) -> int:
     ((epoch, _),) = connection.execute(
         WAITS_FOR_DISK + "SELECT nextval('claim_tokens'), pg_logical_emit_message(true, 'orchestrator', '')",
         within=within,
+        lock_within=within,
     )
     return int(epoch)

@@ -41,6 +41,7 @@ def list_all(connection: Connection, *, within: float) -> list[tuple[TaskType, d
         FROM task_types ORDER BY type
         """,
         within=within,
+        lock_within=within,
     )
     return [(TaskType(*row[:5]), row[5]) for row in rows]
 

@@ -76,13 +76,16 @@ def list_all(connection: Connection, *, within: float) -> list[Worker]:
         ORDER BY started_at, id
         """,
         within=within,
+        lock_within=within,
     )
     return [Worker(*row) for row in rows]
 
 
 def count_living(connection: Connection, *, within: float) -> int:
     """How many are registered and not declared dead."""
-    rows = connection.execute("SELECT count(*) FROM workers WHERE declared_dead_at IS NULL", within=within)
+    rows = connection.execute(
+        "SELECT count(*) FROM workers WHERE declared_dead_at IS NULL", within=within, lock_within=within
+    )
     return int(rows[0][0])
 
 
