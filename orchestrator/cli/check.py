@@ -134,6 +134,7 @@ def _look_at_database(connection: Connection, settings: Settings, app: TriedApp 
         return
     yield Finding("database", "ok", shown)
     looks: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
+        ("encoding", lambda: _look_at_encoding(connection)),
         ("connections", lambda: _look_at_room(connection, settings)),
         ("schema", lambda: _look_at_schema(connection)),
         ("types", lambda: _look_at_types(connection, app)),
@@ -144,6 +145,12 @@ def _look_at_database(connection: Connection, settings: Settings, app: TriedApp 
         except OrchestratorError as error:
             yield _problem(subject, error)
             return
+
+
+def _look_at_encoding(connection: Connection) -> Iterator[Finding]:
+    problem = server.encoding_problem(connection)
+    if problem is not None:
+        yield Finding("encoding", "warning", problem)
 
 
 def _look_at_room(connection: Connection, settings: Settings) -> Iterator[Finding]:

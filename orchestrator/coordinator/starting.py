@@ -53,6 +53,9 @@ class Starting:
         elif not self._leadership.renew(connection):  # it also shows the new row as the leader's
             return 0.0
         self._log.info("worker_registered", worker_id=self._membership.worker_id)
+        encoding_problem = server.encoding_problem(connection)
+        if encoding_problem is not None:
+            self._log.warning("encoding_is_not_utf8", found=encoding_problem)
         self._check_capacity(connection)
         return None
 

@@ -272,6 +272,11 @@ class Connection:
         """As 150018 for 15.18."""
         return int(self._raw.server_version)
 
+    @property
+    def server_encoding(self) -> str:
+        """As UTF8."""
+        return str(self._raw.info.parameter_status("server_encoding"))
+
     def fileno(self) -> int:
         return int(self._raw.fileno())
 

@@ -8,6 +8,17 @@ LEASE_IS_FREE = "lease"
 """The message of a leader that leaves; an empty one tells of tasks."""
 
 
+def encoding_problem(connection: Connection) -> str | None:
+    """What the database's encoding may spoil, and what to do; None: it is UTF8."""
+    encoding = connection.server_encoding
+    if encoding == "UTF8":
+        return None
+    harm = "not every text can be stored"
+    if encoding == "SQL_ASCII":
+        harm = "a task whose texts are no UTF-8 would stop all claims"
+    return f"the database's encoding is {encoding}: {harm}; use one that was made with ENCODING 'UTF8'"
+
+
 @dataclass(frozen=True, slots=True)
 class Capacity:
     """How many connections the server has, keeps for superusers and has in use (ours among them).

@@ -386,6 +386,18 @@ def test_check_says_that_there_are_no_tables_yet(orchestratord: Command, empty_d
     assert "warning  schema: there are no tables yet" in done.stdout
 
 
+def test_check_warns_of_an_encoding_in_which_one_task_may_stop_all(orchestratord: Command, database_url: str) -> None:
+    name = f"ascii_{secrets.token_hex(4)}"
+    sql(database_url, f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")
+    try:
+        done = orchestratord("check", DATABASE_URL=make_conninfo(database_url, dbname=name))
+    finally:
+        sql(database_url, f"DROP DATABASE {name} WITH (FORCE)")
+    assert "warning  encoding: the database's encoding is SQL_ASCII: a task whose texts are no UTF-8" in done.stdout
+    assert done.returncode == 0
+    assert "encoding" not in orchestratord("check", DATABASE_URL=database_url).stdout
+
+
 def test_check_has_patience_with_a_database_that_answers_slowly(orchestratord: Command, proxy: Proxy) -> None:
     proxy.slow(0.4)  # each message: a connection takes a few of them
     done = orchestratord("check", DATABASE_URL=proxy.url)
