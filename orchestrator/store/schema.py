@@ -21,6 +21,7 @@ _PASSING_STATES = frozenset({"40001", "40P01", "55P03", "57014"})
 _NO_RIGHTS_STATES = frozenset({"42501", "3F000"})
 _RELATION = re.compile(r"^CREATE (?:UNLOGGED TABLE|TABLE|SEQUENCE|(?:UNIQUE )?INDEX) IF NOT EXISTS (\w+)", re.MULTILINE)
 _TRIGGER = re.compile(r"^CREATE OR REPLACE TRIGGER (\w+)", re.MULTILINE)
+_BOUND_FUNCTION = re.compile(r"^CREATE OR REPLACE FUNCTION (\w+)\([^;]*?SET search_path FROM CURRENT", re.MULTILINE)
 
 
 def schema_sql() -> str:
@@ -41,7 +42,10 @@ def version(connection: Connection, *, within: float) -> int | None:
 
 
 def missing(connection: Connection, *, within: float) -> list[str]:
-    """Which tables, indexes and triggers of ours somebody has dropped, disabled or built half, by name."""
+    """Which tables, indexes and triggers of ours somebody has dropped, disabled or built half, by name.
+
+    And functions that look for the tables elsewhere: the schema was renamed since they were made.
+    """
     text = schema_sql()
     rows = connection.execute(
         """
@@ -50,8 +54,17 @@ def missing(connection: Connection, *, within: float) -> list[str]:
         UNION ALL
         SELECT name FROM unnest(%(triggers)s::text[]) AS name WHERE NOT EXISTS (
             SELECT FROM pg_trigger WHERE tgrelid = to_regclass('tasks') AND tgname = name AND tgenabled <> 'D')
+        UNION ALL
+        SELECT p.proname FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+        WHERE n.oid = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass('tasks'))
+          AND p.proname = ANY (%(functions)s)
+          AND p.proconfig IS DISTINCT FROM ARRAY[format('search_path=%%I', n.nspname)]
         """,
-        {"relations": _RELATION.findall(text), "triggers": _TRIGGER.findall(text)},
+        {
+            "relations": _RELATION.findall(text),
+            "triggers": _TRIGGER.findall(text),
+            "functions": _BOUND_FUNCTION.findall(text),
+        },
         within=within,
     )
     return [name for (name,) in rows]

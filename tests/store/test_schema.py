@@ -187,6 +187,17 @@ def test_in_a_schema_named_after_its_owner_other_roles_enqueue_and_retry_too(
         stranger.rollback()
 
 
+def test_functions_of_a_schema_that_was_renamed_are_made_again(connection: Connection) -> None:
+    connection.execute('ALTER SCHEMA public RENAME TO "Our Jobs"; SET search_path = "Our Jobs"', within=5.0)
+    with pytest.raises(StatementRefused, match="does not exist"):
+        add_task(connection)
+    functions = {"enqueue_task", "orchestrator_make_wholly_pending", "orchestrator_wake_sleepers"}
+    assert set(schema.missing(connection, within=5.0)) == functions
+    assert schema.migrate(connection, within=20.0, repairs=True)
+    assert schema.missing(connection, within=5.0) == []
+    add_task(connection)
+
+
 def test_an_upgrade_leaves_the_tables_in_their_schema_whatever_comes_first_in_the_search_path_by_now(
     empty: Connection,
 ) -> None:
