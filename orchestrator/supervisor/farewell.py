@@ -1,5 +1,6 @@
 """How the supervisor ends: drain within its time, kill what is left, let the database hear of it, leave nothing."""
 
+import contextlib
 import os
 import select
 import time
@@ -96,7 +97,8 @@ class Farewell:
             # SIGKILL was sent; SIGCHLD may have come before we looked. (time.sleep fails under libfaketime, always.)
             select.select([], [], [], LOOKS_APART_SECONDS)
         self._database.stop(within=SIGN_OFF_SECONDS)
-        leftovers.kill_unowned(())
+        with contextlib.suppress(OSError):  # no descriptor to be had, of the whole machine's: all else is done
+            leftovers.kill_unowned(())
         self._reap_adopted()
 
     @staticmethod

@@ -2,6 +2,8 @@
 
 A subprocess carries its child's marker in its environment; a process that was forked without exec has the child's
 board mapped. A pid alone is no identity: the mark is looked at again once the pidfd holds the process.
+
+All of it reads /proc, and raises OSError if no descriptor is left to do it with.
 """
 
 import contextlib

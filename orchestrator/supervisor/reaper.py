@@ -5,6 +5,7 @@ Called by the supervisor's loop. It asks no database: outcomes and hand-backs go
 
 import math
 import os
+from collections.abc import Callable
 
 from orchestrator.board.layout import LeaveReason, Word
 from orchestrator.board.supervisor_half import BoardClaim
@@ -26,6 +27,9 @@ paused, a machine that swapped): what they are late with is not held against the
 
 ORPHANS_SECONDS = 0.3
 """After a stranger was reaped: its children are ours by then. Tasks may leave many, and a look takes milliseconds."""
+
+AGAIN_SECONDS = 2.0
+"""When what was left behind could not be looked for: out of descriptors, as a rule."""
 
 _FAULTY = (LeaveReason.NONE, LeaveReason.UNREGISTERED, LeaveReason.BOOT)
 
@@ -112,12 +116,21 @@ class Reaper:
             self._orphans_due = now + ORPHANS_SECONDS
         if now >= self._orphans_due:
             self._orphans_due = math.inf
-            leftovers.kill_unowned({link.request.marker for link in self._pool.links.values()})
+            alive = {link.request.marker for link in self._pool.links.values()}
+            self._kill_leftovers(lambda: leftovers.kill_unowned(alive), now)
+
+    def _kill_leftovers(self, kill: Callable[[], object], now: float) -> None:
+        """What cannot be looked for now, since nothing can be opened, is looked for soon."""
+        try:
+            kill()
+        except OSError as error:
+            self._log.warning("leftovers_not_sought", error=str(error), again_in=AGAIN_SECONDS)
+            self._orphans_due = now + AGAIN_SECONDS
 
     def _ended(self, seat: Seat, status: int, now: float) -> None:
         """A child was reaped: hand back, write and replace what it leaves."""
         link = self._pool.links[seat.number]
-        leftovers.kill_marked(link.request.marker)
+        self._kill_leftovers(lambda: leftovers.kill_marked(link.request.marker), now)
         cause = self._causes.pop(seat.number, None)
         leaving = link.board.leaving
         if cause is None and leaving is LeaveReason.BOOT:
