@@ -105,10 +105,11 @@ class Forkserver:
                 failed.append(NotForked(**facts))
 
     def request(self, request: ForkRequest, descriptors: list[int]) -> bool:
-        """Ask for one child. False: it does not take requests now (it is dead or stopped)."""
+        """Ask for one child. False: it does not take requests now (it is dead or stopped, or the processes of this user
+        have too many descriptors on their way to each other)."""
         try:
             socket.send_fds(self._socket, [encode("fork", request)], descriptors, socket.MSG_NOSIGNAL)
-        except (BlockingIOError, BrokenPipeError, ConnectionResetError):
+        except OSError:
             return False
         return True
 

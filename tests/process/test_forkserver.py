@@ -1,8 +1,10 @@
 """The forkserver: who its children belong to, what they start with, and what befalls when it is hurt."""
 
+import errno
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -171,6 +173,33 @@ def test_killing_a_forkserver_that_has_died_leaves_its_status_to_be_reaped() -> 
     _, status = os.waitpid(forkserver.pid, 0)
     forkserver.was_reaped(status)
     forkserver.close()
+
+
+CROWDED = """
+import os, resource, socket, sys
+from orchestrator.board.birth import ForkRequest
+from orchestrator.supervisor.forkserver import Forkserver
+
+forkserver = Forkserver.__new__(Forkserver)
+forkserver._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+if os.geteuid() == 0:
+    os.setuid(65534)
+resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))
+ours, others = socket.socketpair()
+ours.setblocking(False)
+try:
+    while True:
+        socket.send_fds(ours, [b"."], [0] * 8)
+except OSError as error:
+    print(error.strerror)
+print(forkserver.request(ForkRequest("w", 0, 1), [0, 0, 0, 0]))
+"""
+
+
+def test_a_request_that_the_kernel_has_no_room_for_is_not_sent_and_no_error() -> None:
+    """As many descriptors are on their way, between any processes of this user, as one may have open."""
+    done = subprocess.run([sys.executable, "-c", CROWDED], cwd=PROJECT, capture_output=True, text=True, timeout=30)
+    assert done.stdout.splitlines() == [os.strerror(errno.ETOOMANYREFS), "False"], done.stderr
 
 
 def test_term_while_the_app_is_being_imported_ends_at_once(make_workshop: MakeWorkshop) -> None:
