@@ -55,6 +55,7 @@ class Forkserver:
         self.doubts: tuple[str, ...] = ()
         """What importing the app left that forking might break."""
         self.since = time.monotonic()
+        self.silent_since: float | None = None  # when it closed its end: it is dead, or will soon be
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
@@ -89,6 +90,7 @@ class Forkserver:
             except ConnectionResetError:
                 message = b""
             if not message:
+                self.silent_since = self.silent_since or time.monotonic()
                 if self.stage is not Stage.REFUSED:
                     self.stage = Stage.DEAD
                 return failed

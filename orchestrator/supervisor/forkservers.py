@@ -13,6 +13,9 @@ from orchestrator.telemetry import logs
 FIRST_IMPORT_TRIES = 3
 """An app whose first import ends its process so often (a crash in C, a kill for memory) cannot serve."""
 
+LAST_SECONDS = 1.0
+"""A forkserver that has closed its end of the socket has ended by then: the reason why is in its exit status."""
+
 
 class News(Enum):
     """What may become of an import."""
@@ -56,8 +59,8 @@ class Forkservers:
             self._not_started = f"no forkserver could be started: {error}"
 
     def open(self) -> list[Forkserver]:
-        """Those to listen to."""
-        return [each for each in (self.current, self._next) if each is not None]
+        """Those to listen to: what has closed its end would be heard of without end."""
+        return [each for each in (self.current, self._next) if each is not None and each.silent_since is None]
 
     def hear(self, now: float) -> tuple[list[AppNews], list[NotForked]]:
         """Take what they say."""
@@ -96,6 +99,7 @@ class Forkservers:
             return []
         tried, self._next = self._next, None
         if tried.stage is not Stage.READY:
+            tried.kill()  # it leaves by itself, save one that has closed its end and goes on with its import
             self._let_go(tried)
             reason = tried.reason or "the forkserver died while it imported the app"
             return [AppNews(News.RELOAD_REFUSED, reason=reason)]
@@ -136,7 +140,11 @@ class Forkservers:
         return dead.generation, None
 
     def keep(self, now: float) -> None:
-        """Start one if there is none: the first, and again one whose backoff is over."""
+        """Start one if there is none: the first, and again one whose backoff is over. End one that cannot be told
+        anything any more: its app closed every descriptor, and goes on with its import."""
+        current = self.current
+        if current is not None and current.silent_since is not None and now - current.silent_since > LAST_SECONDS:
+            current.kill()
         if self.current is None and self._next is None and self._backoff.is_due(now):
             try:
                 self.current = self._start(self._generation)
@@ -144,7 +152,8 @@ class Forkservers:
                 self._log.error("forkserver_not_started", error=str(error), restart_in=self._backoff.failed(now))
 
     def next_due(self) -> float | None:
-        return self._backoff.not_before if self.current is None else None
+        """When one is to be started; None: one is there, or is being tried."""
+        return self._backoff.not_before if self.current is None and self._next is None else None
 
     def end_hung(self) -> None:
         """The current one took a request and forked nobody: it is stopped or hung. Its death starts another."""

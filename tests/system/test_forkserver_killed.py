@@ -5,6 +5,8 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.fixtures.daemon import Queue, Start
 from tests.fixtures.gates import APP, Gates
 from tests.fixtures.proc import cpu_seconds
@@ -88,3 +90,34 @@ def test_while_the_app_cannot_be_imported_a_missing_child_keeps_no_processor_bus
     used, until = cpu_seconds(worker.pid), time.monotonic() + 2
     eventually(lambda: time.monotonic() > until, within=5)
     assert cpu_seconds(worker.pid) - used < 0.12
+
+
+@pytest.mark.slow
+def test_an_app_that_closes_every_descriptor_and_goes_on_importing_is_ended_and_told(
+    daemon: Start, queue: Queue, tmp_path: Path
+) -> None:
+    app = "import os, time\nos.closerange(3, 1000)\nopen('deaf', 'w')\ntime.sleep(600)"
+    worker = daemon(app, "--pool-size", "2", is_awaited=False, DATABASE_URL=queue.url)
+    eventually((tmp_path / "deaf").exists, within=20, why="its end is closed")
+    worker.wait_log("forkserver_died.*SIGKILL")
+    assert worker.wait_exit(within=20) == 3
+    assert "the process that imported it ended" in worker.wait_log("start_failed")
+
+
+@pytest.mark.slow
+def test_while_new_code_is_tried_nobody_waits_for_the_forkserver_that_was_killed_meanwhile(
+    daemon: Start, queue: Queue, tmp_path: Path
+) -> None:
+    worker = daemon(APP, "--pool-size", "2", DATABASE_URL=queue.url)
+    old = worker.forkserver()
+    (tmp_path / "app.py").write_text("import time\nopen('importing', 'w')\ntime.sleep(600)\n")
+    worker.signal(signal.SIGHUP)
+    eventually((tmp_path / "importing").exists, within=20, why="the import has begun")
+    os.kill(old, signal.SIGKILL)
+    worker.wait_log("forkserver_died")
+
+    until = time.monotonic() + 0.3
+    eventually(lambda: time.monotonic() > until, within=5, why="the backoff is over")
+    used, until = cpu_seconds(worker.pid), time.monotonic() + 2
+    eventually(lambda: time.monotonic() > until, within=5)
+    assert cpu_seconds(worker.pid) - used < 0.08
