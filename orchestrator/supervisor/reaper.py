@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable
 
-from orchestrator.board.layout import LeaveReason, Word
+from orchestrator.board.layout import ChildOrder, LeaveReason, Word
 from orchestrator.board.supervisor_half import BoardClaim
 from orchestrator.mailbox import Audit, Release
 from orchestrator.supervisor import leftovers
@@ -148,8 +148,8 @@ class Reaper:
         if estate.released:
             self._pool.post(Release(estate.released, "drain" if seat.doom is Doom.DRAIN else "child_gone"))
         self._pool.post(Audit(seat.number))
-        if seat.doom is Doom.DRAIN and estate.casualty is not None:
-            self.requeued += 1
+        if seat.doom is Doom.DRAIN and estate.casualty is not None and self._pool.order is ChildOrder.LEAVE:
+            self.requeued += 1  # a worker that was declared dead ends its tasks likewise, and may drain clean one day
         finished = link.board.word(Word.FINISHED)
         is_fault = estate.casualty is None and seat.doom not in (Doom.DRAIN, Doom.TIMEOUT, Doom.MEMORY)
         is_fault = is_fault and (leaving in _FAULTY or status != 0)

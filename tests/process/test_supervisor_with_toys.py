@@ -256,6 +256,8 @@ def test_a_worker_that_was_declared_dead_kills_what_runs_and_goes_on_under_anoth
     workshop.let_go()
     assert workshop.ended(1, "completed")["attempts"] == 1
     assert set(restarts(workshop)) == {"drain"}
+    workshop.signal(signal.SIGTERM)
+    assert workshop.exit_code() == 0  # what ran when it was declared dead was put back by others, long before
 
 
 def test_a_lost_lease_drains_and_exits_5(workshop: Workshop) -> None:
