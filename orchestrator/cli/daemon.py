@@ -221,4 +221,5 @@ class Daemon:
             counts_age_seconds=time.monotonic() - counts.counted_at if counts is not None else None,
             types=pool.types,
             is_reload_refused=self._is_reload_refused,
+            is_app_lost=pool.is_app_lost,
         )

@@ -68,6 +68,9 @@ def _reasons(snapshot: Snapshot) -> list[str]:
     if not snapshot.is_database_reachable and snapshot.state != "starting":
         reasons.append(f"the database has been unreachable for {snapshot.database_down_seconds:.0f} s")
     if snapshot.is_crash_looping:
-        total = snapshot.slots_total
-        reasons.append(f"crash loop: {snapshot.slots_backing_off} of {total} children die before they work")
+        missing = f"{snapshot.slots_backing_off} of {snapshot.slots_total} children"
+        if snapshot.is_app_lost:
+            reasons.append(f"{missing} are missing, and the app cannot be loaded to replace them")
+        else:
+            reasons.append(f"crash loop: {missing} die before they work")
     return reasons

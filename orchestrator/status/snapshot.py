@@ -16,7 +16,8 @@ class Snapshot:
     words what a starting worker waits for, as another instance's lease. `pending` and `running` count tasks by type,
     `due_seconds` tells for how long one has been due, as the database had it `counts_age_seconds` ago (None:
     it was never asked). `types` are those the app serves. `database_down_seconds` is 0 while it is reachable.
-    `is_reload_refused`: the code that the last reload found does not load, so the old one goes on.
+    `is_reload_refused`: the code that the last reload found does not load, so the old one goes on. `is_app_lost`: nor
+    can it be loaded for children that are missing, which count as backing off.
     """
 
     worker_id: str
@@ -41,6 +42,7 @@ class Snapshot:
     counts_age_seconds: float | None = None
     types: tuple[str, ...] = ()
     is_reload_refused: bool = False
+    is_app_lost: bool = False
 
     @property
     def is_crash_looping(self) -> bool:

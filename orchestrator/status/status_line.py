@@ -17,7 +17,7 @@ def status_line(snapshot: Snapshot) -> str:
         facts.append("paused (SIGUSR2 resumes)")
     if snapshot.state == "reloading":
         facts.append("loading the app anew")
-    elif snapshot.is_reload_refused:
+    elif snapshot.is_reload_refused or snapshot.is_app_lost:
         facts.append("the app as it is now does not load (the old code goes on)")
     if not snapshot.is_database_reachable:
         facts.append(f"database unreachable for {snapshot.database_down_seconds:.0f} s")

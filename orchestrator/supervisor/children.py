@@ -162,10 +162,11 @@ class Children:
         for seat in self._seats.values():
             seat.backoff.succeeded()
 
-    def backing_off(self, now: float) -> int:
+    def backing_off(self, now: float, *, is_app_lost: bool = False) -> int:
         """Seats whose children keep dying: two failures or more, and since then none has finished a task or lived for
-        SETTLED_SECONDS."""
-        return sum(1 for seat in self._seats.values() if self._backs_off(seat, now))
+        SETTLED_SECONDS. Those that are vacant too, if nobody can be forked for them."""
+        lost = (Phase.VACANT,) if is_app_lost else ()
+        return sum(1 for seat in self._seats.values() if self._backs_off(seat, now) or seat.phase in lost)
 
     def settled(self, now: float) -> int:
         """Seats with a live child, of those that do not back off."""

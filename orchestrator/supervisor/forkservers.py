@@ -151,6 +151,14 @@ class Forkservers:
             except OSError as error:
                 self._log.error("forkserver_not_started", error=str(error), restart_in=self._backoff.failed(now))
 
+    def cannot_serve(self, slow_seconds: float, now: float) -> bool:
+        """Whether the one that served is gone and no other comes up: each fails, or has imported for so long."""
+        if not self._has_served:
+            return False
+        current = self.current
+        is_slow = current is not None and current.stage is Stage.IMPORTING and now - current.since > slow_seconds
+        return self._backoff.failures > 1 or is_slow
+
     def next_due(self) -> float | None:
         """When one is to be started; None: one is there, or is being tried."""
         return self._backoff.not_before if self.current is None and self._next is None else None

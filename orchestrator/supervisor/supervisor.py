@@ -232,6 +232,7 @@ class Supervisor:
 
     def _status(self, now: float) -> PoolStatus:
         children = self._pool.children
+        is_app_lost = self._forkservers.cannot_serve(self._settings.pool.boot_seconds, now)
         return PoolStatus(
             state=self._machine.state.value,
             is_paused=self._machine.is_paused,
@@ -240,7 +241,8 @@ class Supervisor:
             ready=len(children.in_phase(Phase.LIVE)),
             settled=children.settled(now),
             active=self._pool.active(),
-            backing_off=children.backing_off(now),
+            backing_off=children.backing_off(now, is_app_lost=is_app_lost),
             types=tuple(each.name for each in self._course.types),
+            is_app_lost=is_app_lost,
             turned_at=now,
         )

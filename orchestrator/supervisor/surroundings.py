@@ -55,7 +55,7 @@ class PoolStatus:
     """How the pool is, for /health, /metrics and the service manager; made by the loop, read by other threads.
 
     `is_ready`: every seat has had its child. `ready` have one now; those of them that don't back off are `settled`.
-    `types` are known once the app is loaded.
+    `types` are known once the app is loaded. `is_app_lost`: it cannot be loaded again, so no child is replaced.
     """
 
     state: str
@@ -67,6 +67,7 @@ class PoolStatus:
     active: int
     backing_off: int
     types: tuple[str, ...]
+    is_app_lost: bool
     turned_at: float
 
 

@@ -76,6 +76,25 @@ def test_one_that_cannot_import_the_app_any_more_leaves_the_children_at_work_and
     assert queue.wait_status(queue.enqueue("quick"), "completed")["attempts"] == 1
 
 
+def test_a_pool_whose_children_cannot_be_replaced_since_the_app_does_not_load_any_more_is_not_healthy(
+    daemon: Start, queue: Queue, tmp_path: Path
+) -> None:
+    worker = daemon(APP, "--pool-size", "2", DATABASE_URL=queue.url)
+    (tmp_path / "app.py").write_text("raise RuntimeError('half a deployment')\n")
+    os.kill(worker.forkserver(), signal.SIGKILL)
+    worker.wait_log("app_not_loaded")
+    assert worker.health()[0] == 200  # all children are there
+    os.kill(worker.children()[0], signal.SIGKILL)
+
+    code, facts = eventually(lambda: found if (found := worker.health())[0] != 200 else None, within=5)
+    assert code == 503
+    assert facts["reason"] == "1 of 2 children are missing, and the app cannot be loaded to replace them"
+    assert worker.metric("worker_slots", state="backing_off") == 1
+    (tmp_path / "app.py").write_text(APP)
+    worker.signal(signal.SIGHUP)
+    eventually(lambda: worker.health()[0] == 200 and len(worker.children()) == 2, within=10, why="it is well again")
+
+
 def test_while_the_app_cannot_be_imported_a_missing_child_keeps_no_processor_busy(
     daemon: Start, queue: Queue, tmp_path: Path
 ) -> None:

@@ -70,6 +70,10 @@ class TestHealth:
             ({"slots_backing_off": 5}, "crash loop: 5 of 10 children die before they work"),
             ({"slots_total": 1, "slots_backing_off": 1}, "crash loop: 1 of 1 children die before they work"),
             (
+                {"slots_backing_off": 5, "is_app_lost": True},
+                "5 of 10 children are missing, and the app cannot be loaded to replace them",
+            ),
+            (
                 {"state": "draining", "is_database_reachable": False, "slots_backing_off": 9},
                 "draining: 3 tasks still run; the database has been unreachable for 0 s; "
                 "crash loop: 9 of 10 children die before they work",
