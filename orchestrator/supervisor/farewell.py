@@ -12,7 +12,7 @@ from orchestrator.supervisor import leftovers
 from orchestrator.supervisor.children import Doom
 from orchestrator.supervisor.forkservers import Forkservers
 from orchestrator.supervisor.pool import Pool
-from orchestrator.supervisor.reaper import Reaper
+from orchestrator.supervisor.reaper import UNREAPED_SECONDS, Reaper
 from orchestrator.telemetry import logs
 
 FLUSH_SECONDS = 2.5
@@ -63,6 +63,8 @@ class Farewell:
         if self._pool.links:
             if now >= self._deadline:
                 self._reaper.kill_all(Doom.DRAIN, "the drain ran out of time", now)
+            if now >= self._deadline + UNREAPED_SECONDS:
+                self._reaper.give_up(now)
             return False
         if self._empty_since is None:
             self._empty_since = now

@@ -5,8 +5,10 @@ Called by the supervisor's loop. It asks no database: outcomes and hand-backs go
 
 import math
 import os
+import signal
 from collections.abc import Callable
 
+from orchestrator.board.kernel import wait_channel
 from orchestrator.board.layout import ChildOrder, LeaveReason, Word
 from orchestrator.board.supervisor_half import BoardClaim
 from orchestrator.mailbox import Audit, Release
@@ -24,6 +26,9 @@ HELLO_SECONDS = 15.0
 FROZEN_SECONDS = 5.0
 """A supervisor that has not come to look for so long was stopped, and its children may have been (a container that was
 paused, a machine that swapped): what they are late with is not held against them."""
+
+UNREAPED_SECONDS = 5.0
+"""A child that was killed so long ago and has not ended hangs in the kernel (a dead NFS server, a stopped debugger)."""
 
 ORPHANS_SECONDS = 0.3
 """After a stranger was reaped: its children are ours by then. Tasks may leave many, and a look takes milliseconds."""
@@ -44,6 +49,7 @@ class Reaper:
         self._causes: dict[int, str] = {}  # slot → why we killed its child
         self._orphans_due = math.inf
         self._checked_at = math.inf
+        self._unreaped: set[int] = set()
         self._resumed_at = 0.0  # since when we, and with us the children perhaps, have been running
         self.requeued = 0
         self._log = logs.get("supervisor")
@@ -80,7 +86,23 @@ class Reaper:
                 if state is not None:
                     self._log.error("child_stuck", slot=seat.number, pid=seat.pid, state=state.name.lower())
                     self.kill(seat, Doom.STUCK, f"the child was stuck outside of any task ({state.name.lower()})", now)
+            elif seat.phase is Phase.DOOMED and seat.pid is not None and waited > UNREAPED_SECONDS:
+                self._say_unreaped(seat, seat.pid)
         return is_hung
+
+    def _say_unreaped(self, seat: Seat, pid: int) -> None:
+        if pid not in self._unreaped:
+            self._unreaped.add(pid)
+            self._log.error(
+                "child_outlives_kill", slot=seat.number, pid=pid, kernel=wait_channel(pid),
+                then="its slot and its task wait until it ends",
+            )  # fmt: skip
+
+    def give_up(self, now: float) -> None:
+        """Wait no longer for those that were killed and have not ended: nothing of theirs will run again. What they
+        leave is settled as if they had."""
+        for seat in self._pool.children.in_phase(Phase.DOOMED):
+            self._ended(seat, signal.SIGKILL, now)
 
     def reap(self, now: float) -> list[tuple[int, int]]:
         """Reap all that has ended. Returns (pid, status) of those that are no children of the pool.
@@ -155,6 +177,7 @@ class Reaper:
         is_fault = is_fault and (leaving in _FAULTY or status != 0)
         self._say(seat, cause, leaving, estate.casualty, status)
         self._pool.drop_link(seat)
+        self._unreaped.discard(seat.pid or 0)
         number = seat.number
         reason = _restart_reason(seat.doom, leaving, estate.casualty)
         self._pool.children.ended(
