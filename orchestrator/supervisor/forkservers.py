@@ -46,7 +46,7 @@ class Forkservers:
         self._backoff = Backoff()
         self.current: Forkserver | None = None
         self._next: Forkserver | None = None
-        self._not_started = ""  # why the next one could not even be started
+        self._given_up = ""  # why the next one could not even be started, or is no longer waited for
         self._gone: list[Forkserver] = []
         self._log = logs.get("supervisor")
 
@@ -56,7 +56,13 @@ class Forkservers:
         try:
             self._next = self._start(self._generation + 1)
         except OSError as error:
-            self._not_started = f"no forkserver could be started: {error}"
+            self._given_up = f"no forkserver could be started: {error}"
+
+    def give_up_slow(self, slow_seconds: float, now: float) -> None:
+        """Another reload was asked for: if the import of this one takes so long, it is not waited for."""
+        if self._next is not None and self._next.stage is Stage.IMPORTING and now - self._next.since > slow_seconds:
+            self._given_up = f"the import had not ended after {now - self._next.since:.0f} s, at the next reload"
+            self._drop_next()
 
     def open(self) -> list[Forkserver]:
         """Those to listen to: what has closed its end would be heard of without end."""
@@ -79,9 +85,9 @@ class Forkservers:
         if self._next is not None:
             self._next.receive()
             news += self._judge_next()
-        if self._not_started:
-            news.append(AppNews(News.RELOAD_REFUSED, reason=self._not_started))
-            self._not_started = ""
+        if self._given_up:
+            news.append(AppNews(News.RELOAD_REFUSED, reason=self._given_up))
+            self._given_up = ""
         return news, failed
 
     def _current_refused(self, now: float) -> list[AppNews]:

@@ -158,6 +158,7 @@ class Supervisor:
                 self._forkservers.reload()
             case Action.REMEMBER_RELOAD:
                 self._machine.wants_reload = True
+                self._forkservers.give_up_slow(self._settings.pool.boot_seconds, now)
             case Action.GROW:
                 self._pool.children.grow()
             case Action.SHRINK:

@@ -135,3 +135,24 @@ def test_a_forkserver_that_is_killed_while_another_is_tried_is_no_loss(workshop:
     workshop.wait_for(lambda: workshop.events("forkserver_died"))
     workshop.let_go("import-it")
     workshop.wait_for(lambda: codes(workshop) == ["second", "second"])
+
+
+def test_new_code_whose_import_hangs_is_given_up_for_the_next(make_workshop: MakeWorkshop) -> None:
+    workshop = make_workshop(boot_seconds=1.5).start()
+    workshop.wait_for(lambda: workshop.status()["ready"] == 2)
+    before = workshop.children()
+    good = (workshop.folder / "toyapp.py").read_text()
+    workshop.use_app(GATED)
+    workshop.signal(signal.SIGHUP)
+    workshop.wait_for(lambda: is_importing(workshop))
+    workshop.use_app(good.replace('"first"', '"second"'))
+
+    def is_given_up() -> bool:
+        workshop.signal(signal.SIGHUP)
+        return bool(workshop.events("app_reload_failed"))
+
+    workshop.wait_for(is_given_up)
+    assert "the import had not ended" in workshop.events("app_reload_failed")[0]["reason"]
+    assert workshop.children() == before
+    workshop.wait_for(lambda: codes(workshop) == ["second", "second"])
+    workshop.wait_for(lambda: len(workshop.forkservers()) == 1)
