@@ -6,6 +6,7 @@ import mmap
 import os
 import resource
 import signal
+import socket
 import time
 
 _PR_SET_PDEATHSIG = 1
@@ -96,6 +97,17 @@ def out_of_the_way(descriptor: int) -> int:
     number = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, max(3, min(limit - _BELOW_LIMIT, _HIGH_DESCRIPTOR)))
     os.close(descriptor)
     return number
+
+
+def socket_as_it_is(descriptor: int) -> socket.socket:
+    """The socket of a descriptor. Made while the user's app has a default timeout (socket.setdefaulttimeout) it would
+    have O_NONBLOCK from then on, for all that share it: what is printed to journald, too."""
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(None)
+    try:
+        return socket.socket(fileno=descriptor)
+    finally:
+        socket.setdefaulttimeout(timeout)
 
 
 def resident_bytes(pid: int | str = "self") -> int:

@@ -9,6 +9,8 @@ import socket
 import threading
 from dataclasses import dataclass
 
+from orchestrator.board.kernel import socket_as_it_is
+
 CURE = "open it in a function marked @app.on_child_start instead of at import (FORK_SAFETY=warn only warns)"
 
 
@@ -56,7 +58,7 @@ def _sockets() -> frozenset[int]:
 
 def _tcp_peer(descriptor: int) -> str | None:
     """The peer of a connected TCP socket; "" for one that listens or is no stream; None for a unix socket."""
-    with socket.socket(fileno=os.dup(descriptor)) as copy:
+    with socket_as_it_is(os.dup(descriptor)) as copy:
         if copy.family == socket.AF_UNIX:
             return None
         if copy.family not in (socket.AF_INET, socket.AF_INET6) or copy.type != socket.SOCK_STREAM:

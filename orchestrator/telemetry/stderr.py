@@ -15,6 +15,8 @@ import socket
 import stat
 import time
 
+from orchestrator.board.kernel import socket_as_it_is
+
 PATIENCE_SECONDS = 1.0
 LOWEST_DESCRIPTOR = 64
 """Our duplicate keeps clear of the small numbers that programs close and reuse."""
@@ -43,7 +45,7 @@ class Stderr:
         self._identity = (found.st_dev, found.st_ino)
         self._descriptor = fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, LOWEST_DESCRIPTOR)
         if stat.S_ISSOCK(found.st_mode):
-            self._socket = socket.socket(fileno=self._descriptor)
+            self._socket = socket_as_it_is(self._descriptor)
         elif stat.S_ISFIFO(found.st_mode) or os.isatty(2):
             self._reopen()
 

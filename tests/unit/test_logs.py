@@ -310,6 +310,18 @@ class TestBrokenStandardError:
         )
         assert done.stdout == "True True\n"
 
+    def test_a_socket_that_prints_share_still_waits_for_its_reader_though_the_app_has_a_default_timeout(self) -> None:
+        done = run(
+            "import socket\n"
+            "ours, theirs = socket.socketpair()\n"
+            "os.dup2(theirs.fileno(), 2)\n"
+            "socket.setdefaulttimeout(5.0)\n"
+            "logs.configure(debug=False, format='text', process='x')\n"
+            "logs.get('x').info('said')\n"
+            "print(os.get_blocking(2), socket.getdefaulttimeout())\n"
+        )
+        assert done.stdout == "True 5.0\n"
+
     def test_a_file_that_stdout_shares_is_not_overwritten(self, tmp_path: object) -> None:
         path = f"{tmp_path}/log"
         program = (
