@@ -164,6 +164,7 @@ class Daemon:
             app=self._app,
             pool_size=settings.pool_size,
             shutdown_timeout=settings.shutdown_timeout,
+            task_kill_grace=settings.task_kill_grace,
             task_memory_limit=settings.task_memory_limit,
             pool=PoolSettings(worker_id="", board_capacity=CAPACITY, boot_seconds=settings.child_boot_timeout),
         )

@@ -50,7 +50,7 @@ class Reaper:
         self._orphans_due = math.inf
         self._checked_at = math.inf
         self._unreaped: set[int] = set()
-        self._resumed_at = 0.0  # since when we, and with us the children perhaps, have been running
+        self.resumed_at = -math.inf  # since when we, and with us the children perhaps, have been running
         self.requeued = 0
         self._log = logs.get("supervisor")
 
@@ -71,10 +71,10 @@ class Reaper:
         """Seats whose child is not born, not ready, stuck, or not gone in time. Whether the forkserver seems hung."""
         is_hung = False
         if now - self._checked_at > FROZEN_SECONDS:
-            self._resumed_at = now
+            self.resumed_at = now
         self._checked_at = now
         for seat in self._pool.children:
-            waited = now - max(seat.since, self._resumed_at)
+            waited = now - max(seat.since, self.resumed_at)
             if seat.phase is Phase.FORKING and waited > HELLO_SECONDS:
                 self._pool.not_born(seat, f"no hello within {HELLO_SECONDS:g} s", now)
                 is_hung = True
@@ -82,7 +82,7 @@ class Reaper:
                 self._log.error("child_not_ready", slot=seat.number, seconds=self._pool.settings.boot_seconds)
                 self.kill(seat, Doom.BOOT, "it did not become ready in time", now)
             elif seat.phase is Phase.LIVE:
-                state = self._pool.links[seat.number].stuck_in(now, since=self._resumed_at)
+                state = self._pool.links[seat.number].stuck_in(now, since=self.resumed_at)
                 if state is not None:
                     self._log.error("child_stuck", slot=seat.number, pid=seat.pid, state=state.name.lower())
                     self.kill(seat, Doom.STUCK, f"the child was stuck outside of any task ({state.name.lower()})", now)

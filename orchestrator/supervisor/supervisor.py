@@ -55,7 +55,7 @@ class Supervisor:
         self._signals = signals
         self._pool = Pool(settings.pool, settings.pool_size, sleeper=sleeper, post=database.post, listeners=listeners)
         self._reaper = Reaper(self._pool)
-        self._watch = Watch(self._pool, self._reaper, post=database.post, memory_limit=settings.task_memory_limit)
+        self._watch = Watch(self._pool, self._reaper, settings, post=database.post)
         self._slot_report = SlotReport(self._pool)
         self._forkservers = Forkservers(start_forkserver)
         self._farewell = Farewell(self._pool, self._reaper, database, self._forkservers)

@@ -46,6 +46,7 @@ class SupervisorSettings:
     app: str
     pool_size: int
     shutdown_timeout: float
+    task_kill_grace: float
     task_memory_limit: int
     pool: PoolSettings
 

@@ -14,6 +14,7 @@ from orchestrator.supervisor.link import Link
 from orchestrator.supervisor.pool import Pool
 from orchestrator.supervisor.reaper import Reaper
 from orchestrator.supervisor.stacks import Inquiry
+from orchestrator.supervisor.surroundings import SupervisorSettings
 from orchestrator.telemetry import logs
 
 MARK_RUNNING_SECONDS = 0.15
@@ -42,11 +43,14 @@ ASK_SECONDS = 0.02
 class Watch:
     """One look at all boards per tick; kills take several, with a question for the stack in between."""
 
-    def __init__(self, pool: Pool, reaper: Reaper, *, post: Callable[[Order], None], memory_limit: int) -> None:
+    def __init__(
+        self, pool: Pool, reaper: Reaper, settings: SupervisorSettings, *, post: Callable[[Order], None]
+    ) -> None:
         self._pool = pool
         self._reaper = reaper
         self._post = post
-        self._memory_limit = memory_limit
+        self._memory_limit = settings.task_memory_limit
+        self._grace = settings.task_kill_grace
         self._marked: dict[int, int] = {}  # slot → token of the running claim that was ordered to be marked
         self._kills: dict[int, tuple[BoardClaim, Doom, str, Inquiry]] = {}
         self._due = 0.0
@@ -126,7 +130,7 @@ class Watch:
         """Begin a kill if the task is overdue or its child too fat."""
         if seat.number in self._kills or seat.pid is None:
             return
-        if running.deadline_ns and now > running.deadline_ns / NANO:
+        if self._is_overdue(running, now):
             limit = (running.deadline_ns - running.started_ns) / NANO
             cause = f"killed by SIGKILL: it ran longer than its time limit and grace, {limit:g} s together"
             self._begin_kill(seat, link, running, Doom.TIMEOUT, cause)
@@ -138,6 +142,13 @@ class Watch:
                     f"over TASK_MEMORY_LIMIT of {self._memory_limit >> 20} MiB"
                 )
                 self._begin_kill(seat, link, running, Doom.MEMORY, cause)
+
+    def _is_overdue(self, running: BoardClaim, now: float) -> bool:
+        """Whether it has outstayed its time limit and the grace. A task that was frozen together with us heard only
+        afterwards that its time is up: the grace begins there."""
+        if not running.deadline_ns:
+            return False
+        return now > max(running.deadline_ns / NANO, self._reaper.resumed_at + self._grace)
 
     def _begin_kill(self, seat: Seat, link: Link, running: BoardClaim, doom: Doom, cause: str) -> None:
         if seat.pid is None:
@@ -159,7 +170,7 @@ class Watch:
         running = view.running if view is not None else None
         if running is None or running.token != condemned.token:
             return  # it has just finished: a kill now would hit the next task
-        if doom is Doom.TIMEOUT and not (running.deadline_ns and now > running.deadline_ns / NANO):
+        if doom is Doom.TIMEOUT and not self._is_overdue(running, now):
             return
         self._log.warning(
             "task_killed", slot=number, pid=seat.pid, task_id=running.task_id, type=running.type, reason=doom.value

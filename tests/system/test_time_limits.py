@@ -2,9 +2,13 @@
 
 import os
 import re
+import signal
 import time
 from pathlib import Path
 
+import pytest
+
+from orchestrator.supervisor.reaper import FROZEN_SECONDS
 from tests.fixtures.daemon import Queue, Start
 from tests.fixtures.waiting import eventually
 
@@ -252,3 +256,38 @@ def test_a_time_limit_that_ends_just_after_its_task_hits_nobody(queue: Queue, da
     for (error,) in errors:
         assert "time limit" in error
     assert os.path.exists(f"/proc/{worker.pid}")
+
+
+FROZEN = """
+import time
+from orchestrator import App, TaskTimeout
+
+app = App()
+
+@app.task("tidy", max_retries=0, timeout=1.0)
+def tidy() -> str:
+    try:
+        open("tidy.runs", "w").close()
+        time.sleep(600)
+    except TaskTimeout:
+        time.sleep(0.5)
+    return "tidied up"
+"""
+
+
+@pytest.mark.slow
+def test_a_task_whose_time_ran_out_while_all_was_frozen_has_its_grace_afterwards(
+    queue: Queue, daemon: Start, tmp_path: Path
+) -> None:
+    """As a container that is paused, or a machine that swaps."""
+    worker = daemon(FROZEN, "--pool-size", "1", "--task-kill-grace", "3s", DATABASE_URL=queue.url)
+    task = queue.enqueue("tidy")
+    eventually((tmp_path / "tidy.runs").exists, within=20, why="it runs")
+    frozen = [worker.pid, *worker.descendants()]
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
+    until = time.monotonic() + FROZEN_SECONDS + 1
+    eventually(lambda: time.monotonic() > until, within=20)
+    for pid in frozen:
+        os.kill(pid, signal.SIGCONT)
+    assert queue.wait_status(task, "completed", "dead_letter")["result"] == "tidied up"

@@ -142,6 +142,7 @@ def main(options: dict[str, Any]) -> int:
             app="toys",
             pool_size=options["pool_size"],
             shutdown_timeout=options["shutdown_timeout"],
+            task_kill_grace=options["task_kill_grace"],
             task_memory_limit=options["task_memory_limit"],
             pool=PoolSettings(
                 worker_id="", board_capacity=options["claim_limit"], boot_seconds=options["boot_seconds"]
