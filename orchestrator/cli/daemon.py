@@ -211,6 +211,7 @@ class Daemon:
             slots_total=pool.capacity,
             slots_ready=pool.settled,
             slots_backing_off=pool.backing_off,
+            slots_unconnected=pool.unconnected,
             is_database_reachable=database.is_database_reachable,
             database_down_seconds=database.down_seconds,
             is_leader=database.is_leader,

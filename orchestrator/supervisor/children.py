@@ -1,6 +1,6 @@
 """The table of children: which seat has whom, in which phase. No system call in it, so it is tested without a fork."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -168,9 +168,10 @@ class Children:
         lost = (Phase.VACANT,) if is_app_lost else ()
         return sum(1 for seat in self._seats.values() if self._backs_off(seat, now) or seat.phase in lost)
 
-    def settled(self, now: float) -> int:
-        """Seats with a live child, of those that do not back off."""
-        return sum(1 for seat in self.in_phase(Phase.LIVE) if not self._backs_off(seat, now))
+    def settled(self, now: float, unconnected: Collection[int] = ()) -> int:
+        """Seats with a live child, of those that do not back off and are not `unconnected`."""
+        live = self.in_phase(Phase.LIVE)
+        return sum(1 for seat in live if seat.number not in unconnected and not self._backs_off(seat, now))
 
     def is_failing(self, generation: int, now: float) -> bool:
         """Whether a child of this generation failed, and since then none in its seat has finished a task or lived for

@@ -24,6 +24,7 @@ class Link:
     def __init__(self, request: ForkRequest, capacity: int) -> None:
         self.request = request
         self.woken_at: float | None = None  # told to look, and not heard of since
+        self.unconnected_since: float | None = None  # since when it has tried to connect, as the watch has seen
         self.is_cut = False  # it closed its end of the channel
         self._lock = threading.Lock()  # the pulse thread wakes children too (mailbox.Sleeper)
         self._is_closed = False

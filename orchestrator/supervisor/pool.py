@@ -17,6 +17,9 @@ from orchestrator.supervisor.link import Link
 from orchestrator.supervisor.surroundings import Listeners, PoolSettings
 from orchestrator.telemetry import logs
 
+UNCONNECTED_SECONDS = 10.0
+"""A child that has not got a connection by then does not just start: it is not ready for any task."""
+
 
 class Pool:
     """Children by seat, each with its link while it lives."""
@@ -171,6 +174,14 @@ class Pool:
     def active(self) -> int:
         """How many children run a task now."""
         return sum(1 for link in self.links.values() if link.board.word(Word.STARTED) > link.board.word(Word.ENDED))
+
+    def unconnected(self, now: float) -> frozenset[int]:
+        """Seats whose child has tried to connect to the database for UNCONNECTED_SECONDS, and could not."""
+        return frozenset(
+            number
+            for number, link in self.links.items()
+            if link.unconnected_since is not None and now - link.unconnected_since > UNCONNECTED_SECONDS
+        )
 
     def is_quiet(self) -> bool:
         """Whether every child is live and sleeps: nothing needs to be looked at until something arrives.

@@ -233,6 +233,7 @@ class Supervisor:
 
     def _status(self, now: float) -> PoolStatus:
         children = self._pool.children
+        unconnected = self._pool.unconnected(now)
         is_app_lost = self._forkservers.cannot_serve(self._settings.pool.boot_seconds, now)
         return PoolStatus(
             state=self._machine.state.value,
@@ -240,7 +241,8 @@ class Supervisor:
             is_ready=self._is_ready,
             capacity=children.capacity,
             ready=len(children.in_phase(Phase.LIVE)),
-            settled=children.settled(now),
+            settled=children.settled(now, unconnected),
+            unconnected=len(unconnected),
             active=self._pool.active(),
             backing_off=children.backing_off(now, is_app_lost=is_app_lost),
             types=tuple(each.name for each in self._course.types),

@@ -55,7 +55,8 @@ class SupervisorSettings:
 class PoolStatus:
     """How the pool is, for /health, /metrics and the service manager; made by the loop, read by other threads.
 
-    `is_ready`: every seat has had its child. `ready` have one now; those of them that don't back off are `settled`.
+    `is_ready`: every seat has had its child. `ready` have one now; those of them that don't back off and have got a
+    connection are `settled`, `unconnected` get none.
     `types` are known once the app is loaded. `is_app_lost`: it cannot be loaded again, so no child is replaced.
     """
 
@@ -65,6 +66,7 @@ class PoolStatus:
     capacity: int
     ready: int
     settled: int
+    unconnected: int
     active: int
     backing_off: int
     types: tuple[str, ...]

@@ -66,6 +66,8 @@ class Watch:
         is_slow = False
         for seat in self._pool.children.in_phase(Phase.LIVE):
             link = self._pool.links[seat.number]
+            is_connecting = link.board.state is SlotState.CONNECTING
+            link.unconnected_since = (link.unconnected_since or now) if is_connecting else None
             seen = link.board.glance()
             if seen is None:
                 continue

@@ -140,6 +140,28 @@ def test_too_few_connections_are_told_with_the_numbers_and_the_children_that_hav
     assert worker.wait_exit(within=10) == 0
 
 
+@pytest.mark.slow
+def test_a_worker_none_of_whose_children_gets_a_connection_is_not_healthy_until_one_does(
+    daemon: Start, queue: Queue, request: pytest.FixtureRequest
+) -> None:
+    role = f"none_{queue.one('SELECT current_database()')}"
+    queue.rows(f"CREATE ROLE {role} LOGIN PASSWORD 'x' CONNECTION LIMIT 2")  # the supervisor's
+    request.addfinalizer(lambda: _drop_role(queue.url, role))
+    queue.rows(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
+    queue.rows(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}")
+    url = re.sub(r"//[^@]*@", f"//{role}:x@", queue.url)
+    worker = daemon(APP, "--pool-size", "2", DATABASE_URL=url)
+
+    code, facts = eventually(lambda: found if (found := worker.health())[0] != 200 else None, within=20)
+    assert (code, facts["reason"]) == (503, "no child gets a connection to the database: the log says why")
+    assert worker.get("/readyz")[0] == 503
+    assert "too many connections for role" in worker.log()
+
+    queue.rows(f"ALTER ROLE {role} CONNECTION LIMIT 20")
+    eventually(lambda: worker.health()[0] == 200 and worker.get("/readyz")[0] == 200, within=20)
+    assert worker.stop() == 0
+
+
 def _drop_role(url: str, role: str) -> None:
     connection = psycopg2.connect(url)
     connection.autocommit = True

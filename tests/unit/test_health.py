@@ -67,6 +67,10 @@ class TestHealth:
                 {"is_database_reachable": False, "database_down_seconds": 12.4},
                 "the database has been unreachable for 12 s",
             ),
+            (
+                {"slots_ready": 0, "slots_unconnected": 10},
+                "no child gets a connection to the database: the log says why",
+            ),
             ({"slots_backing_off": 5}, "crash loop: 5 of 10 children die before they work"),
             ({"slots_total": 1, "slots_backing_off": 1}, "crash loop: 1 of 1 children die before they work"),
             (

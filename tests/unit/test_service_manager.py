@@ -21,8 +21,8 @@ from orchestrator.supervisor.surroundings import PoolStatus
 from tests.fixtures.notices import Notices
 
 IMPORTING = PoolStatus(
-    state="starting", is_paused=False, is_ready=False, capacity=2, ready=0, settled=0, active=0, backing_off=0,
-    types=(), is_app_lost=False, turned_at=0.0,
+    state="starting", is_paused=False, is_ready=False, capacity=2, ready=0, settled=0, unconnected=0, active=0,
+    backing_off=0, types=(), is_app_lost=False, turned_at=0.0,
 )  # fmt: skip
 LOADED = replace(IMPORTING, types=("t",))
 BOOTING = replace(LOADED, state="running")
