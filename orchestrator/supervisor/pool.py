@@ -93,12 +93,16 @@ class Pool:
     def abandon_births(self, reason: str, now: float) -> None:
         """Nobody will be forked any more; a child that is just being born reads the end of its channel and exits."""
         for seat in self.children.in_phase(Phase.FORKING):
-            self.not_born(seat, reason, now)
+            self._log.debug("birth_abandoned", slot=seat.number, reason=reason)
+            self._vacate(seat, now, is_fault=False)
 
     def not_born(self, seat: Seat, reason: str, now: float) -> None:
         self._log.warning("child_not_born", slot=seat.number, reason=reason)
+        self._vacate(seat, now, is_fault=True)
+
+    def _vacate(self, seat: Seat, now: float, *, is_fault: bool) -> None:
         self.drop_link(seat)
-        self.children.ended(seat, now, is_fault=True, has_finished_tasks=False)
+        self.children.ended(seat, now, is_fault=is_fault, has_finished_tasks=False)
         if not self.children.in_phase(Phase.FORKING):
             self.unknown_exits.clear()
 

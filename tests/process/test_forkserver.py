@@ -141,10 +141,11 @@ def test_a_stopped_forkserver_holds_up_births_and_nothing_else(workshop: Worksho
     assert len(workshop.events("child_died")) == 1
     os.kill(forkserver, signal.SIGSTOP)
     os.kill(workshop.children()[1], signal.SIGKILL)
-    workshop.wait_for(lambda: workshop.status()["ready"] == 1)
+    workshop.wait_for(lambda: phases(workshop)[1] == "forking")
     workshop.signal(signal.SIGTERM)
     assert workshop.exit_code(within=5.0) == 0
     assert not is_alive(forkserver)
+    assert workshop.events("child_not_born") == []  # nobody is needed any more: that is no warning
 
 
 def test_a_fork_that_cannot_be_made_is_tried_again(workshop: Workshop) -> None:
