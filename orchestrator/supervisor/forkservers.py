@@ -1,6 +1,6 @@
 """Which forkserver serves now, which is being tried, and which has died. Runs in the supervisor's loop."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
 
@@ -169,11 +169,13 @@ class Forkservers:
         """When one is to be started; None: one is there, or is being tried."""
         return self._backoff.not_before if self.current is None and self._next is None else None
 
-    def end_hung(self) -> None:
-        """The current one took a request and forked nobody: it is stopped or hung. Its death starts another."""
-        if self.current is not None and self.current.stage is Stage.READY:
-            self._log.error("forkserver_hung", pid=self.current.pid)
-            self.current.kill()
+    def end_hung(self, generations: Collection[int]) -> None:
+        """Those of these generations took a request and forked nobody: they are stopped or hung. The death of the
+        current one starts another; one that a reload has replaced would stay for ever."""
+        for each in (self.current, *self._gone):
+            if each is not None and each.stage is Stage.READY and each.generation in generations:
+                self._log.error("forkserver_hung", pid=each.pid)
+                each.kill()
 
     def _drop_next(self) -> None:
         if self._next is not None:

@@ -67,9 +67,10 @@ class Reaper:
             self.kill(seat, doom, cause, now)
         self._pool.abandon_births(cause, now)
 
-    def check_deadlines(self, now: float) -> bool:
-        """Seats whose child is not born, not ready, stuck, or not gone in time. Whether the forkserver seems hung."""
-        is_hung = False
+    def check_deadlines(self, now: float) -> set[int]:
+        """Seats whose child is not born, not ready, stuck, or not gone in time. Of which generations the forkserver
+        seems hung."""
+        hung: set[int] = set()
         if now - self._checked_at > FROZEN_SECONDS:
             self.resumed_at = now
         self._checked_at = now
@@ -77,7 +78,7 @@ class Reaper:
             waited = now - max(seat.since, self.resumed_at)
             if seat.phase is Phase.FORKING and waited > HELLO_SECONDS:
                 self._pool.not_born(seat, f"no hello within {HELLO_SECONDS:g} s", now)
-                is_hung = True
+                hung.add(seat.generation)
             elif seat.phase is Phase.BOOTING and waited > self._pool.settings.boot_seconds:
                 self._log.error("child_not_ready", slot=seat.number, seconds=self._pool.settings.boot_seconds)
                 self.kill(seat, Doom.BOOT, "it did not become ready in time", now)
@@ -88,7 +89,7 @@ class Reaper:
                     self.kill(seat, Doom.STUCK, f"the child was stuck outside of any task ({state.name.lower()})", now)
             elif seat.phase is Phase.DOOMED and seat.pid is not None and waited > UNREAPED_SECONDS:
                 self._say_unreaped(seat, seat.pid)
-        return is_hung
+        return hung
 
     def _say_unreaped(self, seat: Seat, pid: int) -> None:
         if pid not in self._unreaped:

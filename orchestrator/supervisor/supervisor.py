@@ -98,8 +98,7 @@ class Supervisor:
             self._forkserver_reaped(pid, status, now)
         for report in self._reports.take():
             self._course.take(report, now)
-        if self._reaper.check_deadlines(now):
-            self._forkservers.end_hung()
+        self._forkservers.end_hung(self._reaper.check_deadlines(now))
         self._watch.look(now)
         self._slot_report.proceed(now)
         if self._machine.state in (State.STARTING, *SERVING):

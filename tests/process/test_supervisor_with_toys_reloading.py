@@ -3,6 +3,9 @@
 import os
 import signal
 
+import pytest
+
+from orchestrator.supervisor.reaper import HELLO_SECONDS
 from tests.fixtures.proc import is_alive
 from tests.fixtures.toys import MakeWorkshop
 from tests.toys.workshop import Workshop
@@ -156,3 +159,21 @@ def test_new_code_whose_import_hangs_is_given_up_for_the_next(make_workshop: Mak
     assert workshop.children() == before
     workshop.wait_for(lambda: codes(workshop) == ["second", "second"])
     workshop.wait_for(lambda: len(workshop.forkservers()) == 1)
+
+
+@pytest.mark.slow
+def test_a_forkserver_that_hangs_while_a_reload_replaces_it_is_ended_and_not_the_new_one(workshop: Workshop) -> None:
+    busy = workshop.begin()
+    (old,) = workshop.forkservers()
+    os.kill(old, signal.SIGSTOP)
+    (idle,) = set(workshop.children().values()) - {busy}
+    os.kill(idle, signal.SIGKILL)
+    reload_with(workshop, '"first"', '"second"')
+    workshop.wait_for(lambda: workshop.events("reloaded"))
+    (new,) = set(workshop.forkservers()) - {old}
+    workshop.wait_for(lambda: workshop.events("forkserver_hung"), within=HELLO_SECONDS + 10)
+    workshop.wait_for(lambda: not is_alive(old))
+    workshop.wait_for(lambda: "second" in codes(workshop))
+    assert workshop.forkservers() == [new]
+    assert [each["pid"] for each in workshop.events("forkserver_hung")] == [old]
+    workshop.let_go()
