@@ -6,6 +6,7 @@ parent" (armed earlier, the middle process's end would kill it) and looks once m
 runs nothing before the supervisor's go.
 """
 
+import errno
 import os
 import socket
 import time
@@ -33,6 +34,9 @@ ADOPTION_SECONDS = 10.0
 ADOPTION_LOOK_SECONDS = 0.001
 GO_SECONDS = 60.0
 
+_NO_FORK = (errno.EAGAIN, errno.ENOMEM)
+"""Why a fork fails; as the exit code of a middle process, it could not fork the child."""
+
 ChildMain = Callable[[ChildContext], None]
 
 
@@ -47,7 +51,10 @@ def fork_child(
     not_for_children: socket.socket,
     become: Callable[[str], None],
 ) -> None:
-    """Fork one child by way of a middle process; closes `descriptors` here. Raises OSError if it cannot fork."""
+    """Fork one child by way of a middle process. Raises OSError if either cannot be forked.
+
+    `descriptors` stay open here: the supervisor is to hear of a failure before it hears the end of the channel.
+    """
     block_all()
     try:
         middle = os.fork()
@@ -58,10 +65,10 @@ def fork_child(
                 not_for_children,
             )
     finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
         unblock_all()
-    os.waitpid(middle, 0)
+    _, status = os.waitpid(middle, 0)
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status) in _NO_FORK:
+        raise OSError(os.WEXITSTATUS(status), os.strerror(os.WEXITSTATUS(status)))
 
 
 def _context(
@@ -90,7 +97,10 @@ def _middle(prepare: Callable[[], ChildContext], child_main: ChildMain, not_for_
     code = int(ExitCode.BUG)
     try:
         context = prepare()
-        if os.fork() != 0:
+        child = _forked()
+        if child < 0:
+            code = -child
+        elif child != 0:
             code = 0
         else:
             not_for_children.close()
@@ -101,6 +111,16 @@ def _middle(prepare: Callable[[], ChildContext], child_main: ChildMain, not_for_
         traceback.print_exc()
     finally:
         os._exit(code)  # never back into the forkserver's loop, and no atexit or destructor of its
+
+
+def _forked() -> int:
+    """As os.fork(); an errno of _NO_FORK, negative, if there are too many processes or no memory for one more."""
+    try:
+        return os.fork()
+    except OSError as error:
+        if error.errno not in _NO_FORK:
+            raise
+        return -error.errno
 
 
 def _is_born(context: ChildContext) -> bool:

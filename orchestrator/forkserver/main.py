@@ -166,3 +166,6 @@ def _fork_on_request(
             )
         except OSError as error:
             supervisor.send(encode("not_forked", slot=request.slot, incarnation=request.incarnation, reason=str(error)))
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
