@@ -1,10 +1,8 @@
 """The forkserver: who its children belong to, what they start with, and what befalls when it is hurt."""
 
-import errno
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -174,62 +172,6 @@ def test_killing_a_forkserver_that_has_died_leaves_its_status_to_be_reaped() -> 
     _, status = os.waitpid(forkserver.pid, 0)
     forkserver.was_reaped(status)
     forkserver.close()
-
-
-CROWDED = """
-import os, resource, socket, sys
-from orchestrator.board.birth import ForkRequest
-from orchestrator.supervisor.forkserver import Forkserver
-
-forkserver = Forkserver.__new__(Forkserver)
-forkserver._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-if os.geteuid() == 0:
-    os.setuid(65534)
-resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))
-ours, others = socket.socketpair()
-ours.setblocking(False)
-try:
-    while True:
-        socket.send_fds(ours, [b"."], [0] * 8)
-except OSError as error:
-    print(error.strerror)
-print(forkserver.request(ForkRequest("w", 0, 1), [0, 0, 0, 0]))
-"""
-
-
-def test_a_request_that_the_kernel_has_no_room_for_is_not_sent_and_no_error() -> None:
-    """As many descriptors are on their way, between any processes of this user, as one may have open."""
-    done = subprocess.run([sys.executable, "-c", CROWDED], cwd=PROJECT, capture_output=True, text=True, timeout=30)
-    assert done.stdout.splitlines() == [os.strerror(errno.ETOOMANYREFS), "False"], done.stderr
-
-
-CROWDED_OUT = """
-import os, resource, socket, sys
-from orchestrator.board.birth import ChildSettings, ForkRequest
-from orchestrator.board.roster import Roster
-from orchestrator.forkserver.fork import fork_child
-
-os.setuid(int(sys.argv[1]))
-resource.setrlimit(resource.RLIMIT_NPROC, (2, 2))  # this process and one more
-ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-descriptors = [os.open(os.devnull, os.O_RDWR), os.eventfd(0), theirs.fileno(), os.open(os.devnull, os.O_RDWR)]
-try:
-    fork_child(
-        ForkRequest("w", 0, 1), ChildSettings("", 1, 1, None, 1.0, 0, 0, 1, False, "text"), descriptors,
-        supervisor_pid=os.getpid(), roster=Roster(1), child_main=lambda context: None, not_for_children=ours,
-        become=lambda name: None,
-    )
-except OSError as error:
-    print(error.strerror)
-"""
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="a user without any process has to be become")
-def test_that_the_second_of_the_two_forks_cannot_be_made_is_told_in_words() -> None:
-    nobody_else = str(1_000_000_000 + os.getpid())
-    program = [sys.executable, "-c", CROWDED_OUT, nobody_else]
-    done = subprocess.run(program, cwd=PROJECT, capture_output=True, text=True, timeout=30)
-    assert (done.stdout, done.stderr) == (f"{os.strerror(errno.EAGAIN)}\n", "")
 
 
 def test_term_while_the_app_is_being_imported_ends_at_once(make_workshop: MakeWorkshop) -> None:
