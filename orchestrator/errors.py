@@ -22,12 +22,24 @@ OrchestratorError
 └── Retry                     raised by a handler: again, at a time of its choosing
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 class OrchestratorError(Exception):
     """Root of all errors this package raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled and copied as it is. Exception's own way calls the class with the message, which not every one takes:
+        a caller's process pool would break over it."""
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[OrchestratorError], args: tuple[object, ...], facts: Mapping[str, Any]) -> OrchestratorError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(facts)
+    return error
 
 
 @dataclass(frozen=True, slots=True)
