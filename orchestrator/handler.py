@@ -55,7 +55,10 @@ class TaskFunction(Handler, Generic[P, R]):
     def __init__(self, client: Client, type: TaskType, function: Callable[P, R]) -> None:
         super().__init__(type, function)
         self._client = client
-        functools.update_wrapper(self, function)
+        functools.update_wrapper(self, function, updated=())
+        for name, value in getattr(function, "__dict__", {}).items():
+            if not hasattr(self, name):  # a callable object may have a `type` or a `_client` of its own
+                setattr(self, name, value)
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function here and now; no task is involved."""

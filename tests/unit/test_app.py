@@ -160,6 +160,27 @@ def test_async_handlers_are_recognised(function: Callable[..., Any], is_async: b
 # Hooks
 
 
+class Mailer:
+    """A handler with attributes, and they are called as ours are."""
+
+    def __init__(self) -> None:
+        self.type = self.function = self.options = self._client = self._known = "the mailer's own"
+        self.team = "mail"
+
+    def __call__(self, to: str) -> str:
+        return f"{to}: {self.type}"
+
+
+def test_what_a_handler_has_as_attributes_is_its_own_business() -> None:
+    app = App()
+    task: Any = app.task("a")(Mailer())
+    assert task.type == app.handlers["a"].type == TaskType("a")
+    assert task(to="ann") == "ann: the mailer's own"
+    assert task.team == "mail"
+    with pytest.raises(SignatureMismatch, match="missing to"):
+        task.options(delay=1.0).enqueue()
+
+
 def test_hooks_run_in_the_order_of_their_registration() -> None:
     app = App()
     seen: list[str] = []
