@@ -94,6 +94,10 @@ class TaskFunction(Handler, Generic[P, R]):
         )
         return Enqueuing(self, send)
 
+    def __reduce__(self) -> str:
+        """Pickled by name, as functions are: `Pool.map(f, …)` goes on when f becomes a task."""
+        return str(getattr(self, "__qualname__", self))
+
     def __repr__(self) -> str:
         return f"<task {self.type.name!r}>"
 

@@ -1,6 +1,8 @@
 """Registration refuses mistakes where they stand, payloads are held against signatures, apps are found or explained."""
 
+import copy
 import functools
+import pickle
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -179,6 +181,18 @@ def test_what_a_handler_has_as_attributes_is_its_own_business() -> None:
     assert task.team == "mail"
     with pytest.raises(SignatureMismatch, match="missing to"):
         task.options(delay=1.0).enqueue()
+
+
+@App().task("a")
+def doubled(x: int) -> int:
+    return 2 * x
+
+
+def test_a_task_function_is_pickled_and_copied_as_a_function_is() -> None:
+    assert pickle.loads(pickle.dumps(doubled)) is doubled
+    assert copy.deepcopy([doubled]) == [doubled]
+    with pytest.raises((pickle.PicklingError, AttributeError)):
+        pickle.dumps(App().task("a")(Mailer()))
 
 
 def test_hooks_run_in_the_order_of_their_registration() -> None:
