@@ -12,6 +12,8 @@ import click
 from orchestrator.model import Task
 
 MAX_CELL = 60
+_PLAIN_LENGTH = 300
+"""PostgreSQL writes 309 digits for what is infinite to Python, and so many brackets are no depth."""
 
 
 def json_flag(command: Any) -> Any:
@@ -57,8 +59,22 @@ def task_as_json(task: Task) -> dict[str, Any]:
     values = dataclasses.asdict(task)
     for name in ("payload", "result"):
         if values[name] is not None:
-            values[name] = json.loads(values[name])
+            values[name] = _read(values[name])
     return values
+
+
+def _read(text: str) -> Any:
+    """The value; if Python cannot read it and write it again, the text: the other tasks are to be seen all the same.
+
+    Raw SQL may have stored a number of 5,000 digits, one that is infinite here, or a thousand lists in each other.
+    """
+    try:
+        value = json.loads(text)
+        if len(text) > _PLAIN_LENGTH:
+            json.dumps([[value]], allow_nan=False, indent=2)  # as deep in an answer as it will be
+    except (ValueError, RecursionError):
+        return text
+    return value
 
 
 def _plain(value: object) -> object:

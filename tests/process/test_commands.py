@@ -154,6 +154,22 @@ def test_what_a_task_contains_cannot_write_to_the_terminal(ask: Ask, database_ur
     assert "second line" in ask("tasks", "show", task_id).out
 
 
+def test_what_python_cannot_read_is_shown_as_text_beside_the_other_tasks(ask: Ask, database_url: str) -> None:
+    odd = {
+        "too long": '{"a": ' + "9" * 5000 + "}",
+        "infinite": '{"a": ' + "9" * 400 + ".5}",
+        "too deep": '{"a": ' + "[" * 5000 + "]" * 5000 + "}",
+        "deep for print": '{"a": ' + "[" * 985 + "]" * 985 + "}",
+    }
+    for type_name, payload in odd.items():
+        sql(database_url, f"INSERT INTO tasks (type, payload, result) VALUES ('{type_name}', '{payload}', '{payload}')")
+    ask("enqueue", "plain", json.dumps({"a": "x" * 400}))
+    shown = {task["type"]: task["payload"] for task in ask("tasks", "list", "--json").json}
+    assert shown == {**odd, "plain": {"a": "x" * 400}}
+    for task in ask("tasks", "list", "--json").json:
+        assert ask("tasks", "show", task["id"], "--json").json == task
+
+
 def test_a_task_that_ended_can_be_retried_and_one_that_did_not_cannot(ask: Ask, database_url: str) -> None:
     first, second = ask("enqueue", "a").out.strip(), ask("enqueue", "a").out.strip()
     sql(database_url, f"UPDATE tasks SET status = 'dead_letter', attempts = 4 WHERE id = '{first}'")
