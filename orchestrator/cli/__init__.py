@@ -17,7 +17,7 @@ from orchestrator.cli.failures import report, say
 from orchestrator.cli.migrate import migrate
 from orchestrator.cli.start import start
 from orchestrator.cli.stats import stats
-from orchestrator.cli.streams import let_go_of, replace_closed
+from orchestrator.cli.streams import let_go_of, replace_closed, spell_out_the_unwritable
 from orchestrator.cli.tasks import tasks
 from orchestrator.cli.workers import workers
 from orchestrator.exit_codes import ExitCode
@@ -40,6 +40,7 @@ def orchestratord() -> None:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command (default: that of the process's arguments) and exit with its code (exit_codes.py)."""
     replace_closed()
+    spell_out_the_unwritable()
     sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
 
 

@@ -1,7 +1,9 @@
-"""The standard streams of a command, which may be closed from the start, or lose their readers on the way."""
+"""The standard streams of a command, which may be closed from the start, lose their readers on the way, or have no room
+for every character."""
 
 import os
 import sys
+from io import TextIOWrapper
 from typing import TextIO
 
 
@@ -18,6 +20,13 @@ def replace_closed() -> None:
         sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors="replace", closefd=False)
     if sys.stderr is None:
         sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="replace", closefd=False)
+
+
+def spell_out_the_unwritable() -> None:
+    """Characters that a terminal or a file without UTF-8 has no room for (LANG=en_US) are `\\u2026`, and no error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def let_go_of(stream: TextIO) -> None:

@@ -484,6 +484,14 @@ def test_an_answer_that_cannot_be_written_is_told_in_a_line(database_url: str) -
     assert (done.returncode, done.stderr) == (2, said)
 
 
+def test_what_the_terminal_has_no_characters_for_is_spelt_out(orchestratord: Command, database_url: str) -> None:
+    sql(database_url, f"INSERT INTO tasks (type, status, last_error) VALUES ('a', 'failed', '{'€' * 80}')")
+    for command in (("list",), ("retry", "€")):
+        done = orchestratord("tasks", *command, DATABASE_URL=database_url, PYTHONIOENCODING="latin-1")
+        said = done.stdout + done.stderr
+        assert (done.returncode, "Traceback" in said, "\\u20ac" in said) == (2 * (command[0] == "retry"), False, True)
+
+
 def redirected(redirection: str, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[bytes]":
     """A command whose streams a shell has closed or sent elsewhere: `>&-`."""
     return subprocess.run(
