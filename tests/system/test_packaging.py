@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -23,13 +24,17 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 
 @pytest.mark.slow
-def test_a_wheel_made_from_the_sdist_has_the_schema_and_runs_in_an_empty_environment(tmp_path: Path) -> None:
+def test_the_sdist_is_whole_and_its_wheel_has_the_schema_and_runs_in_an_empty_environment(tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(TOP, source, ignore=NOT_SOURCE, symlinks=True)
     venv.create(tmp_path / "builder", with_pip=True)
     builder = tmp_path / "builder" / "bin" / "python"
     run(builder, "-m", "pip", "install", "--quiet", "build", cwd=tmp_path)
     run(builder, "-m", "build", source, "--outdir", tmp_path / "dist", cwd=tmp_path)  # the wheel is made from the sdist
+
+    with tarfile.open(tmp_path / "dist" / f"task_orchestrator-{__version__}.tar.gz") as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    assert {str(path.relative_to(source)) for path in source.rglob("*.py")} <= packed  # the tests, and what they import
 
     wheel = tmp_path / "dist" / f"task_orchestrator-{__version__}-py3-none-any.whl"
     with zipfile.ZipFile(wheel) as archive:
