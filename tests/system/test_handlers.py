@@ -249,3 +249,36 @@ def test_what_a_handler_prints_is_seen_at_once_though_it_goes_into_a_file(queue:
     queue.wait_status(queue.enqueue("say", {"what": "farewell"}), "dead_letter")
     assert "said farewell" in worker.log()
     assert worker.log().count("imported") == 1
+
+
+WRAPPED = """
+import asyncio, functools
+from orchestrator import App, current_task
+
+app = App()
+
+def watched(function):
+    @functools.wraps(function)
+    def call(**keywords):
+        return function(**keywords)
+    return call
+
+@app.task("nap", max_retries=0)
+@watched
+async def nap(seconds: float) -> int:
+    await asyncio.sleep(seconds)
+    return current_task().attempt
+"""
+
+
+def test_a_coroutine_beneath_a_plain_decorator_is_run_and_has_its_time_limit(queue: Queue, daemon: Start) -> None:
+    daemon(WRAPPED, "--pool-size", "1", DATABASE_URL=queue.url)
+    brief = queue.enqueue("nap", {"seconds": 0.0})
+    limited = queue.enqueue("nap", {"seconds": 60.0}, timeout="300ms")
+
+    queue.wait_empty()
+
+    assert queue.task(brief)["result"] == 1
+    assert queue.task(limited)["last_error"].startswith(
+        "orchestrator.errors.TaskTimeout: the task's time limit of 0.3 s"
+    )
