@@ -187,10 +187,12 @@ class PrivatePostgres:
             )
 
     def _make_socket_folder(self) -> Path:
-        """A folder that only the server's account (and root) may enter, with a path short enough for a socket."""
+        """A folder that only the server's account (and root) may enter, with a path that libpq takes for a socket's:
+        short enough, and without a comma, at which it would see several hosts."""
         name = self.data_folder / "socket"
         _remove_socket_folder(name)
-        if len(bytes(name)) + len(f"/.s.PGSQL.{UNIX_PORT}") <= _LONGEST_SOCKET:
+        path = os.path.realpath(name)
+        if len(os.fsencode(path)) + len(f"/.s.PGSQL.{UNIX_PORT}") <= _LONGEST_SOCKET and "," not in path:
             name.mkdir(mode=0o700)
             folder = name
         else:

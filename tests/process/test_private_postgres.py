@@ -133,15 +133,24 @@ def test_over_tcp_it_wants_its_password_and_keeps_its_port(start: Callable[..., 
     assert answer(url) == 1
 
 
-def test_a_path_too_long_for_a_socket_gets_one_elsewhere_that_is_removed(
-    start: Callable[..., PrivatePostgres], folder: Path
+@pytest.mark.parametrize("name", ["x" * 120, "sales, 2026"])
+def test_a_path_that_cannot_be_a_sockets_gets_one_elsewhere_that_is_removed(
+    start: Callable[..., PrivatePostgres], folder: Path, name: str
 ) -> None:
-    server = start("x" * 120)
+    server = start(name)
     sockets = Path(server.host)
     assert not sockets.is_relative_to(folder)
     assert answer(server.url()) == 1
     server.stop()
     assert not sockets.exists()
+
+
+def test_a_link_to_a_path_that_cannot_be_a_sockets_is_seen_through(
+    start: Callable[..., PrivatePostgres], folder: Path
+) -> None:
+    (folder / "link").symlink_to(folder / ("x" * 120))
+    (folder / ("x" * 120)).mkdir(mode=0o711)
+    assert answer(start("link/data").url()) == 1
 
 
 def test_nobody_else_can_enter_what_it_keeps(start: Callable[..., PrivatePostgres], folder: Path) -> None:
