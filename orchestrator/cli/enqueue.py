@@ -32,7 +32,8 @@ def _moment(text: str) -> datetime:
     except ValueError as error:
         raise click.BadParameter(f"{text!r}: write a time such as 2030-01-31T18:00+01:00") from error
     if moment.tzinfo is None:
-        raise click.BadParameter(f"{text!r}: add the offset, such as {text}+01:00 or {text}Z")
+        whole = moment.isoformat()  # `text` may be a date alone, which takes no offset
+        raise click.BadParameter(f"{text!r}: add the offset, such as {whole}+01:00 or {whole}Z")
     return moment
 
 

@@ -104,6 +104,7 @@ def test_enqueue_takes_its_payload_from_standard_input(orchestratord: Command, d
         (("enqueue", "a", "{}", "--max-retries", "-1"), "max_retries=-1"),
         (("enqueue", "a", "{}", "--delay", "30"), "write 30s"),
         (("enqueue", "a", "{}", "--run-at", "2030-01-31T18:00"), "add the offset"),
+        (("enqueue", "a", "{}", "--run-at", "2030-01-31"), "2030-01-31T00:00:00Z"),
         (("enqueue", "a", "{}", "--run-at", "tomorrow"), "2030-01-31T18:00+01:00"),
         (("enqueue", "a", "{}", "--delay", "1s", "--run-at", "2030-01-31T18:00Z"), "not both"),
         (("enqueue", "a", "{}", "--run-at", "9999-12-31T23:59:59-23:00"), "years 1 to 9999 of UTC"),
