@@ -26,7 +26,7 @@ _INSTEAD = {
 
 
 class _HasCursor(Protocol):
-    """psycopg2's, psycopg 3's and Django's connections."""
+    """psycopg2's and psycopg 3's connections."""
 
     def cursor(self, *args: Any, **kwargs: Any) -> Any: ...
 
@@ -41,7 +41,13 @@ class _SqlalchemySession(Protocol):
     def connection(self, *args: Any, **kwargs: Any) -> Any: ...
 
 
-CallersConnection = _HasCursor | _SqlalchemyConnection | _SqlalchemySession
+class _Proxy(Protocol):
+    """Django's connection, of which nothing more can be seen where its types are not installed (django-stubs)."""
+
+    def __getattr__(self, name: str, /) -> Any: ...
+
+
+CallersConnection = _HasCursor | _SqlalchemyConnection | _SqlalchemySession | _Proxy
 """What `connection=` takes, as far as types can tell: an asynchronous connection looks the same and is refused."""
 
 
