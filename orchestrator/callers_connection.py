@@ -4,6 +4,7 @@ Used in any process of the user's. It imports none of their libraries, of which 
 known by the names of its classes. Nothing here commits or rolls back.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
@@ -17,12 +18,13 @@ _DRIVERS = frozenset({"psycopg2", "psycopg"})
 
 _INSTEAD = {
     "sqlalchemy.Engine": "a Connection or Session of it",
+    "sqlalchemy.PoolProxiedConnection": "its driver_connection",
     "sqlalchemy.AsyncEngine": "what run_sync() of a connection of it hands on",
     "sqlalchemy.sessionmaker": "a Session that it made",
     "sqlalchemy.async_sessionmaker": "what run_sync() of a session that it made hands on",
     "django.ConnectionHandler": "one of its connections, connections['default'] for instance",
 }
-"""What makes connections is easily taken for one."""
+"""What makes connections, or wraps one, is easily taken for one."""
 
 
 class _HasCursor(Protocol):
@@ -61,7 +63,7 @@ def cursor_on(connection: CallersConnection) -> Cursor:
         raise OptionError("connection= takes no asynchronous connection: pass the one that its run_sync() hands on")
     cursor: Cursor
     if "psycopg.Connection" in kinds:
-        cursor = _open(given).cursor(row_factory=_tuple_rows)  # whatever rows the caller's own factory makes
+        cursor = _psycopg_cursor(_open(given))
     elif "psycopg2.connection" in kinds:
         cursor = _open(given).cursor()
     elif "sqlalchemy.Connection" in kinds:
@@ -73,6 +75,14 @@ def cursor_on(connection: CallersConnection) -> Cursor:
         cursor = _django_cursor(given)
     else:
         raise _refusal(_name(given), _instead_of(kinds))
+    return cursor
+
+
+def _psycopg_cursor(connection: Any) -> Cursor:
+    """A cursor of psycopg 3's, whatever rows the caller's own factory makes."""
+    cursor: Cursor = connection.cursor(row_factory=_tuple_rows)
+    if any(kind.__name__ == "RawCursorMixin" for kind in type(cursor).__mro__):  # it knows $1, and no names
+        cursor = sys.modules["psycopg"].Cursor(connection, row_factory=_tuple_rows)
     return cursor
 
 

@@ -257,6 +257,9 @@ def test_what_makes_connections_is_refused_with_a_hint(client: Client, engine: E
     assert refusal(client, engine) == f"{TAKES}sqlalchemy.engine.base.Engine: pass a Connection or Session of it"
     made = sessionmaker(engine)
     assert refusal(client, made) == f"{TAKES}sqlalchemy.orm.session.sessionmaker: pass a Session that it made"
+    with closing(engine.raw_connection()) as pooled:
+        said = refusal(client, pooled)
+    assert said == f"{TAKES}sqlalchemy.pool.base._ConnectionFairy: pass its driver_connection"
 
 
 def test_a_sqlalchemy_connection_to_another_database_is_refused(client: Client) -> None:

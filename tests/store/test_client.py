@@ -344,7 +344,11 @@ def test_a_handler_enqueues_in_the_callers_transaction(database_url: str, look: 
 # In the caller's transaction
 
 
-@pytest.fixture(params=["psycopg2", "psycopg2 dict rows", "psycopg2 named rows", "psycopg 3", "psycopg 3 class rows"])
+@pytest.fixture(
+    params=[
+        "psycopg2", "psycopg2 dict rows", "psycopg2 named rows", "psycopg 3", "psycopg 3 raw", "psycopg 3 class rows"
+    ]
+)  # fmt: skip
 def callers(request: pytest.FixtureRequest, database_url: str) -> Iterator[Any]:
     """A connection as users have them."""
     match request.param:
@@ -356,6 +360,8 @@ def callers(request: pytest.FixtureRequest, database_url: str) -> Iterator[Any]:
             made = psycopg2.connect(database_url, cursor_factory=psycopg2.extras.NamedTupleCursor)
         case "psycopg 3":
             made = psycopg.connect(database_url)
+        case "psycopg 3 raw":
+            made = psycopg.connect(database_url, cursor_factory=psycopg.RawCursor)
         case _:
             made = psycopg.connect(database_url, row_factory=psycopg.rows.class_row(NewTask))
     with closing(made):
