@@ -9,9 +9,9 @@ PAGE = (Path(__file__).parents[2] / "docs" / "handlers.md").read_text()
 [APP] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
-def billing(daemon: Start, queue: Queue) -> Daemon:
+def billing(daemon: Start, queue: Queue, pool_size: int = 2) -> Daemon:
     queue.rows("CREATE TABLE payments (task_id uuid PRIMARY KEY, invoice integer, cents integer)")
-    return daemon(APP, "--pool-size", "2", DATABASE_URL=queue.url)
+    return daemon(APP, "--pool-size", str(pool_size), DATABASE_URL=queue.url)
 
 
 def test_a_payment_is_stored_once_however_often_its_task_runs(daemon: Start, queue: Queue) -> None:
@@ -25,6 +25,18 @@ def test_a_payment_is_stored_once_however_often_its_task_runs(daemon: Start, que
 
     queue.wait_status(task_id, "completed")
     assert queue.rows("SELECT invoice, cents FROM payments") == [(17, 100)]
+
+
+def test_a_lost_connection_fails_one_task_and_not_every_one_after_it(daemon: Start, queue: Queue) -> None:
+    billing(daemon, queue, pool_size=1)
+    queue.wait_status(queue.enqueue("invoice:pay", {"invoice": 1, "cents": 100}), "completed")
+    lost = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+    assert queue.rows(f"{lost} AND application_name = '' AND pid <> pg_backend_pid()") == [(True,)]
+
+    unlucky, next_one = (queue.enqueue("invoice:pay", {"invoice": n, "cents": 100}) for n in (2, 3))
+
+    assert queue.wait_status(next_one, "completed")["attempts"] == 1
+    assert queue.task(unlucky)["attempts"] >= 1
 
 
 def test_it_ends_as_the_table_says(daemon: Start, queue: Queue) -> None:
