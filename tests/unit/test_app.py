@@ -2,7 +2,9 @@
 
 import copy
 import functools
+import inspect
 import pickle
+import re
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -10,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator import App, RetryPolicy, current_task
+import orchestrator
+from orchestrator import App, RetryPolicy, current_task, errors
 from orchestrator.app import CurrentTask, Handler, TaskFunction, load_app, loaded_app, running_task
 from orchestrator.client import Client
 from orchestrator.errors import AppLoadError, DuplicateTypeError, HandlerError, SignatureMismatch
@@ -414,6 +417,14 @@ def test_an_app_that_cannot_be_loaded_is_explained_with_the_users_frames(
         assert words in text
     assert "orchestrator/app.py" not in text
     assert "importlib" not in text
+
+
+def test_what_enqueue_says_that_it_raises_can_be_caught_by_its_public_name() -> None:
+    said = inspect.getdoc(Client.enqueue)
+    assert said is not None
+    raised = {name for name in re.findall(r"\w+", said) if issubclass(getattr(errors, name, object), Exception)}
+    assert len(raised) == 5
+    assert raised <= set(orchestrator.__all__)
 
 
 def test_a_task_function_is_a_handler() -> None:
