@@ -24,6 +24,7 @@ from orchestrator.retry import RetryPolicy
 
 __all__ = [
     "EXAMPLES",
+    "NO_TASKS",
     "App",
     "CurrentTask",
     "Handler",
@@ -41,6 +42,8 @@ Hook = Callable[[], object]
 
 EXAMPLES = "orchestrator.examples:app"
 """The built-in app, loaded like any other where no app is named."""
+NO_TASKS = "it has no tasks: give it handlers with @app.task at import, or import the modules that do"
+"""Why an App that loads cannot serve: it would end every task as one of an unknown type."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from setproctitle import setproctitle
 
-from orchestrator.app import App, load_app
+from orchestrator.app import EXAMPLES, NO_TASKS, App, load_app
 from orchestrator.board.birth import (
     MESSAGE_BYTES,
     TYPES_PER_MESSAGE,
@@ -28,7 +28,7 @@ from orchestrator.board.birth import (
 from orchestrator.board.kernel import be_killed_first, die_with_parent
 from orchestrator.board.reactions import turn_deaf
 from orchestrator.board.roster import Roster
-from orchestrator.errors import AppError
+from orchestrator.errors import AppError, AppLoadError
 from orchestrator.exit_codes import ExitCode
 from orchestrator.forkserver.fork import ChildMain, fork_child
 from orchestrator.forkserver.safety import CURE, inspect
@@ -108,8 +108,8 @@ def _import_app(orders: ForkserverOrders, supervisor: socket.socket) -> App | No
         supervisor.send(encode("refused", reason=str(error)[: MESSAGE_BYTES // 8]))
         return None
     if not app.types():
-        name = orders.app or "the built-in app"
-        supervisor.send(encode("refused", reason=f"{name} has no tasks: give it handlers with @app.task at import"))
+        refusal = AppLoadError(orders.app or EXAMPLES, NO_TASKS)
+        supervisor.send(encode("refused", reason=str(refusal)))
         return None
     findings = inspect(frozenset({supervisor.fileno()}))
     if findings.unsafe and not orders.may_have_threads:
