@@ -186,6 +186,8 @@ class Retry(OrchestratorError):
     """
 
     def __init__(self, message: str = "", *, in_: float = 0.0) -> None:
+        if isinstance(message, (int, float)):  # type: ignore[unreachable]  # at once, until the attempts are used up
+            raise TypeError(f"Retry({message!r}): write Retry(in_={message!r})")
         if not 0 <= in_ <= 366 * 86400:
             raise ValueError(f"Retry(in_={in_!r}): write 0 to {366 * 86400} seconds")
         self.in_seconds = float(in_)

@@ -1,5 +1,7 @@
 """How long a retry waits."""
 
+import re
+
 import pytest
 
 from orchestrator.errors import Retry
@@ -40,3 +42,8 @@ def test_a_handler_cannot_ask_for_a_senseless_wait(seconds: float) -> None:
 def test_a_retry_says_why_or_when() -> None:
     assert str(Retry("the API is down", in_=60)) == "the API is down"
     assert "60 s" in str(Retry(in_=60))
+
+
+def test_seconds_that_stand_where_the_message_does_are_refused() -> None:
+    with pytest.raises(TypeError, match=re.escape("write Retry(in_=60)")):
+        Retry(60)
