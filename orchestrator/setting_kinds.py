@@ -66,9 +66,9 @@ class Duration:
     def read(self, text: str) -> float | None:
         if self.none and text.lower() == "none":
             return None
-        if _NUMBER.fullmatch(text) and (float(text) != 0 or self.least > 0):
+        if _NUMBER.fullmatch(text) and float(text) != 0:
             raise ValueError(f"write {text}s if you mean seconds")
-        if _NUMBER.fullmatch(text):
+        if _NUMBER.fullmatch(text) and self.least <= 0:
             return 0.0
         if not _DURATION.fullmatch(text):
             raise ValueError

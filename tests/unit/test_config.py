@@ -65,6 +65,7 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 def test_a_bare_number_is_told_its_unit_except_for_a_zero_that_is_accepted() -> None:
     assert "write 30s if you mean seconds" in problems(SHUTDOWN_TIMEOUT="30")[0]
     assert load(SHUTDOWN_TIMEOUT="0").shutdown_timeout == 0.0
+    assert problems(TASK_TIMEOUT="0")[0].endswith(", or none")
     assert load(SHUTDOWN_TIMEOUT="1d").shutdown_timeout == 86400.0
 
 
