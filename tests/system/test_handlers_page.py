@@ -6,12 +6,18 @@ from pathlib import Path
 from tests.fixtures.daemon import Daemon, Queue, Start
 
 PAGE = (Path(__file__).parents[2] / "docs" / "handlers.md").read_text()
-[APP] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+APP, DJANGO = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
 def billing(daemon: Start, queue: Queue, pool_size: int = 2) -> Daemon:
     queue.rows("CREATE TABLE payments (task_id uuid PRIMARY KEY, invoice integer, cents integer)")
     return daemon(APP, "--pool-size", str(pool_size), DATABASE_URL=queue.url)
+
+
+def end_connections_of_users(queue: Queue, count: int) -> None:
+    """Those of handlers, which have no name."""
+    ending = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+    assert queue.rows(f"{ending} AND application_name = '' AND pid <> pg_backend_pid()") == [(True,)] * count
 
 
 def test_a_payment_is_stored_once_however_often_its_task_runs(daemon: Start, queue: Queue) -> None:
@@ -30,8 +36,7 @@ def test_a_payment_is_stored_once_however_often_its_task_runs(daemon: Start, que
 def test_a_lost_connection_fails_one_task_and_not_every_one_after_it(daemon: Start, queue: Queue) -> None:
     billing(daemon, queue, pool_size=1)
     queue.wait_status(queue.enqueue("invoice:pay", {"invoice": 1, "cents": 100}), "completed")
-    lost = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
-    assert queue.rows(f"{lost} AND application_name = '' AND pid <> pg_backend_pid()") == [(True,)]
+    end_connections_of_users(queue, 1)
 
     unlucky, next_one = (queue.enqueue("invoice:pay", {"invoice": n, "cents": 100}) for n in (2, 3))
 
@@ -50,3 +55,45 @@ def test_it_ends_as_the_table_says(daemon: Start, queue: Queue) -> None:
     refused = queue.wait_status(unknown, "failed")["last_error"]
     assert "missing cents" in refused and "unknown euros" in refused
     assert queue.wait_status(reminder, "completed")["attempts"] == 2
+
+
+SETTINGS = """
+import os
+from psycopg.conninfo import conninfo_to_dict
+url = conninfo_to_dict(os.environ["DATABASE_URL"])
+names = {"NAME": "dbname", "USER": "user", "PASSWORD": "password", "HOST": "host", "PORT": "port"}
+DATABASES = {"default": {"ENGINE": "django.db.backends.postgresql", "CONN_MAX_AGE": None,
+                         **{name: url.get(key, "") for name, key in names.items()}}}
+INSTALLED_APPS = ["stock"]
+"""
+
+MODELS = """
+from django.db import models
+
+class Item(models.Model):
+    shelf = models.IntegerField()
+    class Meta:
+        db_table = "items"
+"""
+
+
+def test_djangos_connections_and_its_thread_stay_and_a_lost_one_is_made_anew(
+    daemon: Start, queue: Queue, tmp_path: Path
+) -> None:
+    queue.rows("CREATE TABLE items AS SELECT n AS id, 1 AS shelf FROM generate_series(1, 7) AS n")
+    (tmp_path / "stock").mkdir()
+    (tmp_path / "stock" / "models.py").write_text(MODELS)
+    (tmp_path / "settings.py").write_text(SETTINGS)
+    worker = daemon(DJANGO, "--pool-size", "1", DATABASE_URL=queue.url, DJANGO_SETTINGS_MODULE="settings")
+    children = worker.children()
+    for type_name in ("stock:count", "stock:count_async") * 2:
+        assert queue.wait_status(queue.enqueue(type_name, {"shelf": 1}), "completed")["result"] == 7
+    end_connections_of_users(queue, 2)
+
+    for type_name in ("stock:count", "stock:count_async") * 2:
+        queue.enqueue(type_name, {"shelf": 1}, max_retries=0)
+    queue.wait_empty()
+
+    after = queue.rows("SELECT type, status::text FROM tasks ORDER BY id")[4:]
+    assert after[2:] == [("stock:count", "completed"), ("stock:count_async", "completed")]
+    assert worker.children() == children
