@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from dataclasses import dataclass
 from types import CoroutineType
 from typing import Any
@@ -129,21 +129,19 @@ class Executor:
             if handler.is_async:
                 coroutine = context.run(handler.function, **payload)
                 return self._coroutines.run(coroutine, context, timeout, started_ns)
-            value = self._call_within(timeout, context, handler, payload)
+            if timeout is None:
+                value = context.run(handler.function, **payload)
+            else:
+                try:
+                    self._time_limit.arm(timeout)
+                    value = context.run(handler.function, **payload)
+                finally:
+                    self._time_limit.disarm()
             if type(value) is CoroutineType:  # a plain function around an async def, such as a decorator makes
                 return self._coroutines.run(value, context, timeout, started_ns)
             return value
         finally:
             self._origin.end_forks(started_ns)
-
-    def _call_within(self, timeout: float | None, context: Context, handler: Handler, payload: dict[str, Any]) -> Any:
-        if timeout is None:
-            return context.run(handler.function, **payload)
-        try:
-            self._time_limit.arm(timeout)
-            return context.run(handler.function, **payload)
-        finally:
-            self._time_limit.disarm()
 
     def _unknown_type(self, type_name: str) -> str:
         known = ", ".join(sorted(self._handlers)[:20]) or "none"
