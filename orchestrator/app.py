@@ -202,7 +202,7 @@ def _imported(spec: str) -> App:
         raise AppLoadError(spec, 'write "module:attribute", such as myproject.tasks:app')
     try:
         module = importlib.import_module(name)
-    except (Exception, SystemExit) as error:  # whatever the user's module does at import
+    except BaseException as error:
         raise AppLoadError(spec, _why_not(error, name)) from error
     found: object = module
     for part in (attribute or "app").split("."):

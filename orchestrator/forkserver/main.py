@@ -48,13 +48,29 @@ class Identity:
 def main(descriptor: int) -> NoReturn:
     """Serve the supervisor at the other end of `descriptor` until it is gone."""
     code = int(ExitCode.BUG)
+    identity = _identity(descriptor)
     try:
-        with socket.socket(fileno=descriptor) as supervisor:
-            code = _serve(supervisor)
+        code = _serve(socket.socket(fileno=descriptor))
     except BaseException:  # noqa: BLE001 a border: the process ends here, whatever it was
-        traceback.print_exc()
+        if _identity(descriptor) == identity:
+            traceback.print_exc()
+        else:
+            found = (
+                "the app closed or replaced descriptors that are not its own (os.closerange?): it must not at import"
+            )
+            logs.get("forkserver").error("app_not_loaded", reason=found)
+            code = int(ExitCode.APP)
     finally:
         os._exit(code)
+
+
+def _identity(descriptor: int) -> tuple[int, int] | None:
+    """Which file it is; None: it is closed."""
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _serve(supervisor: socket.socket) -> int:

@@ -352,6 +352,8 @@ def test_check_tells_problems_of_app_and_types_and_has_the_code_of_the_first(
         ("import os\nos._exit(3)\n", "the process that imported it ended: it exited with code 3"),
         ("import os\nos.abort()\n", "the process that imported it ended: it was killed by SIGABRT"),
         ("from orchestrator import App\napp = App()\n", "it has no tasks"),
+        ("raise KeyboardInterrupt\n", "importing it raised"),
+        ("import os\nos.closerange(3, 1000)\n" + PRINTING, "the process that imported it ended: it exited with code 3"),
         ("import threading, time\nthreading.Timer(600, print).start()\n" + PRINTING, "forking breaks: the thread"),
     ],
 )
@@ -363,6 +365,7 @@ def test_check_has_the_app_imported_as_start_would(
     assert done.returncode == 3
     assert re.search(f"problem  app: .*{re.escape(words)}", done.stdout)
     assert "ok       schema: " in done.stdout, "what else there is to see is looked at all the same"
+    assert "Traceback" not in done.stderr
 
 
 def test_what_an_app_prints_when_check_imports_it_is_not_in_its_json(
