@@ -14,9 +14,11 @@ import psycopg
 import pytest
 
 from orchestrator.dev import leftovers
-from orchestrator.dev.account import can_reach, make_folder, make_temporary_folder, server_account
+from orchestrator.dev.account import can_reach, make_folder, server_account
 from orchestrator.dev.postgres import PrivatePostgres
 from orchestrator.errors import PrivatePostgresError
+from tests.fixtures.database import copy_made_cluster
+from tests.fixtures.memory import make_data_folder
 from tests.fixtures.waiting import eventually
 
 OWNER = """
@@ -33,10 +35,16 @@ signal.pause()
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder with a space in its name that the server's account can reach."""
-    path = make_temporary_folder("orchestrator test-")
+    path = make_data_folder("orchestrator test-")
     yield path
     eventually(lambda: processes_in(path) == [], within=15, why="the servers end")
     shutil.rmtree(path)
+
+
+@pytest.fixture
+def has_data(folder: Path) -> None:
+    """`folder`/data is there already, for a test that is not about its making: that takes longer than all else."""
+    copy_made_cluster(folder / "data")
 
 
 @pytest.fixture
@@ -101,6 +109,7 @@ def test_it_starts_answers_and_leaves_nothing_behind(start: Callable[..., Privat
     server.stop()  # once more is fine
 
 
+@pytest.mark.usefixtures("has_data")
 def test_a_restart_keeps_the_data_and_takes_less_than_a_second(start: Callable[..., PrivatePostgres]) -> None:
     server = start()
     assert server.create_database("my data")
@@ -112,6 +121,7 @@ def test_a_restart_keeps_the_data_and_takes_less_than_a_second(start: Callable[.
     assert answer(server.url("my data"), "SELECT current_database()") == "my data"
 
 
+@pytest.mark.usefixtures("has_data")
 def test_what_was_committed_survives_a_crash_of_the_fast_settings(start: Callable[..., PrivatePostgres]) -> None:
     server = start()
     with psycopg.connect(server.url(), autocommit=True) as connection:
@@ -161,6 +171,7 @@ def test_nobody_else_can_enter_what_it_keeps(start: Callable[..., PrivatePostgre
         assert private.stat().st_mode & 0o177 == 0
 
 
+@pytest.mark.usefixtures("has_data")
 def test_a_second_owner_is_refused_and_told_who_the_first_is(
     start: Callable[..., PrivatePostgres], start_owner: Callable[[], "subprocess.Popen[str]"]
 ) -> None:
@@ -169,6 +180,7 @@ def test_a_second_owner_is_refused_and_told_who_the_first_is(
         start()
 
 
+@pytest.mark.usefixtures("has_data")
 def test_a_killed_owner_takes_its_server_along(
     start_owner: Callable[[], "subprocess.Popen[str]"], folder: Path
 ) -> None:
@@ -179,6 +191,7 @@ def test_a_killed_owner_takes_its_server_along(
     assert not (folder / "data" / "socket").exists()
 
 
+@pytest.mark.usefixtures("has_data")
 def test_a_killed_guard_takes_the_server_along_and_the_next_start_works(
     start: Callable[..., PrivatePostgres], folder: Path
 ) -> None:
@@ -192,6 +205,7 @@ def test_a_killed_guard_takes_the_server_along_and_the_next_start_works(
     assert answer(start().url()) == 1
 
 
+@pytest.mark.usefixtures("has_data")
 def test_a_server_whose_owner_and_guard_were_killed_is_stopped_by_the_next_start(
     start: Callable[..., PrivatePostgres], start_owner: Callable[[], "subprocess.Popen[str]"], folder: Path
 ) -> None:
@@ -204,6 +218,7 @@ def test_a_server_whose_owner_and_guard_were_killed_is_stopped_by_the_next_start
         assert answer(start().url()) == 1
 
 
+@pytest.mark.usefixtures("has_data")
 def test_a_stale_pid_file_whose_number_is_somebody_elses_does_no_harm(
     start: Callable[..., PrivatePostgres], folder: Path
 ) -> None:
@@ -216,6 +231,7 @@ def test_a_stale_pid_file_whose_number_is_somebody_elses_does_no_harm(
     assert answer(server.url()) == 1
 
 
+@pytest.mark.usefixtures("has_data")
 def test_data_of_another_major_version_is_refused(start: Callable[..., PrivatePostgres], folder: Path) -> None:
     server = start()
     server.stop()
@@ -224,6 +240,7 @@ def test_data_of_another_major_version_is_refused(start: Callable[..., PrivatePo
         server.start()
 
 
+@pytest.mark.usefixtures("has_data")
 def test_a_server_that_cannot_start_says_why(start: Callable[..., PrivatePostgres]) -> None:
     with pytest.raises(PrivatePostgresError, match="no_such_setting"):
         start(settings={"no_such_setting": "1"})
@@ -260,8 +277,9 @@ def test_for_root_nothing_is_loosened_and_an_unreachable_folder_is_refused(
     assert (folder / "data" / "cluster").stat().st_uid == account.uid
 
 
+@pytest.mark.usefixtures("has_data")
 def test_the_processes_of_another_server_are_left_alone(start: Callable[..., PrivatePostgres]) -> None:
-    first, second = start("first"), start("second")
+    first, second = start("data"), start("second")
     leftovers.kill_servers(first._name)
     assert answer(second.url()) == 1
 

@@ -13,8 +13,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from orchestrator.dev.account import make_temporary_folder
 from tests.fixtures.command import ENTRY, clean_environment
+from tests.fixtures.database import copy_made_cluster
+from tests.fixtures.memory import make_data_folder
 from tests.fixtures.waiting import eventually
 
 QUIET = "--no-enqueue-examples"
@@ -91,9 +92,22 @@ Start = Callable[..., Dev]
 
 
 @pytest.fixture
-def start(request: pytest.FixtureRequest) -> Iterator[Start]:
+def folder() -> Iterator[Path]:
+    """With a space in its name, and reached by the server's account."""
+    path = make_data_folder("orchestrator dev-")
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def has_data(folder: Path) -> None:
+    """The data folder is there already, for a test that is not about its making: that takes longer than all else."""
+    copy_made_cluster(folder / "data")
+
+
+@pytest.fixture
+def start(folder: Path) -> Iterator[Start]:
     """Starts `orchestratord dev` on one folder; afterwards nothing is left. A failed test shows the log."""
-    folder = make_temporary_folder("orchestrator dev-")
     started: list[Dev] = []
 
     def start(*arguments: str, **options: Any) -> Dev:
@@ -104,7 +118,6 @@ def start(request: pytest.FixtureRequest) -> Iterator[Start]:
     for dev in started:
         dev.close()
     print((folder / "err").read_text())  # noqa: T201 pytest shows it if the test failed
-    shutil.rmtree(folder)
 
 
 def test_it_runs_the_examples_and_a_ctrl_c_in_the_terminal_drains_and_leaves_nothing(start: Start) -> None:
@@ -117,6 +130,7 @@ def test_it_runs_the_examples_and_a_ctrl_c_in_the_terminal_drains_and_leaves_not
     dev.ends_with(0)
 
 
+@pytest.mark.usefixtures("has_data")
 def test_data_stay_between_runs_and_examples_can_be_left_out(start: Start) -> None:
     first = start("--pool-size", "1", QUIET).until_ready()
     assert first.sql("SELECT count(*) FROM tasks") == [(0,)]
@@ -129,6 +143,7 @@ def test_data_stay_between_runs_and_examples_can_be_left_out(start: Start) -> No
     second.ends_with(0)
 
 
+@pytest.mark.usefixtures("has_data")
 def test_a_second_ctrl_c_does_not_wait_for_the_task_that_runs(start: Start) -> None:
     dev = start("--pool-size", "1", QUIET).until_ready()
     dev.sql("""SELECT enqueue_task('example:slow', '{"seconds": 300}')""")
@@ -140,6 +155,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_task_that_runs(start: Start) -> N
     dev.ends_with(1, within=10)
 
 
+@pytest.mark.usefixtures("has_data")
 def test_killed_with_9_it_takes_the_pool_and_postgresql_along(start: Start) -> None:
     dev = start("--pool-size", "2", QUIET).until_ready()
     dev.process.kill()
@@ -150,6 +166,7 @@ def test_killed_with_9_it_takes_the_pool_and_postgresql_along(start: Start) -> N
     again.ends_with(0)
 
 
+@pytest.mark.usefixtures("has_data")
 def test_a_terminal_that_is_closed_ends_it(start: Start) -> None:
     dev = start("--pool-size", "1", QUIET, in_terminal=True).until_ready()
     assert dev.terminal is not None
@@ -158,6 +175,7 @@ def test_a_terminal_that_is_closed_ends_it(start: Start) -> None:
     dev.ends_with(0)
 
 
+@pytest.mark.usefixtures("has_data")
 def test_a_hangup_without_a_terminal_reloads_the_app(start: Start) -> None:
     dev = start("--pool-size", "1", QUIET).until_ready()
     dev.process.send_signal(signal.SIGHUP)
@@ -167,6 +185,7 @@ def test_a_hangup_without_a_terminal_reloads_the_app(start: Start) -> None:
     dev.ends_with(0)
 
 
+@pytest.mark.usefixtures("has_data")
 def test_a_postgresql_that_dies_is_started_again_and_the_pool_goes_on(start: Start) -> None:
     dev = start("--pool-size", "1", QUIET).until_ready()
     pid = int((dev.folder / "data" / "cluster" / "postmaster.pid").read_text().split()[0])
@@ -199,6 +218,7 @@ def test_wrong_settings_are_told_before_anything_is_started(start: Start) -> Non
     assert not (dev.folder / "data").exists()
 
 
+@pytest.mark.usefixtures("has_data")
 def test_a_folder_in_use_is_refused_and_its_user_named(start: Start) -> None:
     first = start("--pool-size", "1", QUIET).until_ready()
     refused = subprocess.run(
