@@ -19,6 +19,8 @@ PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
 # as a folder in a .pth file: pip's usual finder takes each Python 13 ms to import, and a test run starts a thousand
 PLAIN := --config-settings editable_mode=compat
 PYTEST := .venv/bin/python -m pytest
+# each of four processes would compile all tests, and pytest's rewriting of their asserts takes 3 s of that
+test test-unit test-slow chaos: export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help run test test-unit test-slow chaos bench lint fmt clean install uninstall
 
