@@ -9,6 +9,7 @@ All of it reads /proc, and raises OSError if no descriptor is left to do it with
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 
 from orchestrator.board.birth import MARKER_VARIABLE
@@ -17,7 +18,15 @@ from orchestrator.board.kernel import parent_pid
 LOOKS_FOR_THE_GONE = 5
 """No more, since what living tasks start comes and goes as well."""
 
+LOOKS_AT_AN_EXEC = 500
+"""A millisecond apart; an exec is over sooner."""
+
 _MARK = MARKER_VARIABLE.encode() + b"="
+_GONE = (b"Z", b"X")
+_MEMORY = 20
+_ENVIRONMENT = slice(47, 49)
+"""Places among the fields: of vsize, and of env_start and env_end."""
+_IN_EXEC = [b"0", b"0"]
 
 
 def kill_marked(marker: str) -> int:
@@ -59,30 +68,40 @@ def _kill(candidates: Callable[[], Iterable[int]], matches: Callable[[str], bool
     until nothing new is there, and some times more if somebody is gone."""
     killed: set[int] = set()
     gone: set[int] = set()
-    looks_left = LOOKS_FOR_THE_GONE
+    looks_left, execs_left = LOOKS_FOR_THE_GONE, LOOKS_AT_AN_EXEC
     while True:
         found = {pid for pid in candidates() if pid not in killed}
-        new = {pid for pid in found if _kill_if(pid, matches)}
+        is_killed = {pid: _kill_if(pid, matches) for pid in found}
+        new = {pid for pid in found if is_killed[pid]}
         newly_gone = {pid for pid in found - new - gone if _is_zombie(pid)}
-        if not new:
-            looks_left -= 1
-            if not newly_gone or not looks_left:
-                return len(killed)
         killed |= new
         gone |= newly_gone
+        if new:
+            continue
+        if None in is_killed.values() and execs_left:
+            execs_left -= 1
+            time.sleep(0.001)
+            continue
+        looks_left -= 1
+        if not newly_gone or not looks_left:
+            return len(killed)
 
 
-def _kill_if(pid: int, matches: Callable[[str], bool]) -> bool:
+def _kill_if(pid: int, matches: Callable[[str], bool]) -> bool | None:
+    """Whether it was killed. None: that cannot be told yet."""
     found = _marker(pid)
-    if found is None or not matches(found):
+    if found is None:
+        return None
+    if not matches(found):
         return False
     try:
         descriptor = os.pidfd_open(pid)
     except OSError:
         return False
     try:
-        if _marker(pid) != found or _is_zombie(pid):
-            return False
+        again = _marker(pid)
+        if again != found or _is_zombie(pid):
+            return None if again is None else False
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
             return True
@@ -116,6 +135,17 @@ def _pids() -> list[int]:
 
 
 def _marker(pid: int) -> str | None:
+    """Empty: it has none, or is gone.
+
+    None: it is, or just was, in the midst of an exec. Neither what it was nor what it will be can be seen there.
+    """
+    image = _image(pid)
+    found = _shown_marker(pid)
+    is_whole = image != _IN_EXEC and image == _image(pid)
+    return found or ("" if is_whole else None)
+
+
+def _shown_marker(pid: int) -> str:
     with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as environ:
         for entry in environ.read().split(b"\0"):
             if entry.startswith(_MARK):
@@ -125,13 +155,25 @@ def _marker(pid: int) -> str | None:
             _, found, name = line.rstrip().partition(b"/memfd:orchestrator ")
             if found:
                 return name.removesuffix(b" (deleted)").decode(errors="replace")
-    return None
+    return ""
+
+
+def _image(pid: int) -> list[bytes]:
+    """Where its environment lies, which is elsewhere after each exec. []: it has none, or none that we may see."""
+    fields = _stat(pid)
+    has_memory = len(fields) > _MEMORY and fields[_MEMORY] != b"0"  # a zombie has none, nor has a thread of the kernel
+    return fields[_ENVIRONMENT] if has_memory and os.access(f"/proc/{pid}/environ", os.R_OK) else []
 
 
 def _is_zombie(pid: int) -> bool:
     """Or gone altogether."""
+    return _stat(pid)[0] in _GONE
+
+
+def _stat(pid: int) -> list[bytes]:
+    """The fields of proc_pid_stat(5) from the third, the state."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
-            return stat.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+            return stat.read().rpartition(b")")[2].split()
     except OSError:
-        return True
+        return [b"X"]

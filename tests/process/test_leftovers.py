@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator.board.birth import MARKER_VARIABLE
 from orchestrator.board.memory import create_memory
+from orchestrator.supervisor import leftovers
 from orchestrator.supervisor.leftovers import kill_marked
 from tests.fixtures.proc import is_alive
 from tests.fixtures.waiting import eventually
@@ -78,6 +80,24 @@ def test_a_process_that_has_the_childs_board_mapped_is_its_leftover_though_it_ha
     assert kill_marked(MINE) == 1
     assert forked.wait(5.0) == -signal.SIGKILL
     forked.stdout.close()
+
+
+def test_a_program_that_is_just_being_started_shows_its_marker_too(started: Processes, tmp_path: Path) -> None:
+    """Of one that does nothing but start itself again, a look in a hundred meets the moment without an environment."""
+    again = tmp_path / "again"
+    again.write_text('#!/bin/sh\nexec "$0"\n')
+    again.chmod(0o755)
+    starting = sleep(started, str(again), **{MARKER_VARIABLE: MINE})
+    assert {leftovers._marker(starting.pid) for _ in range(1000)} <= {MINE, None}  # it never seems to have none
+    assert kill_marked(MINE) == 1
+
+
+def test_nobody_is_waited_for_who_has_no_environment(started: Processes) -> None:
+    """A thread of the kernel, a zombie, who was started without one, who is gone."""
+    bare, zombie = subprocess.Popen(["sleep", "60"], env={}), sleep(started, "true")
+    started.append(bare)
+    os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
+    assert {leftovers._marker(pid) for pid in (2, bare.pid, zombie.pid, 1 << 30)} == {""}
 
 
 def in_a_namespace(play: str) -> Any:
