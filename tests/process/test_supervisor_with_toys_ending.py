@@ -101,7 +101,7 @@ def test_a_drain_waits_for_nobody_who_is_not_there(workshop: Workshop) -> None:
     """A slot that backs off, and one whose child hangs in its boot."""
     workshop.write("boot", "hang")
     os.kill(workshop.children()[0], signal.SIGKILL)
-    workshop.wait_for(lambda: len(workshop.births(0)) == 2)
+    workshop.wait_for(lambda: workshop.store.notes("hangs"))
     workshop.write("boot", "die")
     os.kill(workshop.children()[1], signal.SIGKILL)
     workshop.wait_for(lambda: len(workshop.births(1)) >= 3)
