@@ -36,6 +36,7 @@ def test_a_claim_whose_reply_is_lost_is_found_and_run(
     proxy.lose_replies("child")
     task_id = queue.enqueue("quick", {"n": 1})
     queue.wait_status(task_id, "claimed")
+    eventually(lambda: proxy.lost("child") > 0, within=5, why="the reply is lost; the claim was to be seen before that")
     assert notes(tmp_path)["ran 1"] == 0, "nobody knows of the claim"
     proxy.heal()
 
@@ -59,6 +60,7 @@ def test_an_outcome_whose_reply_is_lost_is_written_and_counted_once(
     (tmp_path / "go").touch()
     for task_id in tasks.values():
         queue.wait_status(task_id, "completed")
+    eventually(lambda: proxy.lost("child") == 2, within=5, why="the replies are lost")
     proxy.heal()
     queue.wait_status(queue.enqueue("quick", {"n": 3}), "completed")
 
