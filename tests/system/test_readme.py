@@ -13,6 +13,7 @@ from psycopg2.extensions import make_dsn
 from orchestrator import Client
 from tests.fixtures.command import Command, clean_environment
 from tests.fixtures.daemon import Daemon, Queue, Start
+from tests.fixtures.proc import is_alive
 from tests.fixtures.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -94,7 +95,7 @@ def test_after_kill_9_the_next_start_takes_over_at_once(daemon: Start, queue: Qu
     eventually(lambda: queue.one(running) == 2, within=10, why="two tasks run, and have been for a moment")
     children = first.children().values()
     first.kill()
-    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), within=2, why="no child is left")
+    eventually(lambda: not any(is_alive(pid) for pid in children), within=2, why="no child is left")
 
     second = shop(daemon, queue, tmp_path)
     queue.wait_empty()
