@@ -1,6 +1,7 @@
 """A leader of the store's tests, and who looks at plans."""
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -20,7 +21,18 @@ def term(connection: Connection) -> int:
 
 
 @pytest.fixture
-def recorder(database_url: str) -> Iterator[Recorder]:
-    recorder = Recorder.open(database_url, within=10.0, application_name="test")
-    yield recorder
-    recorder.close()
+def make_recorder(database_url: str) -> Iterator[Callable[[], Recorder]]:
+    """Call it for a session that has planned nothing yet."""
+    with contextlib.ExitStack() as stack:
+
+        def make() -> Recorder:
+            recorder = Recorder.open(database_url, within=10.0, application_name="test")
+            stack.callback(recorder.close)
+            return recorder
+
+        yield make
+
+
+@pytest.fixture
+def recorder(make_recorder: Callable[[], Recorder]) -> Recorder:
+    return make_recorder()
