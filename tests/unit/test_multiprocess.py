@@ -473,4 +473,7 @@ def test_a_scrape_of_20_children_takes_less_than_100_ms(who: Who, tmp_path: Path
     registry = CollectorRegistry()
     registry.register(SlotFilesCollector(str(tmp_path)))
     assert generate_latest(registry).count(b"\n") > 400
-    assert min(timeit.repeat(lambda: generate_latest(registry), number=1, repeat=7)) < SCRAPE_LIMIT_SECONDS
+    assert (
+        min(timeit.repeat(lambda: generate_latest(registry), timer=time.thread_time, number=1, repeat=7))
+        < SCRAPE_LIMIT_SECONDS
+    )
