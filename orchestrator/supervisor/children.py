@@ -158,7 +158,7 @@ class Children:
         seat.backoff.succeeded()
 
     def forget_failures(self) -> None:
-        """The code is new: how children of the old fared says nothing about it."""
+        """The code is new, or the worker registered anew: how children fared before says nothing about it."""
         for seat in self._seats.values():
             seat.backoff.succeeded()
 

@@ -171,3 +171,4 @@ class Course:
         self._log.error("declared_dead", new_worker_id=report.worker_id, then="kill what runs and go on")
         self._reaper.kill_all(Doom.DRAIN, "its worker was declared dead", now)
         self._pool.settings.worker_id = report.worker_id
+        self._pool.children.forget_failures()  # of those that found themselves unregistered before we heard of it

@@ -260,6 +260,16 @@ def test_a_worker_that_was_declared_dead_kills_what_runs_and_goes_on_under_anoth
     assert workshop.exit_code() == 0  # what ran when it was declared dead was put back by others, long before
 
 
+def test_how_children_ended_before_their_worker_was_declared_dead_is_no_crash_loop(workshop: Workshop) -> None:
+    for _ in range(2):  # as those do that find themselves unregistered, until the supervisor hears of it
+        pid = workshop.wait_for(lambda: workshop.children().get(0))
+        os.kill(pid, signal.SIGKILL)
+        workshop.wait_for(lambda: workshop.children().get(0, pid) != pid)  # noqa: B023 asked at once
+    workshop.wait_for(lambda: workshop.status()["backing_off"] == 1)
+    workshop.report("DeclaredDead", worker_id=f"toys-{workshop.pid}-reborn")
+    workshop.wait_for(lambda: workshop.status()["backing_off"] == 0, within=5.0)
+
+
 def test_a_lost_lease_drains_and_exits_5(workshop: Workshop) -> None:
     workshop.begin()
     workshop.report("LeaseLost", holder="another")
