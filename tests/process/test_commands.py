@@ -1,33 +1,16 @@
 """The commands of `orchestratord` for people and scripts: what they print, and the code they end with."""
 
 import json
-import os
-import re
-import secrets
-import socket
-import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
 
 from orchestrator._version import __version__
 from orchestrator.cli import run
 from orchestrator.store.schema import SCHEMA_VERSION
-from tests.fixtures.command import ENTRY, Command, clean_environment
-from tests.fixtures.proxy import Proxy
-
-PRINTING = """
-from orchestrator import App
-print("good morning")
-app = App()
-@app.task("greet")
-def greet() -> None: ...
-"""
+from tests.fixtures.command import Command
+from tests.fixtures.psql import sql
 
 
 class Answer:
@@ -55,23 +38,6 @@ def ask(database_url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pyte
         return Answer(code, printed.out, printed.err)
 
     return ask
-
-
-def sql(url: str, statement: str) -> Any:
-    with psycopg.connect(url, autocommit=True) as connection:
-        cursor = connection.execute(statement.encode())
-        return cursor.fetchall() if cursor.description else None
-
-
-@contextmanager
-def a_role(url: str) -> Iterator[str]:
-    """The database's URL for a new role that has no rights of its own."""
-    role = f"plain_{secrets.token_hex(4)}"
-    sql(url, f"CREATE ROLE {role} LOGIN PASSWORD 'p'")
-    try:
-        yield make_conninfo(url, user=role, password="p")
-    finally:
-        sql(url, f"DROP ROLE {role}")
 
 
 def test_enqueue_prints_the_id_of_a_task_with_all_its_options(ask: Ask) -> None:
@@ -318,139 +284,6 @@ def test_without_a_database_url_a_command_asks_for_it_and_minds_no_other_variabl
     assert done.stderr == "orchestratord: DATABASE_URL is not set: write postgres://user:password@host:port/database\n"
 
 
-def test_check_finds_everything_in_order(orchestratord: Command, database_url: str) -> None:
-    done = orchestratord("check", "--json", DATABASE_URL=database_url)
-    findings = json.loads(done.stdout)
-    assert done.returncode == 0
-    assert [(finding["subject"], finding["verdict"]) for finding in findings] == [
-        ("settings", "ok"),
-        ("app", "ok"),
-        ("metrics", "ok"),
-        ("database", "ok"),
-        ("connections", "ok"),
-        ("schema", "ok"),
-        ("types", "ok"),
-    ]
-
-
-def test_check_tells_problems_of_app_and_types_and_has_the_code_of_the_first(
-    orchestratord: Command, database_url: str, tmp_path: Path
-) -> None:
-    sql(database_url, "SELECT enqueue_task('nobody:serves', '{}')")
-    (tmp_path / "broken.py").write_text("import no_such_module_at_all\n")
-    done = orchestratord("check", "--app", "broken:app", "--pool-size", "1000", DATABASE_URL=database_url)
-    assert done.returncode == 3
-    assert "problem  app: " in done.stdout
-    assert "no_such_module_at_all" in done.stdout
-    assert "warning  connections: 1002 needed" in done.stdout
-    assert "warning  types: 1 pending tasks of type 'nobody:serves'" in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("code", "words"),
-    [
-        ("import os\nos._exit(3)\n", "the process that imported it ended: it exited with code 3"),
-        ("import os\nos.abort()\n", "the process that imported it ended: it was killed by SIGABRT"),
-        ("from orchestrator import App\napp = App()\n", "it has no tasks"),
-        ("raise KeyboardInterrupt\n", "importing it raised"),
-        ("import os\nos.closerange(3, 1000)\n" + PRINTING, "the process that imported it ended: it exited with code 3"),
-        ("import threading, time\nthreading.Timer(600, print).start()\n" + PRINTING, "forking breaks: the thread"),
-    ],
-)
-def test_check_has_the_app_imported_as_start_would(
-    orchestratord: Command, database_url: str, tmp_path: Path, code: str, words: str
-) -> None:
-    (tmp_path / "strange.py").write_text(code)
-    done = orchestratord("check", "--app", "strange:app", DATABASE_URL=database_url)
-    assert done.returncode == 3
-    assert re.search(f"problem  app: .*{re.escape(words)}", done.stdout)
-    assert "ok       schema: " in done.stdout, "what else there is to see is looked at all the same"
-    assert "Traceback" not in done.stderr
-
-
-def test_what_an_app_prints_when_check_imports_it_is_not_in_its_json(
-    orchestratord: Command, database_url: str, tmp_path: Path
-) -> None:
-    (tmp_path / "chatty.py").write_text(PRINTING)
-    done = orchestratord("check", "--json", "--app", "chatty:app", DATABASE_URL=database_url)
-    assert json.loads(done.stdout)[1]["message"] == "chatty:app serves greet"
-    assert done.stderr == "good morning\n"
-    assert done.returncode == 0
-
-
-def test_check_says_that_the_metrics_have_no_place_or_no_port(
-    orchestratord: Command, database_url: str, tmp_path: Path
-) -> None:
-    (tmp_path / "taken").touch()
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        for variables, words in (
-            ({"METRICS_PORT": str(port)}, f"port {port} of 127.0.0.1 is taken by another program"),
-            ({"METRICS_HOST": "192.0.2.1"}, "METRICS_HOST is '192.0.2.1'"),
-            ({"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "taken")}, "PROMETHEUS_MULTIPROC_DIR is"),
-        ):
-            done = orchestratord("check", DATABASE_URL=database_url, **{"METRICS_HOST": "127.0.0.1", **variables})
-            assert done.returncode == 2
-            assert re.search(f"problem  metrics: .*{re.escape(words)}", done.stdout)
-    assert not list(Path("/dev/shm").glob("orchestratord-check-*"))
-
-
-def test_check_lists_all_settings_that_cannot_be_used(orchestratord: Command) -> None:
-    done = orchestratord("check", "--pool-size", "0", LOG_FORMAT="xml")
-    assert done.returncode == 2
-    for name in ("DATABASE_URL is not set", "WORKER_POOL_SIZE (--pool-size) is '0'", "LOG_FORMAT is 'xml'"):
-        assert name in done.stdout
-
-
-def test_check_says_that_there_are_no_tables_yet(orchestratord: Command, empty_database_url: str) -> None:
-    done = orchestratord("check", DATABASE_URL=empty_database_url)
-    assert done.returncode == 0
-    assert "warning  schema: there are no tables yet" in done.stdout
-
-
-def test_check_warns_of_an_encoding_in_which_one_task_may_stop_all(orchestratord: Command, database_url: str) -> None:
-    name = f"ascii_{secrets.token_hex(4)}"
-    sql(database_url, f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")
-    try:
-        done = orchestratord("check", DATABASE_URL=make_conninfo(database_url, dbname=name))
-    finally:
-        sql(database_url, f"DROP DATABASE {name} WITH (FORCE)")
-    assert "warning  encoding: the database's encoding is SQL_ASCII: a task whose texts are no UTF-8" in done.stdout
-    assert done.returncode == 0
-    assert "encoding" not in orchestratord("check", DATABASE_URL=database_url).stdout
-
-
-def test_check_has_patience_with_a_database_that_answers_slowly(orchestratord: Command, proxy: Proxy) -> None:
-    proxy.slow(0.4)  # each message: a connection takes a few of them
-    done = orchestratord("check", DATABASE_URL=proxy.url)
-    assert "ok       database: " in done.stdout
-    assert done.returncode == 0
-
-
-def test_check_says_that_start_would_not_be_allowed_to_make_the_tables(
-    orchestratord: Command, empty_database_url: str
-) -> None:
-    sql(empty_database_url, "REVOKE CREATE ON SCHEMA public FROM public")
-    with a_role(empty_database_url) as url:
-        done = orchestratord("check", DATABASE_URL=url)
-        migrated = orchestratord("migrate", DATABASE_URL=url)
-    assert done.returncode == migrated.returncode == 6
-    assert "problem  schema: there are no tables yet, and this role may not change that: let a role" in done.stdout
-    assert "permission denied for schema public; let a role that may create tables run" in migrated.stderr
-
-
-def test_what_was_dropped_is_told_by_check_and_made_again_by_migrate(orchestratord: Command, database_url: str) -> None:
-    sql(database_url, "DROP INDEX idx_tasks_claimable")
-    sql(database_url, "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'idx_tasks_owned'::regclass")
-    sql(database_url, "ALTER TABLE tasks DISABLE TRIGGER wake_on_insert")
-    done = orchestratord("check", DATABASE_URL=database_url)
-    assert done.returncode == 0
-    assert "schema: missing: idx_tasks_claimable, idx_tasks_owned, wake_on_insert; `orchestratord mig" in done.stdout
-    assert "is now at" in orchestratord("migrate", DATABASE_URL=database_url).stdout
-    assert "was already at" in orchestratord("migrate", DATABASE_URL=database_url).stdout
-    assert "ok       schema: version" in orchestratord("check", DATABASE_URL=database_url).stdout
-
-
 def test_the_version_is_the_packages(orchestratord: Command) -> None:
     assert orchestratord("--version").stdout == f"orchestratord {__version__}\n"
 
@@ -460,73 +293,3 @@ def test_every_command_explains_itself(ask: Ask, command: str) -> None:
     answer = ask(command, "--help")
     assert answer.code == 0
     assert answer.out.startswith("Usage: orchestratord ")
-
-
-def test_a_reader_that_goes_away_is_no_error(database_url: str) -> None:
-    reader, writer = os.pipe()
-    os.close(reader)
-    with open(writer, "wb") as nobody_reads:
-        done = subprocess.run(
-            [*ENTRY, "stats"],
-            env=clean_environment(DATABASE_URL=database_url),
-            stdout=nobody_reads,
-            stderr=subprocess.PIPE,
-            timeout=60,
-        )
-    assert (done.returncode, done.stderr) == (0, b"")
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
-def test_an_answer_that_cannot_be_written_is_told_in_a_line(database_url: str) -> None:
-    with open("/dev/full", "wb") as full:
-        done = subprocess.run(
-            [*ENTRY, "stats"],
-            env=clean_environment(DATABASE_URL=database_url),
-            stdout=full,
-            stderr=subprocess.PIPE,
-            timeout=60,
-        )
-    said = b"orchestratord: the answer could not be written: No space left on device\n"
-    assert (done.returncode, done.stderr) == (2, said)
-
-
-def test_what_the_terminal_has_no_characters_for_is_spelt_out(orchestratord: Command, database_url: str) -> None:
-    sql(database_url, f"INSERT INTO tasks (type, status, last_error) VALUES ('a', 'failed', '{'€' * 80}')")
-    for command in (("list",), ("retry", "€")):
-        done = orchestratord("tasks", *command, DATABASE_URL=database_url, PYTHONIOENCODING="latin-1")
-        said = done.stdout + done.stderr
-        assert (done.returncode, "Traceback" in said, "\\u20ac" in said) == (2 * (command[0] == "retry"), False, True)
-
-
-def redirected(redirection: str, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[bytes]":
-    """A command whose streams a shell has closed or sent elsewhere: `>&-`."""
-    return subprocess.run(
-        ["sh", "-c", f'exec "$0" "$@" {redirection}', *ENTRY, *arguments],
-        env=clean_environment(**variables),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=60,
-    )
-
-
-@pytest.mark.parametrize("redirection", [">&-", "<&- >&-", "<&- >&- 2>&-", "2>&-"])
-def test_nobody_who_wants_an_answer_is_no_error(database_url: str, redirection: str) -> None:
-    for command in (("stats",), ("check",), ("migrate",), ("enqueue", "ok"), ("tasks", "list", "--json"), ("workers",)):
-        done = redirected(redirection, *command, DATABASE_URL=database_url)
-        assert (command, done.returncode, done.stderr) == (command, 0, b"")
-
-
-@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "<&- >&- 2>&-"])
-@pytest.mark.parametrize("command", ["stats", "migrate", "check", "enqueue ok", "tasks show a", "start"])
-def test_an_error_that_nobody_can_read_is_told_by_the_exit_code(command: str, redirection: str) -> None:
-    variables = {"DATABASE_URL": "postgres://127.0.0.1:1/x", "DATABASE_WAIT": "0s", "METRICS_PORT": "0"}
-    assert redirected(redirection, *command.split(), **variables).returncode == 4
-    wrong = redirected(redirection, *command.split(), "--no-such-flag", **variables)
-    assert (wrong.returncode, wrong.stdout) == (2, b"")
-
-
-def test_a_payload_from_a_closed_standard_input_is_wrong_usage(database_url: str) -> None:
-    done = redirected("<&-", "enqueue", "ok", "-", DATABASE_URL=database_url)
-    said = b"orchestratord: the payload cannot be read: standard input is closed\n"
-    assert (done.returncode, done.stderr) == (2, said)
-    assert redirected("0>/dev/null", "enqueue", "ok", "-", DATABASE_URL=database_url).returncode == 2

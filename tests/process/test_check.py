@@ -1,0 +1,155 @@
+"""`orchestratord check`: what it finds, in the order in which `start` would meet it, and the code it ends with."""
+
+import json
+import re
+import secrets
+import socket
+from pathlib import Path
+
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from tests.fixtures.command import Command
+from tests.fixtures.proxy import Proxy
+from tests.fixtures.psql import a_role, sql
+
+PRINTING = """
+from orchestrator import App
+print("good morning")
+app = App()
+@app.task("greet")
+def greet() -> None: ...
+"""
+
+
+def test_check_finds_everything_in_order(orchestratord: Command, database_url: str) -> None:
+    done = orchestratord("check", "--json", DATABASE_URL=database_url)
+    findings = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert [(finding["subject"], finding["verdict"]) for finding in findings] == [
+        ("settings", "ok"),
+        ("app", "ok"),
+        ("metrics", "ok"),
+        ("database", "ok"),
+        ("connections", "ok"),
+        ("schema", "ok"),
+        ("types", "ok"),
+    ]
+
+
+def test_check_tells_problems_of_app_and_types_and_has_the_code_of_the_first(
+    orchestratord: Command, database_url: str, tmp_path: Path
+) -> None:
+    sql(database_url, "SELECT enqueue_task('nobody:serves', '{}')")
+    (tmp_path / "broken.py").write_text("import no_such_module_at_all\n")
+    done = orchestratord("check", "--app", "broken:app", "--pool-size", "1000", DATABASE_URL=database_url)
+    assert done.returncode == 3
+    assert "problem  app: " in done.stdout
+    assert "no_such_module_at_all" in done.stdout
+    assert "warning  connections: 1002 needed" in done.stdout
+    assert "warning  types: 1 pending tasks of type 'nobody:serves'" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("import os\nos._exit(3)\n", "the process that imported it ended: it exited with code 3"),
+        ("import os\nos.abort()\n", "the process that imported it ended: it was killed by SIGABRT"),
+        ("from orchestrator import App\napp = App()\n", "it has no tasks"),
+        ("raise KeyboardInterrupt\n", "importing it raised"),
+        ("import os\nos.closerange(3, 1000)\n" + PRINTING, "the process that imported it ended: it exited with code 3"),
+        ("import threading, time\nthreading.Timer(600, print).start()\n" + PRINTING, "forking breaks: the thread"),
+    ],
+)
+def test_check_has_the_app_imported_as_start_would(
+    orchestratord: Command, database_url: str, tmp_path: Path, code: str, words: str
+) -> None:
+    (tmp_path / "strange.py").write_text(code)
+    done = orchestratord("check", "--app", "strange:app", DATABASE_URL=database_url)
+    assert done.returncode == 3
+    assert re.search(f"problem  app: .*{re.escape(words)}", done.stdout)
+    assert "ok       schema: " in done.stdout, "what else there is to see is looked at all the same"
+    assert "Traceback" not in done.stderr
+
+
+def test_what_an_app_prints_when_check_imports_it_is_not_in_its_json(
+    orchestratord: Command, database_url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "chatty.py").write_text(PRINTING)
+    done = orchestratord("check", "--json", "--app", "chatty:app", DATABASE_URL=database_url)
+    assert json.loads(done.stdout)[1]["message"] == "chatty:app serves greet"
+    assert done.stderr == "good morning\n"
+    assert done.returncode == 0
+
+
+def test_check_says_that_the_metrics_have_no_place_or_no_port(
+    orchestratord: Command, database_url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "taken").touch()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for variables, words in (
+            ({"METRICS_PORT": str(port)}, f"port {port} of 127.0.0.1 is taken by another program"),
+            ({"METRICS_HOST": "192.0.2.1"}, "METRICS_HOST is '192.0.2.1'"),
+            ({"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "taken")}, "PROMETHEUS_MULTIPROC_DIR is"),
+        ):
+            done = orchestratord("check", DATABASE_URL=database_url, **{"METRICS_HOST": "127.0.0.1", **variables})
+            assert done.returncode == 2
+            assert re.search(f"problem  metrics: .*{re.escape(words)}", done.stdout)
+    assert not list(Path("/dev/shm").glob("orchestratord-check-*"))
+
+
+def test_check_lists_all_settings_that_cannot_be_used(orchestratord: Command) -> None:
+    done = orchestratord("check", "--pool-size", "0", LOG_FORMAT="xml")
+    assert done.returncode == 2
+    for name in ("DATABASE_URL is not set", "WORKER_POOL_SIZE (--pool-size) is '0'", "LOG_FORMAT is 'xml'"):
+        assert name in done.stdout
+
+
+def test_check_says_that_there_are_no_tables_yet(orchestratord: Command, empty_database_url: str) -> None:
+    done = orchestratord("check", DATABASE_URL=empty_database_url)
+    assert done.returncode == 0
+    assert "warning  schema: there are no tables yet" in done.stdout
+
+
+def test_check_warns_of_an_encoding_in_which_one_task_may_stop_all(orchestratord: Command, database_url: str) -> None:
+    name = f"ascii_{secrets.token_hex(4)}"
+    sql(database_url, f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")
+    try:
+        done = orchestratord("check", DATABASE_URL=make_conninfo(database_url, dbname=name))
+    finally:
+        sql(database_url, f"DROP DATABASE {name} WITH (FORCE)")
+    assert "warning  encoding: the database's encoding is SQL_ASCII: a task whose texts are no UTF-8" in done.stdout
+    assert done.returncode == 0
+    assert "encoding" not in orchestratord("check", DATABASE_URL=database_url).stdout
+
+
+def test_check_has_patience_with_a_database_that_answers_slowly(orchestratord: Command, proxy: Proxy) -> None:
+    proxy.slow(0.4)  # each message: a connection takes a few of them
+    done = orchestratord("check", DATABASE_URL=proxy.url)
+    assert "ok       database: " in done.stdout
+    assert done.returncode == 0
+
+
+def test_check_says_that_start_would_not_be_allowed_to_make_the_tables(
+    orchestratord: Command, empty_database_url: str
+) -> None:
+    sql(empty_database_url, "REVOKE CREATE ON SCHEMA public FROM public")
+    with a_role(empty_database_url) as url:
+        done = orchestratord("check", DATABASE_URL=url)
+        migrated = orchestratord("migrate", DATABASE_URL=url)
+    assert done.returncode == migrated.returncode == 6
+    assert "problem  schema: there are no tables yet, and this role may not change that: let a role" in done.stdout
+    assert "permission denied for schema public; let a role that may create tables run" in migrated.stderr
+
+
+def test_what_was_dropped_is_told_by_check_and_made_again_by_migrate(orchestratord: Command, database_url: str) -> None:
+    sql(database_url, "DROP INDEX idx_tasks_claimable")
+    sql(database_url, "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'idx_tasks_owned'::regclass")
+    sql(database_url, "ALTER TABLE tasks DISABLE TRIGGER wake_on_insert")
+    done = orchestratord("check", DATABASE_URL=database_url)
+    assert done.returncode == 0
+    assert "schema: missing: idx_tasks_claimable, idx_tasks_owned, wake_on_insert; `orchestratord mig" in done.stdout
+    assert "is now at" in orchestratord("migrate", DATABASE_URL=database_url).stdout
+    assert "was already at" in orchestratord("migrate", DATABASE_URL=database_url).stdout
+    assert "ok       schema: version" in orchestratord("check", DATABASE_URL=database_url).stdout
