@@ -11,6 +11,7 @@ pytest_plugins = [
     "tests.fixtures.notices",
     "tests.fixtures.prometheus",
     "tests.fixtures.proxy",
+    "tests.fixtures.theatre",
     "tests.fixtures.toys",
     "tests.hosts.network",
     "tests.systemd.machine",

@@ -1,123 +1,17 @@
 """The pool's dealings with its children over board and channel; the test plays the children, and nothing is forked."""
 
-import os
-import socket
 import time
-from collections.abc import Iterator
 
 import pytest
 
-from orchestrator.board.birth import BOARD, CHANNEL, PERMITS, ForkRequest
-from orchestrator.board.channel import FULL, GO, HELLO, IDLE, LOOK, LOST, READY, Channel, Permits
-from orchestrator.board.child_half import ChildBoard
+from orchestrator.board.channel import FULL, IDLE, LOST
 from orchestrator.board.layout import ChildOrder, SlotState, Word
-from orchestrator.mailbox import Audit, Finish, Order, Sleeper, Written
-from orchestrator.model import Claim, Outcome, Stale, TaskStatus
+from orchestrator.mailbox import Audit, Finish, Written
+from orchestrator.model import Stale, TaskStatus
 from orchestrator.supervisor.children import Doom, Phase
-from orchestrator.supervisor.link import STUCK_CONNECTING_SECONDS, STUCK_SECONDS, Link
-from orchestrator.supervisor.pool import Pool
-from orchestrator.supervisor.reaper import HELLO_SECONDS, Reaper
-from orchestrator.supervisor.surroundings import Listeners, PoolSettings
-
-
-class Actor:
-    """The child's ends of a link, held by the test."""
-
-    def __init__(self, pool: Pool, number: int) -> None:
-        seat = pool.children[number]
-        incarnation = pool.children.fork_requested(seat, 0, time.monotonic())
-        link = Link(ForkRequest("w", number, incarnation), 8)
-        pool.links[number] = link
-        given = [os.dup(descriptor) for descriptor in link.descriptors()]
-        self.board = ChildBoard(given[BOARD])
-        self.permits = Permits(given[PERMITS])
-        self.channel = Channel(socket.socket(fileno=given[CHANNEL]))
-        self._others = [given[BOARD], given[3]]
-        self._pool = pool
-        self._number = number
-        link.sent()
-
-    def say(self, *messages: bytes) -> None:
-        for message in messages:
-            self.channel.send(message)
-        self._pool.hear(self._number, time.monotonic())
-
-    def get_ready(self) -> "Actor":
-        self.say(HELLO + b" %d" % (1_000_000_000 + self._number))  # a pid that nobody has
-        assert self.channel.receive() == [GO]
-        self.board.enter(SlotState.CONNECTING)
-        self.say(READY)
-        return self
-
-    def sleep(self) -> None:
-        self.board.enter(SlotState.IDLE)
-        self.say(IDLE)
-
-    def looks(self) -> int:
-        """How often it was told to look since it was last asked."""
-        return (self.channel.receive() or []).count(LOOK)
-
-    def close(self) -> None:
-        self.board.close()
-        self.permits.close()
-        self.channel.close()
-        for descriptor in self._others:
-            os.close(descriptor)
-
-
-class Theatre:
-    """A pool with an actor in every seat."""
-
-    def __init__(self, size: int) -> None:
-        self.sleeper = Sleeper()
-        self.orders: list[Order] = []
-        self.counted: list[Outcome] = []
-        self.stale: list[str] = []
-        self.pool = Pool(
-            PoolSettings("w", 8, 20.0),
-            size,
-            sleeper=self.sleeper,
-            post=self.orders.append,
-            listeners=Listeners(
-                on_types=lambda _: None,
-                on_restart=lambda *_: None,
-                on_ended=self.counted.extend,
-                on_stale=self.stale.append,
-                on_reload=lambda _: None,
-                on_ready=lambda: None,
-            ),
-        )
-        self.reaper = Reaper(self.pool)
-        self.actors = [Actor(self.pool, number) for number in range(size)]
-
-    def get_ready(self) -> list[Actor]:
-        for actor in self.actors:
-            actor.get_ready()
-            actor.sleep()
-        return self.actors
-
-    def turn_for(self, seconds: float, since: float | None = None) -> bool:
-        """The reaper looks every second, so long; whether a fork seemed hung."""
-        since = time.monotonic() if since is None else since
-        return any(self.reaper.check_deadlines(since + passed) for passed in range(int(seconds) + 1))
-
-
-@pytest.fixture
-def theatre() -> Iterator[Theatre]:
-    theatre = Theatre(3)
-    yield theatre
-    for actor in theatre.actors:
-        actor.close()
-    for link in theatre.pool.links.values():
-        link.close()
-
-
-def claim(token: int) -> tuple[Claim, int]:
-    return Claim(f"{token:036d}", "t", token, None, 1, None, None, False), 3
-
-
-def outcome(token: int) -> Outcome:
-    return Outcome(f"{token:036d}", token, "t", TaskStatus.COMPLETED, 1, 1.0, 2.0)
+from orchestrator.supervisor.link import STUCK_CONNECTING_SECONDS, STUCK_SECONDS
+from orchestrator.supervisor.reaper import HELLO_SECONDS
+from tests.fixtures.theatre import Theatre, claim, outcome
 
 
 def test_work_wakes_one_idle_child_and_a_full_claim_the_next(theatre: Theatre) -> None:
