@@ -1,0 +1,88 @@
+"""When the supervisor hands back what waits in a child's batch, and what the others hear of it."""
+
+import time
+
+import pytest
+
+from orchestrator.board.layout import SlotState, Word
+from orchestrator.mailbox import Order, Release
+from orchestrator.supervisor.surroundings import PoolSettings, SupervisorSettings
+from orchestrator.supervisor.watch import BATCH_SECONDS, HAND_BACK_SECONDS, IDLE_SECONDS, LOOK_SECONDS, Watch
+from tests.fixtures.theatre import Actor, Theatre, claim, outcome
+
+
+class Scene:
+    """Three children; the first runs a batch of five, of which it has done two, and has three to start."""
+
+    def __init__(self, theatre: Theatre) -> None:
+        self._pool = theatre.pool
+        self._orders: list[Order] = theatre.orders
+        self.busy, self.second, self.third = self.actors = theatre.get_ready()
+        settings = SupervisorSettings("app", 3, 30.0, 5.0, 0, PoolSettings("w", 8, 20.0))
+        self._watch = Watch(theatre.pool, theatre.reaper, settings, post=theatre.orders.append)
+        self.busy.board.claim_begins()
+        self.busy.board.publish([claim(token) for token in range(1, 6)])
+        self.busy.board.claim_ended()
+        self.busy.permits.add(5)
+        self.began = time.monotonic()
+        self.busy.board.enter(SlotState.BUSY)
+        for token in (1, 2):
+            self.start(self.busy)
+            self.busy.board.end(outcome(token))
+
+    @staticmethod
+    def start(actor: Actor) -> None:
+        assert actor.permits.take()
+        actor.board.start(0)
+
+    def work(self, *actors: Actor) -> None:
+        for actor in actors:
+            actor.board.enter(SlotState.BUSY)
+
+    def look(self, seconds: float) -> list[int]:
+        """Look so long after the batch began: the tokens that are handed back."""
+        del self._orders[:]
+        self._watch.look(self.began + seconds)
+        releases = [order for order in self._orders if isinstance(order, Release)]
+        assert all(order.reason == "slow_task" for order in releases)
+        return sorted(ref.token for order in releases for ref in order.claims)
+
+    def slowness(self) -> list[int]:
+        """How often each child was told that tasks have become slower."""
+        return [actor.board.word(Word.SLOWNESS) for actor in self.actors]
+
+
+@pytest.fixture
+def scene(theatre: Theatre) -> Scene:
+    return Scene(theatre)
+
+
+def test_what_waits_in_a_batch_is_handed_back_soon_while_another_child_has_nothing_to_do(scene: Scene) -> None:
+    scene.work(scene.second)
+    assert scene.look(IDLE_SECONDS / 2) == []
+    assert scene.slowness() == [0, 0, 0]
+    assert scene.look(IDLE_SECONDS + LOOK_SECONDS) == [3, 4, 5]
+    assert scene.slowness() == [1, 1, 1], "lest the next one take them all"
+
+
+def test_while_all_have_work_a_batch_may_take_longer(scene: Scene) -> None:
+    scene.work(scene.second, scene.third)
+    assert scene.look(BATCH_SECONDS - LOOK_SECONDS) == []
+    assert scene.look(BATCH_SECONDS + LOOK_SECONDS) == [3, 4, 5]
+    assert scene.slowness() == [1, 1, 1]
+
+
+def test_behind_one_slow_task_nothing_waits_so_long(scene: Scene) -> None:
+    scene.work(scene.second, scene.third)
+    scene.start(scene.busy)
+    assert scene.look(HAND_BACK_SECONDS - LOOK_SECONDS) == []
+    assert scene.look(HAND_BACK_SECONDS + 2 * LOOK_SECONDS) == [4, 5]
+
+
+def test_a_child_that_has_started_all_of_its_batch_says_nothing_about_the_others(scene: Scene) -> None:
+    for token in (3, 4):
+        scene.start(scene.busy)
+        scene.busy.board.end(outcome(token))
+    scene.start(scene.busy)
+    assert scene.look(1.0) == []
+    assert scene.slowness() == [0, 0, 0]
