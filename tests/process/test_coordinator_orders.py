@@ -6,7 +6,19 @@ from contextlib import closing
 import psycopg
 import pytest
 
-from orchestrator.mailbox import Activity, Audit, Audited, Begin, Finish, MarkRunning, Release, Serving, Types, Written
+from orchestrator.mailbox import (
+    Activity,
+    Audit,
+    Audited,
+    Begin,
+    Finish,
+    MarkRunning,
+    Release,
+    Released,
+    Serving,
+    Types,
+    Written,
+)
 from orchestrator.model import ClaimRef, Outcome, OwnedClaim, Start, TaskStatus, TaskType
 from orchestrator.store.connection import Connection
 from tests.fixtures.coordination import Database, MakeWorker, Worker, eventually
@@ -140,6 +152,7 @@ def test_claims_are_handed_back_without_an_attempt(database: Database, worker: W
     worker.settle()
     assert database.rows("SELECT DISTINCT status::text, attempts, worker_id FROM tasks") == [("pending", 0, None)]
     assert worker.count("tasks_released_total", reason="drain") == 2
+    assert worker.reports.wait(Released) == Released("drain")
 
 
 def test_a_start_is_marked_and_an_end_that_follows_makes_the_mark_needless(database: Database, worker: Worker) -> None:
