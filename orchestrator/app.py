@@ -128,7 +128,10 @@ class App:
         return register
 
     def include(self, other: "App") -> None:
-        """Serve the other app's types and run its hooks too. DuplicateTypeError if both have one type."""
+        """Serve the other app's types and run its hooks too. DuplicateTypeError if both have one type: nothing of it is
+        included then."""
+        for name in other._handlers.keys() & self._handlers.keys():
+            raise DuplicateTypeError(name)
         for handler in other._handlers.values():
             self._add(handler)
         self.start_hooks.extend(other.start_hooks)

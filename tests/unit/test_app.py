@@ -89,6 +89,17 @@ def test_a_type_has_one_handler() -> None:
         app.task("a")(lambda: None)
 
 
+def test_an_app_is_included_whole_or_not_at_all() -> None:
+    app, other = App(), App()
+    app.task("b")(lambda: None)
+    for type_name in ("a", "b"):
+        other.task(type_name)(lambda: None)
+    other.on_child_start(lambda: None)
+    with pytest.raises(DuplicateTypeError, match="'b'"):
+        app.include(other)
+    assert (list(app.handlers), app.start_hooks) == (["b"], [])
+
+
 def test_one_function_may_serve_two_types() -> None:
     app = App()
 
