@@ -8,6 +8,7 @@
     latency.py     from enqueue to the first line of the handler, beside two commits and a wake-up alone
     handlers.py    handlers that compute or sleep, beside what the cores and the pool could do at most
     mix.py         slow tasks among no-ops
+    burst.py       slower tasks right after no-ops
     backlog.py     long queues, many scheduled tasks, a snapshot that is held
     idle.py        a pool with nothing to do
     report.py      the table and the file; `python -m benchmarks.report FILE` prints the table of an earlier run

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks import backlog, costs, drain, enqueue, handlers, idle, latency, mix, report
+from benchmarks import backlog, burst, costs, drain, enqueue, handlers, idle, latency, mix, report
 from benchmarks.figures import Line
 from benchmarks.progress import tell
 from benchmarks.rivals import redis
@@ -27,6 +27,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "latency": lambda where, rounds, size: latency.measure(where, max(5, int(150 * size)), rounds),
     "handlers": lambda where, rounds, size: handlers.measure(where, 3 * size, rounds),
     "mix": lambda where, rounds, size: mix.measure(where, max(200, int(6_000 * size)), rounds),
+    "burst": lambda where, rounds, size: burst.measure(where, size, rounds),
     "scheduled": lambda where, rounds, size: backlog.measure_scheduled(
         where, int(100_000 * size), max(1, rounds - 1), int(1_000_000 * size)
     ),
