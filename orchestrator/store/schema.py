@@ -103,7 +103,7 @@ def migrate(connection: Connection, *, within: float, repairs: bool = False) -> 
         )
     steps = (
         # at another level it would see the catalogs as they were before it waited for the lock
-        "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;",
+        "SET LOCAL TRANSACTION ISOLATION LEVEL READ COMMITTED;",  # LOCAL: behind a pooler the session is others', too
         f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK});",
         "SET LOCAL client_min_messages = warning;",
         schema_sql(),
