@@ -10,7 +10,7 @@ from orchestrator.board.layout import MAX_CLAIMS
 from orchestrator.config import Settings
 from orchestrator.errors import AppError
 from orchestrator.supervisor.forkserver import Forkserver, Stage
-from orchestrator.supervisor.forkservers import describe_end
+from orchestrator.supervisor.forkservers import LAST_SECONDS, describe_end
 from orchestrator.telemetry.directory import VARIABLE as METRICS_VARIABLE
 
 CHILD_MAIN = "orchestrator.child.main:run"
@@ -64,25 +64,37 @@ def try_app(settings: Settings) -> TriedApp:
 
     AppError: it cannot serve. What it prints goes to standard error.
     """
-    with TemporaryDirectory(prefix="orchestratord-check-") as metrics_path:
-        try:
+    try:
+        with TemporaryDirectory(prefix="orchestratord-check-", ignore_cleanup_errors=True) as metrics_path:
             forkserver = start_forkserver(settings, 0, metrics_path, stdout=_STDERR)
-        except OSError as error:
-            raise AppError(f"no process could be started to import it: {error}") from error
-        try:
-            while forkserver.stage is Stage.IMPORTING:
-                select.select((forkserver,), (), ())
-                forkserver.receive()
-            is_dead = forkserver.stage is Stage.DEAD
-        except BaseException:
-            forkserver.kill()
-            raise
-        finally:
-            forkserver.close()  # it leaves when it reads that
-            _, status = os.waitpid(forkserver.pid, 0)
-            forkserver.was_reaped(status)
+            is_dead, status = _import_in(forkserver)
+    except OSError as error:
+        raise AppError(f"no process could be started to import it: {error}") from error
+    if forkserver.reason:
+        raise AppError(forkserver.reason)
     if is_dead:
         raise AppError(f"the process that imported it ended: {describe_end(status)}")
-    if forkserver.stage is Stage.REFUSED:
-        raise AppError(forkserver.reason)
     return TriedApp(tuple(each.name for each in forkserver.types), forkserver.doubts)
+
+
+def _import_in(forkserver: Forkserver) -> tuple[bool, int]:
+    """Whether it ended before it was told to, and its wait status. What its app has forked may hold its end of the
+    socket open, or speak for it (an app that makes itself a daemon): so the process itself is asked."""
+    process = os.pidfd_open(forkserver.pid)
+    has_ended = False
+    try:
+        while forkserver.stage is Stage.IMPORTING and not has_ended:
+            has_ended = process in select.select((forkserver.fileno(), process), (), ())[0]
+            forkserver.receive()
+        is_dead = has_ended or forkserver.stage is Stage.DEAD
+    except BaseException:
+        forkserver.kill()
+        raise
+    finally:
+        forkserver.close()  # it leaves when it reads that, save one that closed its end and goes on with its import
+        if not select.select((process,), (), (), LAST_SECONDS)[0]:
+            forkserver.kill()
+        _, status = os.waitpid(forkserver.pid, 0)
+        forkserver.was_reaped(status)
+        os.close(process)
+    return is_dead, status

@@ -4,11 +4,13 @@ import json
 import re
 import secrets
 import socket
+import tempfile
 from pathlib import Path
 
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from orchestrator.cli import run
 from tests.fixtures.command import Command
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.psql import a_role, sql
@@ -19,6 +21,15 @@ print("good morning")
 app = App()
 @app.task("greet")
 def greet() -> None: ...
+"""
+
+QUIET_FORK = """
+import os, select
+check = os.pidfd_open(os.getppid())
+if os.fork():
+    os._exit(3)
+os.dup2(os.open(os.devnull, os.O_RDWR), 1)
+os.dup2(1, 2)
 """
 
 
@@ -70,6 +81,32 @@ def test_check_has_the_app_imported_as_start_would(
     assert re.search(f"problem  app: .*{re.escape(words)}", done.stdout)
     assert "ok       schema: " in done.stdout, "what else there is to see is looked at all the same"
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (QUIET_FORK + "select.select([check], [], [])\n", "code 3"),
+        (QUIET_FORK, "code 3"),
+        ("import os, time\nos.closerange(3, 1000)\ntime.sleep(600)\n", "it was killed by SIGKILL"),
+    ],
+    ids=["forks, and ends", "is a daemon", "closes our socket, and hangs"],
+)
+def test_check_ends_with_the_process_that_imported_the_app_whoever_else_has_its_socket(
+    orchestratord: Command, database_url: str, tmp_path: Path, code: str, words: str
+) -> None:
+    (tmp_path / "strange.py").write_text(code + PRINTING)
+    done = orchestratord("check", "--app", "strange:app", DATABASE_URL=database_url)
+    assert done.returncode == 3
+    assert re.search(f"problem  app: the process that imported it ended: .*{words}", done.stdout)
+
+
+def test_check_says_that_there_is_no_folder_for_temporary_files(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/proc/no/such/folder")
+    assert run(["check", "--database-url", database_url, "--metrics-port", "0"]) == 3
+    assert "problem  app: no process could be started to import it: " in capsys.readouterr().out
 
 
 def test_what_an_app_prints_when_check_imports_it_is_not_in_its_json(
