@@ -162,7 +162,17 @@ def _image(pid: int) -> list[bytes]:
     """Where its environment lies, which is elsewhere after each exec. []: it has none, or none that we may see."""
     fields = _stat(pid)
     has_memory = len(fields) > _MEMORY and fields[_MEMORY] != b"0"  # a zombie has none, nor has a thread of the kernel
-    return fields[_ENVIRONMENT] if has_memory and os.access(f"/proc/{pid}/environ", os.R_OK) else []
+    return fields[_ENVIRONMENT] if has_memory and _may_see(pid) else []
+
+
+def _may_see(pid: int) -> bool:
+    """Whether the kernel shows us more of it than zeroes: a container's root may not see another user's, though
+    os.access() says yes to it."""
+    try:
+        os.readlink(f"/proc/{pid}/exe")
+    except OSError:
+        return False
+    return True
 
 
 def _is_zombie(pid: int) -> bool:

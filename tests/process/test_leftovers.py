@@ -100,6 +100,23 @@ def test_nobody_is_waited_for_who_has_no_environment(started: Processes) -> None
     assert {leftovers._marker(pid) for pid in (2, bare.pid, zombie.pid, 1 << 30)} == {""}
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root starts other users' processes")
+def test_nobody_is_waited_for_whose_environment_a_containers_root_may_not_see() -> None:
+    """Each end of a child took a second then, in which the supervisor did nothing else."""
+    look = f"""
+import subprocess, sys
+sys.path.insert(0, {str(PROJECT)!r})
+from orchestrator.supervisor import leftovers
+other = subprocess.Popen(["sleep", "60"], user=65534, group=65534, extra_groups=[], env={{}})
+print([leftovers._marker(other.pid)])
+other.kill()
+other.wait()
+"""
+    unprivileged = ("setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace")
+    done = subprocess.run([*unprivileged, sys.executable, "-c", look], capture_output=True, text=True, timeout=30)
+    assert done.stdout == "['']\n", done.stderr
+
+
 def in_a_namespace(play: str) -> Any:
     """What tests.toys.graveyard finds as the first process of a PID namespace, with which all others end."""
     played = subprocess.run(
