@@ -3,7 +3,6 @@
 import os
 import select
 from dataclasses import dataclass
-from tempfile import TemporaryDirectory
 
 from orchestrator.board.birth import ChildSettings, ForkserverOrders
 from orchestrator.board.layout import MAX_CLAIMS
@@ -12,6 +11,7 @@ from orchestrator.errors import AppError
 from orchestrator.supervisor.forkserver import Forkserver, Stage
 from orchestrator.supervisor.forkservers import LAST_SECONDS, describe_end
 from orchestrator.telemetry.directory import VARIABLE as METRICS_VARIABLE
+from orchestrator.telemetry.directory import MetricsDirectory
 
 CHILD_MAIN = "orchestrator.child.main:run"
 CLAIMS_PER_CHILD = 10
@@ -64,12 +64,14 @@ def try_app(settings: Settings) -> TriedApp:
 
     AppError: it cannot serve. What it prints goes to standard error.
     """
+    metrics = MetricsDirectory.open(None, f"check-{os.getpid()}")
     try:
-        with TemporaryDirectory(prefix="orchestratord-check-", ignore_cleanup_errors=True) as metrics_path:
-            forkserver = start_forkserver(settings, 0, metrics_path, stdout=_STDERR)
-            is_dead, status = _import_in(forkserver)
+        forkserver = start_forkserver(settings, 0, metrics.path, stdout=_STDERR)
+        is_dead, status = _import_in(forkserver)
     except OSError as error:
         raise AppError(f"no process could be started to import it: {error}") from error
+    finally:
+        metrics.close()
     if forkserver.reason:
         raise AppError(forkserver.reason)
     if is_dead:

@@ -11,7 +11,7 @@ import re
 import secrets
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from orchestrator.errors import ConfigurationError, Problem
 from orchestrator.telemetry import logs
@@ -154,7 +154,11 @@ def _require_room(folder: str) -> None:
         os.posix_fallocate(probe.fileno(), 0, ROOM_BYTES)
 
 
-def _private_places() -> list[str]:
-    """Where a private folder may be: in memory, else where temporary files go."""
+def _private_places() -> Iterator[str]:
+    """Where a private folder may be: in memory, else where temporary files go, which may be nowhere."""
+    yield "/dev/shm"
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    return ["/dev/shm", *([runtime] if os.path.isabs(runtime) else []), tempfile.gettempdir()]
+    if os.path.isabs(runtime):
+        yield runtime
+    with suppress(FileNotFoundError):
+        yield tempfile.gettempdir()
