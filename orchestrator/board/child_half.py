@@ -42,6 +42,11 @@ class ChildBoard(Board):
         self._words[Word.STATE_SINCE] = time.monotonic_ns()
         self._words[Word.STATE] = state
 
+    def begin_batch(self) -> None:
+        """What was claimed begins to run."""
+        self._words[Word.BEGAN_WITH] = self._words[Word.STARTED]
+        self.enter(SlotState.BUSY)
+
     def leave_because(self, reason: LeaveReason) -> None:
         self._words[Word.LEAVING] = reason
         self.enter(SlotState.LEAVING)

@@ -42,11 +42,13 @@ class Word:
     FINISHED = 8  # outcomes of this child's whole life
     LEAVING = 9  # a LeaveReason, set before the child exits on its own
     CLAIM_SEQUENCE = 10  # odd while a claim statement is under way
+    BEGAN_WITH = 11  # the record with which it became busy; those of an earlier claim may stand before it
     # the supervisor
     ORDER = 16  # a ChildOrder
     HANDED_BACK = 17  # claims taken from the rear of this batch; reset by the child between batches
     MARKS = 18  # how often it noted SUPERVISOR_WROTE
     SLOWNESS = 19  # how often claims of any child were taken back because tasks are slower than it had learnt
+    TASK_NS = 20  # nanoseconds that a task took then
 
 
 class SlotState(IntEnum):

@@ -12,6 +12,7 @@ from orchestrator.board.layout import (
     ChildOrder,
     Field,
     LeaveReason,
+    SlotState,
     Word,
 )
 from orchestrator.board.memory import NANO, Board
@@ -61,9 +62,17 @@ class SupervisorBoard(Board):
     def give(self, order: ChildOrder) -> None:
         self._words[Word.ORDER] = order
 
-    def tell_slowness(self) -> None:
-        """Tasks are slower than this child may have learnt from those before."""
+    def tell_slowness(self, task_seconds: float) -> None:
+        """Tasks take so long, which is longer than this child may have learnt from those before."""
+        self._words[Word.TASK_NS] = int(task_seconds * NANO)
         self._words[Word.SLOWNESS] += 1
+
+    def batch_seconds(self, now: float) -> tuple[float, float]:
+        """For how long a busy child has run its batch, and how long each of its tasks took so far; 0.0 if it is not."""
+        if self.state is not SlotState.BUSY:
+            return 0.0, 0.0
+        seconds = now - self._words[Word.STATE_SINCE] / NANO
+        return seconds, seconds / max(1, self._words[Word.STARTED] - self._words[Word.BEGAN_WITH])
 
     @property
     def leaving(self) -> LeaveReason:

@@ -13,6 +13,7 @@ from orchestrator.board.channel import FULL, IDLE, LOST, Channel, Permits
 from orchestrator.board.child_half import ChildBoard
 from orchestrator.board.kernel import resident_bytes
 from orchestrator.board.layout import ChildOrder, LeaveReason, SlotState, Word
+from orchestrator.board.memory import NANO
 from orchestrator.child.crowd import REST_SECONDS, Crowd
 from orchestrator.child.database import Database
 from orchestrator.child.execution import Executor, Limits
@@ -154,7 +155,7 @@ class Loop:
         if self._ledger.is_more_due and began >= self._full_due:
             self._full_due = began + FULL_SECONDS
             self._channel.send(FULL)
-        self._board.enter(SlotState.BUSY)
+        self._board.begin_batch()
         if self._pace.is_largest:
             self._crowd.begins(time.monotonic_ns())
         ran = self._run_batch(claims)
@@ -164,16 +165,18 @@ class Loop:
         return True
 
     def _heed_slowness(self) -> None:
-        """Ask for one if tasks have become slower. The next claim may find what was taken back, if its priority is
+        """Ask for fewer if tasks have become slower. The next claim may find what was taken back, if its priority is
         higher; else the next that begins at the front does."""
         slowness = self._board.word(Word.SLOWNESS)
-        if slowness != self._slowness:
+        is_new = slowness != self._slowness
+        if is_new:
             self._slowness = slowness
             self._is_front_in_doubt = True
-            self._pace.begin_anew()
-        if self._is_front_in_doubt and self._ledger.begins_at_front:
+        is_at_front = self._is_front_in_doubt and self._ledger.begins_at_front
+        if is_at_front:
             self._is_front_in_doubt = False
-            self._pace.begin_anew()
+        if is_new or is_at_front:
+            self._pace.heed(self._board.word(Word.TASK_NS) / NANO)
 
     def _claim(self, limit: int) -> list[tuple[Claim, Limits]] | None:
         """Claim up to `limit` and put them on the board. None: the database failed, or we must leave."""

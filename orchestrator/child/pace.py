@@ -12,6 +12,10 @@ PLENTY_AFTER = 8
 so that tasks of some milliseconds wait half as often for a claim. (They need a fifth less of both processors' time.)"""
 
 
+CAUTION_SECONDS = 0.02
+"""After tasks have become slower a batch should be done in this time, so that all children get their part of them."""
+
+
 class Pace:
     """The size of the next claim, learnt from the last."""
 
@@ -25,10 +29,11 @@ class Pace:
         """Whether tasks are as brief and plentiful as it can tell."""
         return self.size == self._largest
 
-    def begin_anew(self) -> None:
-        """What was learnt is out of date: tasks have become slower."""
+    def heed(self, task_seconds: float) -> None:
+        """Tasks have become slower, and take so long now."""
         self._full_claims = 0
-        self.size = 1
+        if task_seconds > 0:
+            self.size = max(1, min(self.size, int(CAUTION_SECONDS / task_seconds)))
 
     def learn(self, *, asked: int, got: int, ran: int, seconds: float) -> None:
         """A claim for `asked` brought `got` tasks (more than none), and running `ran` of them took `seconds`: the
@@ -36,7 +41,7 @@ class Pace:
         if not ran:
             return
         if ran < got:
-            self.begin_anew()
+            self.heed(seconds / ran)
             return
         affordable = self._largest if seconds <= 0 else int(TARGET_SECONDS * ran / seconds)
         self._full_claims = self._full_claims + 1 if got >= asked else 0

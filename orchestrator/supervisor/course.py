@@ -134,7 +134,7 @@ class Course:
             case Written():
                 self._pool.written(report)
             case Released(reason="slow_task"):
-                self._pool.tell_slowness()
+                self._pool.can_be_claimed_again()
             case Audited():
                 self._judge_claims(report)
             case LeaseLost():

@@ -44,6 +44,7 @@ class Pool:
         self._finishing: set[int] = set()
         self._bequeathed: dict[int, Outcome] = {}  # of these, what counts if a child that is dead by now had written it
         self._wake_is_owed = False
+        self._task_seconds = 0.0  # that tasks take now; 0: nothing waits to be claimed again, or they are brief
         self.unknown_exits: dict[int, int] = {}
         self.dead_at_birth: list[tuple[Seat, int]] = []
         self._log = logs.get("supervisor")
@@ -170,10 +171,17 @@ class Pool:
     def has_sleepers(self) -> bool:
         return any(link.board.state is SlotState.IDLE for link in self._live_links())
 
-    def tell_slowness(self) -> None:
-        """Claims were taken back, since tasks have become slower: nobody is to take all of them in good faith."""
+    def tasks_are_slow(self, task_seconds: float) -> None:
+        """Claims were taken back, since tasks take so long now: nobody is to take all of them in good faith."""
+        self._task_seconds = task_seconds
         for link in self._live_links():
-            link.board.tell_slowness()
+            link.board.tell_slowness(task_seconds)
+
+    def can_be_claimed_again(self) -> None:
+        """What was taken back: who works looks for more so often that it has forgotten by now what it was told."""
+        if self._task_seconds:
+            self.tasks_are_slow(self._task_seconds)
+            self._task_seconds = 0.0
 
     def active(self) -> int:
         """How many children run a task now."""

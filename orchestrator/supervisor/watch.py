@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 
 from orchestrator.board.kernel import resident_bytes
-from orchestrator.board.layout import ChildOrder, SlotState, Word
+from orchestrator.board.layout import ChildOrder, SlotState
 from orchestrator.board.memory import NANO
 from orchestrator.board.supervisor_half import BoardClaim, Glance
 from orchestrator.mailbox import Finish, MarkRunning, Order, Release
@@ -28,7 +28,11 @@ BATCH_SECONDS = 0.4
 """Nor behind so many of a batch that together they have run so long."""
 
 IDLE_SECONDS = 0.05
-"""That is shorter while another child has nothing to do: it could have run them."""
+"""While another child has nothing to do, so long is enough for what would wait as long again: it could run them."""
+
+SLOW_SECONDS = 0.004
+"""But tasks that take less, all in all, are brief: they are done soon enough, and a busy machine would be busier with
+more claims. Nor did tasks become slower, if a slow one was among so many of them."""
 
 LINGER_SECONDS = 0.06
 """An outcome that a busy or cut-off child has not written after this is written for it."""
@@ -62,8 +66,8 @@ class Watch:
             return
         self._due = now + (ASK_SECONDS if self._kills else LOOK_SECONDS)
         starts: list[Start] = []
-        batch_seconds = IDLE_SECONDS if self._pool.has_sleepers() else BATCH_SECONDS
-        is_slow = False
+        has_sleepers = self._pool.has_sleepers()
+        slowest = 0.0
         for seat in self._pool.children.in_phase(Phase.LIVE):
             link = self._pool.links[seat.number]
             is_connecting = link.board.state is SlotState.CONNECTING
@@ -71,14 +75,14 @@ class Watch:
             seen = link.board.glance()
             if seen is None:
                 continue
-            is_slow |= self._hand_back(link, seen, now, batch_seconds)
+            slowest = max(slowest, self._hand_back(link, seen, now, has_sleepers))
             if seen.unwritten_since is not None and now - seen.unwritten_since > LINGER_SECONDS:
                 self._write_lingering(link, now)
             if seen.running is not None:
                 self._judge(seat, link, seen.running, now)
                 self._mark(seat, seen.running, now, starts)
-        if is_slow:  # told again when they can be claimed (Released): those that work look sooner
-            self._pool.tell_slowness()
+        if slowest:  # told again when they can be claimed (Released): those that work look sooner
+            self._pool.tasks_are_slow(slowest)
         for number in list(self._kills):
             self._proceed(number, now)
         if starts:
@@ -89,23 +93,26 @@ class Watch:
         """Whether a kill waits for its child's stack."""
         return bool(self._kills)
 
-    def _hand_back(self, link: Link, seen: Glance, now: float, batch_seconds: float) -> bool:
-        """Take what waits behind a slow task, in a batch that has run so long, or in a child that starts nothing.
-        Whether tasks were slow."""
+    def _hand_back(self, link: Link, seen: Glance, now: float, has_sleepers: bool) -> float:
+        """Take what waits behind a slow task, in a batch that has run so long, or in a child that starts nothing. How
+        long tasks take there, if they have become slow; else 0.0."""
         if not seen.unstarted:
-            return False
-        state = link.board.state
-        is_slow = (seen.running is not None and now - seen.running.started_ns / NANO > HAND_BACK_SECONDS) or (
-            state is SlotState.BUSY and now - link.board.word(Word.STATE_SINCE) / NANO > batch_seconds
+            return 0.0
+        seconds, task_seconds = link.board.batch_seconds(now)
+        is_slow = (
+            (seen.running is not None and now - seen.running.started_ns / NANO > HAND_BACK_SECONDS)
+            or seconds > BATCH_SECONDS
+            or (has_sleepers and task_seconds > SLOW_SECONDS and seconds > IDLE_SECONDS < seen.unstarted * task_seconds)
         )
+        state = link.board.state
         is_halted = link.board.order is not ChildOrder.WORK or state in (SlotState.CONNECTING, SlotState.LEAVING)
         if not (is_slow or is_halted):
-            return False
+            return 0.0
         claims = link.take_back()
         if claims:
             reason: ReleaseReason = "slow_task" if is_slow else "halted"
             self._post(Release(tuple(ClaimRef(claim.task_id, claim.token) for claim in claims), reason))
-        return is_slow
+        return task_seconds if is_slow and task_seconds > SLOW_SECONDS else 0.0
 
     def _write_lingering(self, link: Link, now: float) -> None:
         view = link.board.read()

@@ -1,6 +1,6 @@
 """How many tasks a child claims at once."""
 
-from orchestrator.child.pace import PLENTY_AFTER, TARGET_SECONDS, Pace
+from orchestrator.child.pace import CAUTION_SECONDS, PLENTY_AFTER, TARGET_SECONDS, Pace
 
 
 def quick_and_full(pace: Pace) -> None:
@@ -38,10 +38,20 @@ def test_what_was_taken_back_from_behind_a_slow_task_was_not_quick() -> None:
 
 def test_what_was_taken_back_because_others_had_nothing_to_do_is_not_taken_again() -> None:
     pace = grown()
-    pace.learn(asked=100, got=100, ran=60, seconds=0.06)
-    assert pace.size == 1
+    pace.learn(asked=100, got=100, ran=12, seconds=0.06)
+    assert pace.size == round(CAUTION_SECONDS / 0.005), "a few, so that all get some"
     quick_and_full(pace)
-    assert pace.size == 2, "it begins anew"
+    assert pace.size == 2 * round(CAUTION_SECONDS / 0.005)
+
+
+def test_it_heeds_what_others_have_found_if_that_is_slower_than_it_knew() -> None:
+    pace = grown()
+    pace.heed(0.001)
+    assert pace.size == round(CAUTION_SECONDS / 0.001)
+    pace.heed(0.0001)
+    assert pace.size == round(CAUTION_SECONDS / 0.001)
+    pace.heed(1.0)
+    assert pace.size == 1
 
 
 def test_a_batch_of_which_nothing_ran_says_nothing() -> None:
