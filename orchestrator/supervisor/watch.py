@@ -102,7 +102,11 @@ class Watch:
         is_slow = (
             (seen.running is not None and now - seen.running.started_ns / NANO > HAND_BACK_SECONDS)
             or seconds > BATCH_SECONDS
-            or (has_sleepers and task_seconds > SLOW_SECONDS and seconds > IDLE_SECONDS < seen.unstarted * task_seconds)
+            or (
+                has_sleepers
+                and task_seconds > SLOW_SECONDS
+                and min(seconds, seen.unstarted * task_seconds) > IDLE_SECONDS
+            )
         )
         state = link.board.state
         is_halted = link.board.order is not ChildOrder.WORK or state in (SlotState.CONNECTING, SlotState.LEAVING)

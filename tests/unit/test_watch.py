@@ -7,26 +7,33 @@ import pytest
 from orchestrator.board.layout import SlotState, Word
 from orchestrator.mailbox import Order, Release
 from orchestrator.supervisor.surroundings import PoolSettings, SupervisorSettings
-from orchestrator.supervisor.watch import BATCH_SECONDS, HAND_BACK_SECONDS, IDLE_SECONDS, LOOK_SECONDS, Watch
-from tests.fixtures.theatre import Actor, Theatre, claim, outcome
+from orchestrator.supervisor.watch import (
+    BATCH_SECONDS,
+    HAND_BACK_SECONDS,
+    IDLE_SECONDS,
+    LOOK_SECONDS,
+    SLOW_SECONDS,
+    Watch,
+)
+from tests.fixtures.theatre import CAPACITY, Actor, Theatre, claim, outcome
 
 
 class Scene:
-    """Three children; the first runs a batch of five, of which it has done two, and has three to start."""
+    """Three children; the first runs a batch, of which it has done some, and has the rest to start."""
 
-    def __init__(self, theatre: Theatre) -> None:
+    def __init__(self, theatre: Theatre, *, claims: int = 5, done: int = 2) -> None:
         self._pool = theatre.pool
         self._orders: list[Order] = theatre.orders
         self.busy, self.second, self.third = self.actors = theatre.get_ready()
-        settings = SupervisorSettings("app", 3, 30.0, 5.0, 0, PoolSettings("w", 8, 20.0))
+        settings = SupervisorSettings("app", 3, 30.0, 5.0, 0, PoolSettings("w", CAPACITY, 20.0))
         self._watch = Watch(theatre.pool, theatre.reaper, settings, post=theatre.orders.append)
         self.busy.board.claim_begins()
-        self.busy.board.publish([claim(token) for token in range(1, 6)])
+        self.busy.board.publish([claim(token) for token in range(1, claims + 1)])
         self.busy.board.claim_ended()
-        self.busy.permits.add(5)
+        self.busy.permits.add(claims)
         self.began = time.monotonic()
-        self.busy.board.enter(SlotState.BUSY)
-        for token in (1, 2):
+        self.busy.board.begin_batch()
+        for token in range(1, done + 1):
             self.start(self.busy)
             self.busy.board.end(outcome(token))
 
@@ -86,3 +93,10 @@ def test_a_child_that_has_started_all_of_its_batch_says_nothing_about_the_others
     scene.start(scene.busy)
     assert scene.look(1.0) == []
     assert scene.slowness() == [0, 0, 0]
+
+
+def test_brief_tasks_are_left_where_they_are_though_others_have_nothing_to_do(theatre: Theatre) -> None:
+    """They are done soon; a machine that is so busy would be busier with more claims."""
+    scene = Scene(theatre, claims=60, done=30)
+    assert scene.look(30 * SLOW_SECONDS - LOOK_SECONDS) == []
+    assert scene.look(30 * SLOW_SECONDS + LOOK_SECONDS) == list(range(31, 61)), "as soon as they are no longer brief"
