@@ -99,6 +99,15 @@ def out_of_the_way(descriptor: int) -> int:
     return number
 
 
+def file_identity(descriptor: int) -> tuple[int, int] | None:
+    """Which file the descriptor is of; None: it is closed."""
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def socket_as_it_is(descriptor: int) -> socket.socket:
     """The socket of a descriptor. Made while the user's app has a default timeout (socket.setdefaulttimeout) it would
     have O_NONBLOCK from then on, for all that share it: what is printed to journald, too."""

@@ -17,7 +17,7 @@ from _thread import _count as started_threads
 from collections.abc import Callable, Iterable, Sequence
 
 from orchestrator.board.birth import MARKER_VARIABLE
-from orchestrator.board.kernel import out_of_the_way
+from orchestrator.board.kernel import file_identity, out_of_the_way
 from orchestrator.board.reactions import DEAF_TO, do_nothing
 from orchestrator.child.process_attributes import ProcessAttributes
 from orchestrator.child.time_limit import TimeLimit
@@ -66,7 +66,7 @@ class Sanity:
         for mark, descriptor in enumerate(self._own, _CONNECTION_MARK + 1):
             fcntl.fcntl(descriptor, fcntl.F_SETSIG, mark)
         self._own_marks = [_mark_of(each) for each in self._own]
-        self._standard_files = [(descriptor, _identity(descriptor)) for descriptor in _STANDARD_MARKS]
+        self._standard_files = [(descriptor, file_identity(descriptor)) for descriptor in _STANDARD_MARKS]
         _mark_standard()
         self._standard = [descriptor for descriptor, identity in self._standard_files if identity is not None]
         self._standard_marks = [_mark_of(each) for each in self._standard]
@@ -144,7 +144,7 @@ class Sanity:
 
     def _broken_standard(self) -> list[str]:
         """The next open() would get the number of one that was closed, and whatever the next task prints."""
-        broken = [number for number, was in self._standard_files if _identity(number) != was]
+        broken = [number for number, was in self._standard_files if file_identity(number) != was]
         return [f"descriptor {number} was closed or replaced" for number in broken]
 
     def _broken_descriptors(self, connection: int | None) -> list[str]:
@@ -195,14 +195,6 @@ def _mark_standard() -> None:
     for descriptor, mark in _STANDARD_MARKS.items():
         if _mark_of(descriptor) == 0:
             fcntl.fcntl(descriptor, fcntl.F_SETSIG, mark)
-
-
-def _identity(descriptor: int) -> tuple[int, int] | None:
-    try:
-        status = os.fstat(descriptor)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _has_children() -> bool:

@@ -25,7 +25,7 @@ from orchestrator.board.birth import (
     encode,
     told_orders,
 )
-from orchestrator.board.kernel import be_killed_first, die_with_parent
+from orchestrator.board.kernel import be_killed_first, die_with_parent, file_identity
 from orchestrator.board.reactions import turn_deaf
 from orchestrator.board.roster import Roster
 from orchestrator.errors import AppError, AppLoadError
@@ -48,11 +48,11 @@ class Identity:
 def main(descriptor: int) -> NoReturn:
     """Serve the supervisor at the other end of `descriptor` until it is gone."""
     code = int(ExitCode.BUG)
-    identity = _identity(descriptor)
+    identity = file_identity(descriptor)
     try:
         code = _serve(socket.socket(fileno=descriptor))
     except BaseException:  # noqa: BLE001 a border: the process ends here, whatever it was
-        if _identity(descriptor) == identity:
+        if file_identity(descriptor) == identity:
             traceback.print_exc()
         else:
             found = (
@@ -62,15 +62,6 @@ def main(descriptor: int) -> NoReturn:
             code = int(ExitCode.APP)
     finally:
         os._exit(code)
-
-
-def _identity(descriptor: int) -> tuple[int, int] | None:
-    """Which file it is; None: it is closed."""
-    try:
-        status = os.fstat(descriptor)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _serve(supervisor: socket.socket) -> int:
