@@ -130,8 +130,8 @@ class App:
     def include(self, other: "App") -> None:
         """Serve the other app's types and run its hooks too. DuplicateTypeError if both have one type: nothing of it is
         included then."""
-        for name in other._handlers.keys() & self._handlers.keys():
-            raise DuplicateTypeError(name)
+        if twice := other._handlers.keys() & self._handlers.keys():
+            raise DuplicateTypeError(min(twice))
         for handler in other._handlers.values():
             self._add(handler)
         self.start_hooks.extend(other.start_hooks)

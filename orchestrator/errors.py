@@ -2,7 +2,7 @@
 
 OrchestratorError
 ├── ConfigurationError        settings that cannot be used: all of them, listed at once        exit 2
-├── AppError                  the user's app cannot serve; or forking would break what it left at import   exit 3
+├── AppError                  the user's app cannot serve, or could not be forked              exit 3
 │   ├── AppLoadError          module missing, raising, or not an App
 │   ├── HandlerError          a function or an option that cannot be registered
 │   └── DuplicateTypeError    two handlers for one type

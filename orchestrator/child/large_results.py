@@ -13,10 +13,9 @@ from orchestrator.model import Outcome
 from orchestrator.telemetry import logs
 
 
-def is_large(outcome: Outcome) -> bool:
-    """Whether the board has no room for its result, in UTF-8."""
-    result = outcome.result
-    return result is not None and len(result) > MAX_INLINE_BYTES // 4 and len(result.encode()) > MAX_INLINE_BYTES
+def is_large(result: str) -> bool:
+    """Whether the board has no room for it, in UTF-8."""
+    return len(result) > MAX_INLINE_BYTES // 4 and len(result.encode()) > MAX_INLINE_BYTES
 
 
 def write_at_once(outcome: Outcome, ledger: Ledger, database: Database, *, connected: Callable[[], None]) -> None:

@@ -172,11 +172,11 @@ class Loop:
         if is_new:
             self._slowness = slowness
             self._is_front_in_doubt = True
-        is_at_front = self._is_front_in_doubt and self._ledger.begins_at_front
-        if is_at_front:
+        if self._is_front_in_doubt and self._ledger.begins_at_front:
             self._is_front_in_doubt = False
-        if is_new or is_at_front:
-            self._pace.heed(self._board.word(Word.TASK_NS) / NANO)
+        elif not is_new:
+            return
+        self._pace.heed(self._board.word(Word.TASK_NS) / NANO)
 
     def _claim(self, limit: int) -> list[tuple[Claim, Limits]] | None:
         """Claim up to `limit` and put them on the board. None: the database failed, or we must leave."""
@@ -268,7 +268,7 @@ class Loop:
         outcome, seconds, wrong = self._runner.run(claim, limits)
         if wrong:
             self._condemn(wrong)
-        if outcome.result is not None and is_large(outcome):
+        if outcome.result is not None and is_large(outcome.result):
             self._board.handler_ended()
             self._inspect()
             if self._leave is LeaveReason.INSANE:

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from typing import IO
 
 import pytest
 
@@ -9,30 +10,28 @@ from tests.fixtures.command import ENTRY, Command, clean_environment
 from tests.fixtures.psql import sql
 
 
+def stats_into(stdout: IO[bytes], database_url: str) -> "subprocess.CompletedProcess[bytes]":
+    return subprocess.run(
+        [*ENTRY, "stats"],
+        env=clean_environment(DATABASE_URL=database_url),
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        timeout=60,
+    )
+
+
 def test_a_reader_that_goes_away_is_no_error(database_url: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "wb") as nobody_reads:
-        done = subprocess.run(
-            [*ENTRY, "stats"],
-            env=clean_environment(DATABASE_URL=database_url),
-            stdout=nobody_reads,
-            stderr=subprocess.PIPE,
-            timeout=60,
-        )
+        done = stats_into(nobody_reads, database_url)
     assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
 def test_an_answer_that_cannot_be_written_is_told_in_a_line(database_url: str) -> None:
     with open("/dev/full", "wb") as full:
-        done = subprocess.run(
-            [*ENTRY, "stats"],
-            env=clean_environment(DATABASE_URL=database_url),
-            stdout=full,
-            stderr=subprocess.PIPE,
-            timeout=60,
-        )
+        done = stats_into(full, database_url)
     said = b"orchestratord: the answer could not be written: No space left on device\n"
     assert (done.returncode, done.stderr) == (2, said)
 
