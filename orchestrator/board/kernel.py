@@ -129,22 +129,26 @@ def resident_bytes(pid: int | str = "self") -> int:
     return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 2 else 0
 
 
-def parent_pid(pid: int) -> int | None:
-    """The parent of a process; None once it is gone."""
+def stat_fields(pid: int) -> list[bytes]:
+    """The fields of proc_pid_stat(5) from the third, the state; none once the process is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
-            text = stat.read()
+            return stat.read().rpartition(b")")[2].split()  # the name in brackets may hold spaces and brackets
     except OSError:
-        return None
-    return int(text.rpartition(b")")[2].split()[1])  # the name in brackets may hold spaces and brackets
+        return []
+
+
+def parent_pid(pid: int) -> int | None:
+    """The parent of a process; None once it is gone."""
+    fields = stat_fields(pid)
+    return int(fields[1]) if fields else None
 
 
 def wait_channel(pid: int) -> str:
     """Where in the kernel a process waits, for a child that does not answer: "state D in io_schedule"."""
-    state, place = "gone", ""
+    fields = stat_fields(pid)
+    state, place = fields[0].decode() if fields else "gone", ""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as stat:
-            state = stat.read().rpartition(b")")[2].split()[0].decode()
         with open(f"/proc/{pid}/wchan", "rb") as wchan:
             place = wchan.read().decode()
     except OSError:

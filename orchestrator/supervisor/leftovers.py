@@ -13,7 +13,7 @@ import signal
 from collections.abc import Callable, Collection, Iterable, Iterator
 
 from orchestrator.board.birth import MARKER_VARIABLE
-from orchestrator.board.kernel import parent_pid
+from orchestrator.board.kernel import parent_pid, stat_fields
 
 LOOKS_FOR_THE_GONE = 5
 """No more, since what living tasks start comes and goes as well."""
@@ -160,7 +160,7 @@ def _shown_marker(pid: int) -> str:
 
 def _image(pid: int) -> list[bytes]:
     """Where its environment lies, which is elsewhere after each exec. []: it has none, or none that we may see."""
-    fields = _stat(pid)
+    fields = stat_fields(pid)
     has_memory = len(fields) > _MEMORY and fields[_MEMORY] != b"0"  # a zombie has none, nor has a thread of the kernel
     return fields[_ENVIRONMENT] if has_memory and _may_see(pid) else []
 
@@ -177,13 +177,5 @@ def _may_see(pid: int) -> bool:
 
 def _is_zombie(pid: int) -> bool:
     """Or gone altogether."""
-    return _stat(pid)[0] in _GONE
-
-
-def _stat(pid: int) -> list[bytes]:
-    """The fields of proc_pid_stat(5) from the third, the state."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as stat:
-            return stat.read().rpartition(b")")[2].split()
-    except OSError:
-        return [b"X"]
+    fields = stat_fields(pid)
+    return not fields or fields[0] in _GONE
