@@ -21,7 +21,7 @@ class Audit:
     """Wanted while something is owned, or may be: somebody was sent to look for work, or died, since it last found
     nothing.
 
-    It rests after two empty audits only, and not before a claim of that time must have ended.
+    It rests after two empty audits, and looks once more when a claim of that time must have ended.
     """
 
     name = "audit"
@@ -39,6 +39,7 @@ class Audit:
         self._claim_seconds = claim_seconds
         self._seen = -1
         self._seen_at = 0.0
+        self._looked_at = 0.0
         self._empty = 0
         self.every_seconds = every_seconds
 
@@ -46,13 +47,16 @@ class Audit:
         return self._standing.worker_id is not None and not self._has_rest()
 
     def _has_rest(self) -> bool:
-        is_quiet = self._empty >= EMPTY_AUDITS_TO_REST and self._seen == self._standing.stirs
-        return is_quiet and time.monotonic() > self._seen_at + self._claim_seconds
+        if self._empty < EMPTY_AUDITS_TO_REST or self._seen != self._standing.stirs:
+            return False
+        ended_at = self._seen_at + self._claim_seconds
+        return self._looked_at > ended_at or time.monotonic() < ended_at
 
     def run_once(self, connection: Connection) -> float | None:
         stirs = self._standing.stirs
         if stirs != self._seen:
             self._seen, self._seen_at, self._empty = stirs, time.monotonic(), 0
+        self._looked_at = time.monotonic()
         owned = holdings.owned(connection, self._standing.worker_id or "", None, within=AUDIT_SECONDS)
         self._empty = 0 if owned else self._empty + 1
         self._reports.post(Audited(None, tuple(owned)))
