@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator
 
 from benchmarks import pgbench
-from benchmarks.figures import Line, Spread, interleave, paired, take_turns
-from benchmarks.queue import CHILDREN, drain, drained, fill, paused_worker, rate
+from benchmarks.figures import Line, Spread, paired, take_turns
+from benchmarks.queue import CHILDREN, TINY, drain, drained, fill, paused_worker, rate
 from benchmarks.server import Server
 
 BATCHES = {100: 1.0, 20: 0.5, 1: 0.2}
@@ -38,11 +38,13 @@ def measure(server: Server, tasks: int, rounds: int) -> Iterator[Line]:
     yield from _cpu(python_costs, server_costs)
 
 
-def _pgbench(server: Server, batch: int, tasks: int) -> Callable[[], float]:
+def _pgbench(
+    server: Server, batch: int, tasks: int, *, payload: str = TINY, result: str = "NULL"
+) -> Callable[[], float]:
     def run() -> float:
         server.empty()
-        fill(server, tasks)
-        return rate(server, pgbench.drain(server, batch, tasks))
+        fill(server, tasks, payload=payload)
+        return rate(server, pgbench.drain(server, batch, tasks, result=result))
 
     return run
 
@@ -71,7 +73,21 @@ def _cpu(python_costs: list[float], server_costs: list[float]) -> Iterator[Line]
 
 
 def measure_payloads(server: Server, tasks: int, rounds: int) -> Iterator[Line]:
-    """1 KB in and out, beside the tiny ones."""
-    large = '{"text": "' + "x7Q-" * 250 + '"}'
-    pairs = interleave(rounds, lambda: drained(server, tasks, "echo", large), lambda: drained(server, tasks, "echo"))
-    yield paired(f"{tasks:,} payloads and results of 1 KB", "tasks/s", pairs, beside="the same with 8 bytes", bar=0.7)
+    """1 KB in and out, beside the tiny ones; and the same of PostgreSQL alone, which more can hardly be asked of."""
+    payloads = {"1 KB": '{"text": "' + "x7Q-" * 250 + '"}', "8 bytes": TINY}
+
+    def ours(payload: str) -> Callable[[], float]:
+        return lambda: drained(server, tasks, "echo", payload)
+
+    runs = {name: ours(payload) for name, payload in payloads.items()}
+    if server.pgbench is not None:
+        runs |= {
+            f"pgbench {name}": _pgbench(server, 100, tasks, payload=payload, result="payload")
+            for name, payload in payloads.items()
+        }
+    found = take_turns(rounds, runs)
+    name, beside = f"{tasks:,} payloads and results of 1 KB", "the same with 8 bytes"
+    yield paired(name, "tasks/s", list(zip(found["1 KB"], found["8 bytes"], strict=True)), beside=beside, bar=0.7)
+    if server.pgbench is not None:
+        pairs = list(zip(found["pgbench 1 KB"], found["pgbench 8 bytes"], strict=True))
+        yield paired(f"{name}: pgbench, batches of 100", "tasks/s", pairs, beside=beside)

@@ -13,7 +13,7 @@ from benchmarks.server import Server
 DRAIN = """
 WITH finished AS (
     UPDATE tasks SET status = 'completed', attempts = 1, ended_token = claim_token, started_at = now(),
-        completed_at = now(), updated_at = now()
+        completed_at = now(), result = {result}, updated_at = now()
     WHERE id = ANY (CAST(:ids AS uuid[])) AND status BETWEEN 'claimed' AND 'running'
 ), ready AS MATERIALIZED (
     SELECT id FROM tasks WHERE status = 'pending' AND next_retry_at IS NULL
@@ -29,12 +29,12 @@ SELECT coalesce(array_agg(id), '{{}}')::text AS ids FROM claimed \\gset
 INSERT = "INSERT INTO tasks (type, payload) VALUES ('noop', '{\"n\": 1}') RETURNING id;\n"
 
 
-def drain(server: Server, batch: int, tasks: int, clients: int = 10) -> int:
-    """Empties the queue in batches and says how many tasks were finished.
+def drain(server: Server, batch: int, tasks: int, *, result: str = "NULL", clients: int = 10) -> int:
+    """Empties the queue in batches and says how many tasks were finished, with this `result` (SQL).
 
     Each client has rounds to spare, for they do not all get as far. One that uses up its last has claimed in vain.
     """
-    script = "SET enable_seqscan = off;\n" + DRAIN.format(batch=batch)
+    script = "SET enable_seqscan = off;\n" + DRAIN.format(batch=batch, result=result)
     _run(server, script, clients, transactions=2 * tasks // (batch * clients) + 12, variables={"ids": "{}"})
     left: int = server.rows("SELECT count(*) FROM tasks WHERE status <> 'completed'")[0][0]
     if left > max(batch * clients, tasks // 100):
