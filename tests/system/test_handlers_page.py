@@ -1,12 +1,19 @@
 """The app of docs/handlers.md, through the real daemon: what the page says of it is what one sees."""
 
+import gzip
+import json
 import re
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+
+import pytest
 
 from tests.fixtures.daemon import Daemon, Queue, Start
 
 PAGE = (Path(__file__).parents[2] / "docs" / "handlers.md").read_text()
-APP, DJANGO = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+APP, DJANGO, SENTRY = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
 def billing(daemon: Start, queue: Queue, pool_size: int = 2) -> Daemon:
@@ -97,3 +104,58 @@ def test_djangos_connections_and_its_thread_stay_and_a_lost_one_is_made_anew(
     after = queue.rows("SELECT type, status::text FROM tasks ORDER BY id")[4:]
     assert after[2:] == [("stock:count", "completed"), ("stock:count_async", "completed")]
     assert worker.children() == children
+
+
+class Sentry(ThreadingHTTPServer):
+    """What errors a server of Sentry's is told."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Envelopes)
+        self.errors: list[str] = []
+
+    @property
+    def dsn(self) -> str:
+        return f"http://key@127.0.0.1:{self.server_address[1]}/1"
+
+
+class _Envelopes(BaseHTTPRequestHandler):
+    server: Sentry
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers.get("Content-Encoding") == "gzip":
+            body = gzip.decompress(body)
+        parts = [json.loads(line) for line in body.splitlines() if line.startswith(b"{")]
+        self.server.errors += [each["exception"]["values"][-1]["value"] for each in parts if "exception" in each]
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def sentry() -> Iterator[Sentry]:
+    with Sentry() as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_sentry_hears_of_every_error_from_a_child_that_stays(daemon: Start, queue: Queue, sentry: Sentry) -> None:
+    worker = daemon(SENTRY, "--pool-size", "1", DATABASE_URL=queue.url, SENTRY_DSN=sentry.dsn)
+    children = worker.children()
+    for shelf in ([2, "b"], [3, 1], ["a", 1]):
+        queue.enqueue("shelf:sort", {"shelf": shelf})
+    queue.wait_empty()
+    assert worker.children() == children
+
+    assert worker.stop() == 0
+
+    assert [error.partition("between ")[2] for error in sentry.errors] == [
+        "instances of 'str' and 'int'",
+        "instances of 'int' and 'str'",
+    ]
+    assert queue.rows("SELECT status::text, result FROM tasks ORDER BY id")[1] == ("completed", [1, 3])
