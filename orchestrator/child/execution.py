@@ -80,6 +80,7 @@ class Executor:
     def run(self, claim: Claim, limits: Limits, started_ns: int) -> Outcome:
         """Run the claim's handler to its end. `started_ns` is the moment the board tells."""
         status, error, result, delay = TaskStatus.COMPLETED, None, None, 0.0
+        is_lost = False  # it has ended, and not because its handler gave it up
         try:
             handler, payload = self._prepare(claim)
             value = self._call(handler, payload, claim, limits, started_ns)
@@ -88,14 +89,16 @@ class Executor:
                 if note is not None:
                     self._log.warning("result_replaced", task_id=claim.task_id, type=claim.type, reason=note)
         except _CannotRun as refusal:
-            error, status = str(refusal), TaskStatus.FAILED
+            error, status, is_lost = str(refusal), TaskStatus.FAILED, True
         except Discard as given_up:
             error, status = describe_exception(given_up), TaskStatus.FAILED
         except BaseException as raised:  # noqa: BLE001 a border: whatever a handler raises is its outcome
             error = describe_exception(raised)
             status, delay = _after_failure(raised, claim.attempt, limits)
+            is_lost = status is TaskStatus.DEAD_LETTER
         if error is not None:
-            self._log.info(
+            tell = self._log.warning if is_lost else self._log.info
+            tell(
                 "attempt_failed", task_id=claim.task_id, type=claim.type, attempt=claim.attempt, then=status.value,
                 error=error.partition("\n")[0][:200],
             )  # fmt: skip

@@ -1,5 +1,6 @@
 """What a task may ask for (order, time, retries, limits …) and what its handler may answer, through the real daemon."""
 
+import re
 import time
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -138,6 +139,25 @@ def test_a_handler_gives_up_asks_again_or_fails_by_its_types_policy(
     assert task["attempts"] == 1
     assert task["worker_id"] is None and task["claimed_at"] is None and task["started_at"] is None
     assert timedelta(0) < task["next_retry_at"] - task["updated_at"] <= timedelta(seconds=1000)
+
+
+def test_the_log_warns_of_a_task_that_is_lost_and_of_no_attempt_that_another_follows(
+    queue: Queue, daemon: Start
+) -> None:
+    worker = daemon(ANSWERING, "--pool-size", "1", DATABASE_URL=queue.url)
+    expected = {
+        (queue.enqueue("now", max_retries=1), 1): ("INFO", "pending"),
+        (queue.enqueue("discard"), 1): ("INFO", "failed"),
+        (queue.enqueue("never"), 1): ("WARNING", "dead_letter"),
+        (queue.enqueue("unheard of"), 1): ("WARNING", "failed"),
+        (queue.enqueue("never", {"unknown": 1}), 1): ("WARNING", "failed"),
+    }
+    expected[next(iter(expected))[0], 2] = ("WARNING", "dead_letter")
+    queue.wait_empty()
+
+    line = re.compile(r"\S+ (\w+) +attempt_failed task_id=(\S+) .*attempt=(\d) then=(\w+)")
+    told = {(found[2], int(found[3])): (found[1], found[4]) for found in line.finditer(worker.log())}
+    assert told == expected
 
 
 def test_current_task_knows_the_execution_and_coroutines_run(queue: Queue, daemon: Start) -> None:
