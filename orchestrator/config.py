@@ -121,7 +121,7 @@ class Settings:
         "FORK_SAFETY",
         Choice(("refuse", "warn")),
         "refuse",
-        "What to do with an app whose import leaves threads or connections, which forking would break.",
+        "Refuse an app whose import leaves threads or connections, which forking would break, or only warn.",
     )
     max_result_size: int = _setting(
         "MAX_RESULT_SIZE", Size(0, 64 << 20), "1MB", "A larger result of a task is replaced by a note."
@@ -136,7 +136,7 @@ class Settings:
         "Where the children's metrics are kept. Without one: a private temporary folder.",
     )
     log_format: Literal["text", "json"] = _setting(
-        "LOG_FORMAT", Choice(("text", "json")), "text", "Log lines as key=value for people, or as JSON."
+        "LOG_FORMAT", Choice(("text", "json")), "text", "Log lines as text, key=value for people, or as json."
     )
     debug: bool = _setting("DEBUG", Boolean(), "false", "Log in detail.")
     enqueue_examples: bool = _setting(

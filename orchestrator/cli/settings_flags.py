@@ -7,7 +7,7 @@ import click
 
 from orchestrator.config import FIELDS, Field, Settings, without_password
 from orchestrator.errors import ConfigurationError, Problem
-from orchestrator.setting_kinds import Boolean
+from orchestrator.setting_kinds import Boolean, Choice, Duration, Kind, Size, Whole
 from orchestrator.store.addresses import url_problem
 from orchestrator.telemetry import logs
 
@@ -64,4 +64,18 @@ def _flag(field: Field) -> Callable[[Command], Command]:
     if isinstance(field.kind, Boolean):
         names = f"{field.flag}/--no-{field.flag[2:]}"
         return click.option(names, field.name, default=None, help=field.help + default)
-    return click.option(field.flag, field.name, metavar="VALUE", default=None, help=field.help + default)
+    return click.option(field.flag, field.name, metavar=_metavar(field.kind), default=None, help=field.help + default)
+
+
+def _metavar(kind: Kind) -> str:
+    """What `--help` shows after the flag: which kind of value it takes."""
+    match kind:
+        case Choice():
+            return f"[{'|'.join(kind.words)}]"
+        case Duration():
+            return "DURATION"
+        case Size():
+            return "SIZE"
+        case Whole():
+            return "INTEGER"
+    return "VALUE"

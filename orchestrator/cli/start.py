@@ -19,6 +19,9 @@ def start(**flags: object) -> None:
     QUIT        end at once; what runs is pending again
     HUP         reload the app            USR1   log every slot's state and stack
     TTIN, TTOU  one child more, fewer     USR2   pause or resume claiming
+
+    Each option is a variable too, named in brackets; the option wins. A DURATION is written 500ms, 1s, 1m or 1h30m, a
+    SIZE 64KB, 512MB or 2GB.
     """
     code = Daemon(load_settings(os.environ, flags)).run()
     sys.exit(code)

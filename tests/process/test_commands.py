@@ -293,3 +293,14 @@ def test_every_command_explains_itself(ask: Ask, command: str) -> None:
     answer = ask(command, "--help")
     assert answer.code == 0
     assert answer.out.startswith("Usage: orchestratord ")
+
+
+def test_help_tells_what_each_setting_takes(ask: Ask) -> None:
+    told = ask("start", "--help").out
+    for flag in (
+        "--fork-safety [refuse|warn]",
+        "--task-timeout DURATION",
+        "--max-result-size SIZE",
+        "--pool-size INTEGER",
+    ):
+        assert f"  {flag} " in told
