@@ -8,11 +8,15 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, Literal, Self
 from urllib.parse import unquote
 
 from orchestrator.errors import ConfigurationError, Problem
 from orchestrator.setting_kinds import Boolean, Choice, Duration, Kind, Size, Text, Whole, duration
+
+LIKENESS = 0.9
+"""Of two names, by difflib: one letter too many or two in the wrong order; METRICS_PATH is not METRICS_PORT."""
 
 _DAY = 86400.0
 _HOUR = 3600.0
@@ -180,6 +184,15 @@ def settings_table() -> str:
         default = "" if field.default is None else f"`{field.default}`"
         lines.append(f"| `{field.variable}` | {flag} | {default} | {field.help} |")
     return "\n".join(lines) + "\n"
+
+
+def misspelt(environ: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Variables that are no setting, and nearly have the name of one that is not given; each with that one."""
+    known = [field.variable for field in FIELDS]
+    open_ = [variable for variable in known if not environ.get(variable)]
+    others = sorted(environ.keys() - known)
+    likely = ((name, get_close_matches(name.upper(), open_, 1, LIKENESS)) for name in others)
+    return [(name, meant[0]) for name, meant in likely if meant]
 
 
 _SHOWN_KEYS = frozenset(

@@ -13,7 +13,7 @@ from orchestrator.cli.failures import exit_code, explanation
 from orchestrator.cli.forkservers import TriedApp, try_app
 from orchestrator.cli.output import json_flag, print_json
 from orchestrator.cli.settings_flags import load_settings, settings_flags
-from orchestrator.config import Settings, without_password
+from orchestrator.config import Settings, misspelt, without_password
 from orchestrator.coordinator.starting import SUPERVISOR_CONNECTIONS
 from orchestrator.errors import OrchestratorError
 from orchestrator.exit_codes import ExitCode
@@ -56,6 +56,8 @@ def check(as_json: bool, **flags: object) -> ExitCode:
 
 def _findings(flags: dict[str, object]) -> Iterator[Finding]:
     """Everything that can still be looked at after what was found before."""
+    for name, meant in misspelt(os.environ):
+        yield Finding("settings", "warning", f"{name} is not used: is {meant} meant?")
     try:
         settings = load_settings(os.environ, flags)
     except OrchestratorError as error:

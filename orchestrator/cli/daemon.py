@@ -14,7 +14,7 @@ from orchestrator._version import __version__
 from orchestrator.board.kernel import adopt_orphans, take_signal_stack
 from orchestrator.board.layout import CAPACITY
 from orchestrator.cli.forkservers import start_forkserver
-from orchestrator.config import Settings, without_password
+from orchestrator.config import Settings, misspelt, without_password
 from orchestrator.coordinator.coordination import Coordination
 from orchestrator.errors import ConfigurationError
 from orchestrator.examples import example_tasks
@@ -188,6 +188,8 @@ class Daemon:
             mode="distributed" if settings.distributed else "single instance",
             metrics=f"http://{'[' + host + ']' if ':' in host else host}:{port}/metrics",
         )
+        for name, meant in misspelt(os.environ):
+            self._log.warning("variable_not_used", variable=name, perhaps=meant)
 
     def _say_ready(self) -> None:
         self._log.info(

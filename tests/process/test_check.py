@@ -146,6 +146,12 @@ def test_check_lists_all_settings_that_cannot_be_used(orchestratord: Command) ->
         assert name in done.stdout
 
 
+def test_check_warns_of_a_variable_that_is_nearly_a_setting(orchestratord: Command, database_url: str) -> None:
+    done = orchestratord("check", DATABASE_URL=database_url, SHUTDOWN_TIMOUT="2m")
+    assert done.returncode == 0
+    assert "warning  settings: SHUTDOWN_TIMOUT is not used: is SHUTDOWN_TIMEOUT meant?\n" in done.stdout
+
+
 def test_check_says_that_there_are_no_tables_yet(orchestratord: Command, empty_database_url: str) -> None:
     done = orchestratord("check", DATABASE_URL=empty_database_url)
     assert done.returncode == 0

@@ -16,7 +16,7 @@ def greet(name: str) -> str:
 
 
 def test_a_start_tells_what_runs_and_a_task_is_done(daemon: Start, queue: Queue) -> None:
-    worker = daemon(APP, "--pool-size", "3", DATABASE_URL=queue.url)
+    worker = daemon(APP, "--pool-size", "3", DATABASE_URL=queue.url, SHUTDOWN_TIMOUT="2m")
     task = queue.wait_status(queue.enqueue("greet", {"name": "Ann"}), "completed")
 
     assert task["result"] == "hello Ann"
@@ -32,6 +32,7 @@ def test_a_start_tells_what_runs_and_a_task_is_done(daemon: Start, queue: Queue)
         "metrics=http://",
     ):
         assert told in line
+    assert "variable_not_used variable=SHUTDOWN_TIMOUT perhaps=SHUTDOWN_TIMEOUT" in worker.log()
     assert "greet" in worker.wait_log("app_loaded")
     assert re.search(r"ready in \d+\.\d s", worker.log())
     assert sorted(worker.children()) == [0, 1, 2]

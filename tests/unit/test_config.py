@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import FIELDS, Settings, settings_table, without_password
+from orchestrator.config import FIELDS, Settings, misspelt, settings_table, without_password
 from orchestrator.errors import ConfigurationError
 
 URL = "postgres://ann:secret@db.example.org:5432/shop?sslmode=disable"
@@ -159,6 +159,31 @@ def test_a_password_is_never_shown(url: str, shown: str) -> None:
 def test_neither_the_settings_nor_an_error_show_the_password() -> None:
     assert "secret" not in repr(load())
     assert "secret" not in problems(DATABASE_URL="mysql://ann:secret@db/shop")[0]
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("SHUTDOWN_TIMOUT", "SHUTDOWN_TIMEOUT"),
+        ("WORKER_POOLSIZE", "WORKER_POOL_SIZE"),
+        ("METRIC_PORT", "METRICS_PORT"),
+        ("LOG_FROMAT", "LOG_FORMAT"),
+        ("distributed_mode", "DISTRIBUTED_MODE"),
+        ("DATABASE_URI", "DATABASE_URL"),
+    ],
+)
+def test_a_variable_that_is_nearly_a_setting_is_noticed_unless_that_one_is_given(variable: str, meant: str) -> None:
+    assert misspelt({variable: "1", "PATH": "/bin"}) == [(variable, meant)]
+    assert misspelt({variable: "1", meant: "1"}) == []
+
+
+def test_what_other_programs_read_is_not_taken_for_a_misspelt_setting() -> None:
+    others = (
+        "DATABASE_HOST DATABASE_USER METRICS_PATH LOG_LEVEL LOG_FORMATTER DJANGO_DEBUG NODE_DEBUG POOL_SIZE TASK_MARK"
+    )
+    assert (
+        misspelt(dict.fromkeys([*others.split(), "ORCHESTRATOR_PORT", "GUNICORN_TIMEOUT", "RETENTION_DAYS"], "1")) == []
+    )
 
 
 def test_the_readmes_table_has_every_setting() -> None:
