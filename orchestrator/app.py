@@ -80,7 +80,10 @@ def current_task() -> CurrentTask:
 
 
 class App:
-    """Task types and their handlers. `client` is what the handlers' enqueue() uses (default: that of DATABASE_URL)."""
+    """Task types and their handlers.
+
+    `client` is what the handlers' enqueue() uses, by default one of DATABASE_URL. Another may be put in its place.
+    """
 
     def __init__(self, *, client: Client | None = None) -> None:
         self.client = client if client is not None else Client()
@@ -121,7 +124,7 @@ class App:
         def register(function: Callable[P, R]) -> TaskFunction[P, R]:
             if isinstance(function, TaskFunction):  # one function for two types
                 function = function.function
-            handler = TaskFunction(self.client, registered, function)
+            handler = TaskFunction(self, registered, function)
             self._add(handler)
             return handler
 

@@ -7,7 +7,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
 from orchestrator.callers_connection import CallersConnection
 from orchestrator.client import Client
@@ -18,6 +18,12 @@ P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+class HasClient(Protocol):
+    """The App that a function was registered with. It may be given another client later."""
+
+    client: Client
 
 
 class Handler:
@@ -52,12 +58,12 @@ class Handler:
 class TaskFunction(Handler, Generic[P, R]):
     """What `@app.task` makes of a function: it can still be called, and it can be enqueued."""
 
-    def __init__(self, client: Client, type: TaskType, function: Callable[P, R]) -> None:
+    def __init__(self, app: HasClient, type: TaskType, function: Callable[P, R]) -> None:
         super().__init__(type, function)
-        self._client = client
+        self._app = app
         functools.update_wrapper(self, function, updated=())
         for name, value in getattr(function, "__dict__", {}).items():
-            if not hasattr(self, name):  # a callable object may have a `type` or a `_client` of its own
+            if not hasattr(self, name):  # a callable object may have a `type` or an `_app` of its own
                 setattr(self, name, value)
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -82,7 +88,7 @@ class TaskFunction(Handler, Generic[P, R]):
     ) -> "Enqueuing[P]":
         """Options for one task, as Client.enqueue takes them: `f.options(delay=60.0).enqueue(…)`."""
         send = functools.partial(
-            self._client.enqueue,
+            self._app.client.enqueue,
             self.type.name,
             priority=priority,
             delay=delay,

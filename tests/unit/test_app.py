@@ -180,7 +180,7 @@ class Mailer:
     """A handler with attributes, and they are called as ours are."""
 
     def __init__(self) -> None:
-        self.type = self.function = self.options = self._client = self._known = "the mailer's own"
+        self.type = self.function = self.options = self._app = self._known = "the mailer's own"
         self.team = "mail"
 
     def __call__(self, to: str) -> str:
@@ -304,6 +304,17 @@ def test_arguments_that_do_not_fit_are_refused_before_anything_is_sent(enqueue: 
 
     with pytest.raises(SignatureMismatch):
         enqueue(handler)
+
+
+def test_a_client_that_is_put_in_the_place_of_the_apps_is_used_by_the_handlers_that_it_has() -> None:
+    class Recorder(Client):
+        def enqueue(self, type: str, payload: object = None, **options: object) -> str:  # type: ignore[override]
+            return f"{type} {payload} {options['priority']}"
+
+    app = App(client=Client("postgres://nowhere.invalid/none", timeout=0.1))
+    task = app.task("a")(more_positions)
+    app.client = Recorder()
+    assert task.options(priority=3).enqueue(to="ann") == "a {'to': 'ann'} 3"
 
 
 def test_positions_beyond_the_names_have_no_place_in_a_payload() -> None:
