@@ -17,7 +17,7 @@ from orchestrator.supervisor.attribution import describe_status, settle_estate
 from orchestrator.supervisor.children import Doom, Phase, Seat
 from orchestrator.supervisor.link import kill_group
 from orchestrator.supervisor.pool import Pool
-from orchestrator.supervisor.stacks import last_words
+from orchestrator.supervisor.stacks import last_words, of_the_task
 from orchestrator.telemetry import logs
 
 HELLO_SECONDS = 15.0
@@ -159,7 +159,7 @@ class Reaper:
         if cause is None and leaving is LeaveReason.BOOT:
             cause = _BOOT_FAILED
         if cause is None:
-            cause = "\n".join(filter(None, (describe_status(status), last_words(link.stacks))))
+            cause = "\n".join(filter(None, (describe_status(status), of_the_task(last_words(link.stacks)))))
         taken_back = link.take_back()
         view = link.board.read()
         estate = settle_estate(view, taken_back, cause=cause, doom=seat.doom, now=now, policy=self._pool.policy)

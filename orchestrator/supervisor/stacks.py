@@ -4,6 +4,7 @@ import contextlib
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from orchestrator.board.kernel import wait_channel
 from orchestrator.board.reactions import HUNG_STACK_SIGNAL, STACK_SIGNAL
@@ -15,8 +16,11 @@ ANSWER_SECONDS = 0.6
 QUIET_SECONDS = 0.03
 LONGEST_BYTES = 12 << 10
 
-
 _FATAL = "Fatal Python error"
+_PACKAGE = Path(__file__).parents[1]
+_OURS = f'  File "{_PACKAGE}{os.sep}'
+_OUR_CALL = f'  File "{_PACKAGE / "child" / "execution.py"}"'
+_EXAMPLES = f'  File "{_PACKAGE / "examples.py"}"'
 
 
 def last_words(stacks: int) -> str:
@@ -24,6 +28,14 @@ def last_words(stacks: int) -> str:
     text = os.pread(stacks, LONGEST_BYTES * 4, 0).decode(errors="replace")
     begin = text.rfind(_FATAL)
     return text[begin:][:LONGEST_BYTES].rstrip() if begin >= 0 else ""
+
+
+def of_the_task(stacks: str) -> str:
+    """Without the calls by which we came to a handler, and by which we answered: they are the same for every task."""
+    if _OUR_CALL not in stacks:
+        return stacks
+    lines = stacks.split("\n")
+    return "\n".join(line for line in lines if not line.startswith(_OURS) or line.startswith(_EXAMPLES))
 
 
 @dataclass(slots=True)

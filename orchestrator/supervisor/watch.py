@@ -13,7 +13,7 @@ from orchestrator.supervisor.children import Doom, Phase, Seat
 from orchestrator.supervisor.link import Link
 from orchestrator.supervisor.pool import Pool
 from orchestrator.supervisor.reaper import Reaper
-from orchestrator.supervisor.stacks import Inquiry
+from orchestrator.supervisor.stacks import Inquiry, of_the_task
 from orchestrator.supervisor.surroundings import SupervisorSettings
 from orchestrator.telemetry import logs
 
@@ -188,7 +188,7 @@ class Watch:
         self._log.warning(
             "task_killed", slot=number, pid=seat.pid, task_id=running.task_id, type=running.type, reason=doom.value
         )
-        self._reaper.kill(seat, doom, f"{cause}\n{stack}", now)
+        self._reaper.kill(seat, doom, f"{cause}\n{of_the_task(stack)}", now)
 
     def next_look(self, now: float) -> float | None:
         """When to look again, in seconds from now; None: when something arrives."""

@@ -79,7 +79,10 @@ def test_a_task_that_kills_its_child_pays_each_time_and_nobody_else_does(
         assert deaths[how] in task["last_error"].partition("\n")[0]
         assert notes(tmp_path).count(how) == 2
     assert "Segmentation fault" in queue.task(dying["segfault"])["last_error"]
-    assert "in die" in queue.task(dying["segfault"])["last_error"], "the Python stack of a crash in C is told"
+    stack = re.findall(r'File "(.*)", line \d+ in (.*)', queue.task(dying["segfault"])["last_error"])
+    assert stack[-1] == (str(tmp_path / "app.py"), "die"), (
+        "the Python stack of a crash in C is told, down to the handler"
+    )
     for n, task_id in enumerate(quick):
         task = queue.task(task_id)
         assert (task["status"], task["attempts"], task["result"]) == ("completed", 1, n)
