@@ -3,6 +3,8 @@
 import gzip
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -10,10 +12,12 @@ from threading import Thread
 
 import pytest
 
+from tests.fixtures.command import clean_environment
 from tests.fixtures.daemon import Daemon, Queue, Start
 
-PAGE = (Path(__file__).parents[2] / "docs" / "handlers.md").read_text()
-APP, DJANGO, SENTRY = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "handlers.md").read_text()
+APP, DJANGO, DJANGOS_WORKER, SENTRY = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
 def billing(daemon: Start, queue: Queue, pool_size: int = 2) -> Daemon:
@@ -71,7 +75,16 @@ url = conninfo_to_dict(os.environ["DATABASE_URL"])
 names = {"NAME": "dbname", "USER": "user", "PASSWORD": "password", "HOST": "host", "PORT": "port"}
 DATABASES = {"default": {"ENGINE": "django.db.backends.postgresql", "CONN_MAX_AGE": None,
                          **{name: url.get(key, "") for name, key in names.items()}}}
-INSTALLED_APPS = ["stock"]
+INSTALLED_APPS = ["stock.apps.Stock"]
+"""
+
+APPS = """
+from django.apps import AppConfig
+
+class Stock(AppConfig):
+    name = "stock"
+    def ready(self):
+        from stock import tasks
 """
 
 MODELS = """
@@ -90,8 +103,15 @@ def test_djangos_connections_and_its_thread_stay_and_a_lost_one_is_made_anew(
     queue.rows("CREATE TABLE items AS SELECT n AS id, 1 AS shelf FROM generate_series(1, 7) AS n")
     (tmp_path / "stock").mkdir()
     (tmp_path / "stock" / "models.py").write_text(MODELS)
+    (tmp_path / "stock" / "apps.py").write_text(APPS)
+    (tmp_path / "stock" / "tasks.py").write_text(DJANGO)
     (tmp_path / "settings.py").write_text(SETTINGS)
-    worker = daemon(DJANGO, "--pool-size", "1", DATABASE_URL=queue.url, DJANGO_SETTINGS_MODULE="settings")
+    site = {"DATABASE_URL": queue.url, "DJANGO_SETTINGS_MODULE": "settings"}
+    checked = subprocess.run(
+        [sys.executable, "-m", "django", "check"], cwd=tmp_path, env=clean_environment(PYTHONPATH=str(ROOT), **site)
+    )
+    assert checked.returncode == 0
+    worker = daemon(DJANGOS_WORKER, "--pool-size", "1", **site)
     children = worker.children()
     for type_name in ("stock:count", "stock:count_async") * 2:
         assert queue.wait_status(queue.enqueue(type_name, {"shelf": 1}), "completed")["result"] == 7
