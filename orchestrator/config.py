@@ -147,6 +147,11 @@ class Settings:
         "ENQUEUE_EXAMPLES", Boolean(), "false", "Serve the built-in examples too and enqueue one set of them at start."
     )
 
+    @property
+    def serves_no_app(self) -> bool:
+        """Only the built-in examples, which nobody asked for: in production, an app was forgotten."""
+        return self.app is None and not self.enqueue_examples
+
     @classmethod
     def load(cls, environ: Mapping[str, str], flags: Mapping[str, object]) -> Self:
         """The settings by `flags` (by field name; None: not given), then `environ`, then the defaults.

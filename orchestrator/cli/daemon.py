@@ -190,6 +190,10 @@ class Daemon:
         )
         for name, meant in misspelt(os.environ):
             self._log.warning("variable_not_used", variable=name, perhaps=meant)
+        if settings.serves_no_app:
+            self._log.warning(
+                "no_app", serves=self._app, consequence="tasks of other types end failed", cure="set ORCHESTRATOR_APP"
+            )
 
     def _say_ready(self) -> None:
         self._log.info(

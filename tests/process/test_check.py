@@ -41,12 +41,16 @@ def test_check_finds_everything_in_order(orchestratord: Command, database_url: s
     assert [(finding["subject"], finding["verdict"]) for finding in findings] == [
         ("settings", "ok"),
         ("app", "ok"),
+        ("app", "warning"),
         ("metrics", "ok"),
         ("database", "ok"),
         ("connections", "ok"),
         ("schema", "ok"),
         ("types", "ok"),
     ]
+    assert findings[2]["message"].startswith("ORCHESTRATOR_APP is not set")
+    asked_for = orchestratord("check", DATABASE_URL=database_url, ENQUEUE_EXAMPLES="true")
+    assert "ORCHESTRATOR_APP" not in asked_for.stdout
 
 
 def test_check_tells_problems_of_app_and_types_and_has_the_code_of_the_first(

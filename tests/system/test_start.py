@@ -38,6 +38,14 @@ def test_a_start_tells_what_runs_and_a_task_is_done(daemon: Start, queue: Queue)
     assert sorted(worker.children()) == [0, 1, 2]
 
 
+def test_a_start_without_an_app_warns_of_what_becomes_of_other_tasks(daemon: Start, queue: Queue) -> None:
+    worker = daemon(None, "--pool-size", "1", "--distributed", DATABASE_URL=queue.url)
+    line = worker.wait_log("no_app")
+    assert "WARNING" in line and "tasks of other types end failed" in line and "ORCHESTRATOR_APP" in line
+    asked_for = daemon(None, "--pool-size", "1", "--distributed", "--enqueue-examples", DATABASE_URL=queue.url)
+    assert "no_app" not in asked_for.log()
+
+
 def test_a_drain_of_an_idle_worker_is_clean_and_quick(daemon: Start, queue: Queue) -> None:
     worker = daemon(APP, DATABASE_URL=queue.url)
 
