@@ -295,6 +295,18 @@ def test_every_command_explains_itself(ask: Ask, command: str) -> None:
     assert answer.out.startswith("Usage: orchestratord ")
 
 
+def test_a_shell_can_complete_commands_options_and_values(orchestratord: Command) -> None:
+    def completed(line: str) -> set[str]:
+        number = str(line.count(" "))
+        told = orchestratord(_ORCHESTRATORD_COMPLETE="bash_complete", COMP_WORDS=line, COMP_CWORD=number).stdout
+        return {each.partition(",")[2] for each in told.split()}
+
+    assert "_orchestratord_completion" in orchestratord(_ORCHESTRATORD_COMPLETE="bash_source").stdout
+    assert completed("orchestratord st") == {"start", "stats"}
+    assert "--pool-size" in completed("orchestratord start --p")
+    assert "dead_letter" in completed("orchestratord tasks list --status ")
+
+
 def test_help_tells_what_each_setting_takes(ask: Ask) -> None:
     told = ask("start", "--help").out
     for flag in (
