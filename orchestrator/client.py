@@ -34,7 +34,7 @@ MAX_CONNECTIONS = 4
 _TRIES = 5
 """Of a transaction that a deadlock or another's serializable one undoes."""
 
-_NO_TABLES = frozenset({"42P01", "42883", "3F000"})
+_NO_TABLES = frozenset({"42P01", "42703", "42883", "3F000"})
 
 Row = TypeVar("Row")
 
@@ -220,7 +220,9 @@ class _Sessions:
         except StatementRefused as refused:
             is_sound = True
             if refused.sqlstate in _NO_TABLES:
-                raise SchemaError("this database has no tables for tasks yet: run `orchestratord migrate`") from refused
+                raise SchemaError(
+                    f"this database has no tables for tasks yet, or old ones: run `orchestratord migrate` ({refused})"
+                ) from refused
             raise
         finally:
             if is_sound and session.is_open:

@@ -169,7 +169,10 @@ def _look_at_room(connection: Connection, settings: Settings) -> Iterator[Findin
 def _look_at_schema(connection: Connection) -> Iterator[Finding]:
     """Raises StatementRefused where there are no tables, which ends the look."""
     present = schema.version(connection, within=ANSWER_SECONDS)
-    if (present or 0) < schema.SCHEMA_VERSION:
+    if present is None and (names := schema.strangers(connection, within=ANSWER_SECONDS)):
+        message = f"{', '.join(names)} is somebody else's: {schema.OWN_SCHEMA_CURE}"
+        yield Finding("schema", "problem", message, ExitCode.SCHEMA)
+    elif (present or 0) < schema.SCHEMA_VERSION:
         found = "there are no tables yet" if present is None else f"version {present} is old"
         if schema.may_apply(connection, within=ANSWER_SECONDS):
             yield Finding("schema", "warning", f"{found}: `orchestratord migrate` or `start` makes it right")

@@ -30,7 +30,7 @@ CODES: tuple[tuple[type[OrchestratorError], ExitCode], ...] = (
 )
 """The first that fits decides."""
 
-_NO_TABLES = frozenset({"42P01", "42883", "3F000"})
+_NO_TABLES = frozenset({"42P01", "42703", "42883", "3F000"})
 _NO_RIGHTS = "42501"
 
 
@@ -64,7 +64,9 @@ def _explained(refusal: OrchestratorError) -> OrchestratorError:
     if not isinstance(refusal, StatementRefused):
         return refusal
     if refusal.sqlstate in _NO_TABLES:
-        return SchemaError("this database has no tables for tasks yet, or old ones: run `orchestratord migrate`")
+        return SchemaError(
+            f"this database has no tables for tasks yet, or old ones: run `orchestratord migrate` ({refusal})"
+        )
     if refusal.sqlstate == _NO_RIGHTS:
         return SchemaError(f"the role of DATABASE_URL may not do that: {refusal}")
     return refusal

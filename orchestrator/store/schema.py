@@ -13,6 +13,11 @@ SCHEMA_VERSION = 3
 
 NO_RIGHTS_CURE = "let a role that may create tables run `orchestratord migrate`, and grant this one its rights on them"
 
+OWN_SCHEMA_CURE = (
+    "let the queue have a schema of its own: CREATE SCHEMA queue, and ?options=-csearch_path%3Dqueue at the end of "
+    "DATABASE_URL"
+)
+
 _ADVISORY_LOCK = 0x7461736B6F726368  # "taskorch"
 _LOCK_SECONDS = 5.0
 # Refusals that say nothing about the schema or our rights: somebody else is at work; try again.
@@ -20,6 +25,14 @@ _PASSING_STATES = frozenset({"40001", "40P01", "55P03", "57014"})
 # A right that this role lacks; no schema in its search_path to create anything in.
 _NO_RIGHTS_STATES = frozenset({"42501", "3F000"})
 _RELATION = re.compile(r"^CREATE (?:UNLOGGED TABLE|TABLE|SEQUENCE|(?:UNIQUE )?INDEX) IF NOT EXISTS (\w+)", re.MULTILINE)
+_MARKS = {
+    "tasks": "claim_token",
+    "task_types": "retry_base_seconds",
+    "workers": "last_heartbeat",
+    "leadership": "holder_process",
+    "sleepers": "is_sleeping",
+}
+"""A column by which each table is known to be ours."""
 _TRIGGER = re.compile(r"^CREATE OR REPLACE TRIGGER (\w+)", re.MULTILINE)
 _BOUND_FUNCTION = re.compile(r"^CREATE OR REPLACE FUNCTION (\w+)\([^;]*?SET search_path FROM CURRENT", re.MULTILINE)
 
@@ -70,6 +83,26 @@ def missing(connection: Connection, *, within: float) -> list[str]:
     return [name for (name,) in rows]
 
 
+def strangers(connection: Connection, *, within: float) -> list[str]:
+    """What somebody else has under a name of ours where our tables would be made, such as `public.tasks`."""
+    rows = connection.execute(
+        """
+        SELECT format('%%I.%%I', current_schema(), relname)
+        FROM pg_class JOIN unnest(%(tables)s::text[], %(marks)s::text[]) AS ours (name, mark) ON relname = name
+        WHERE relnamespace = to_regnamespace(quote_ident(current_schema()))
+          AND NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = pg_class.oid AND attname = mark)
+        UNION ALL
+        SELECT format('%%I.%%I', current_schema(), typname) FROM pg_type
+        WHERE typname = 'task_status' AND typnamespace = to_regnamespace(quote_ident(current_schema()))
+          AND NOT EXISTS (SELECT FROM pg_enum WHERE enumtypid = pg_type.oid AND enumlabel = 'dead_letter')
+        ORDER BY 1
+        """,
+        {"tables": list(_MARKS), "marks": list(_MARKS.values())},
+        within=within,
+    )
+    return [name for (name,) in rows]
+
+
 def may_apply(connection: Connection, *, within: float) -> bool:
     """Whether this role may create our tables, or change them if they are there."""
     rows = connection.execute(
@@ -91,7 +124,7 @@ def migrate(connection: Connection, *, within: float, repairs: bool = False) -> 
 
     One transaction, under an advisory lock that ends with it: any number may start at once, one does it. Running
     workers go on; a lock that they or others hold for long refuses it (StatementRefused 55P03: try again). SchemaError:
-    the schema is newer than this version, or this role may not create or change it.
+    the schema is newer than this version, names of ours are taken, or this role may not create or change it.
     """
     present = version(connection, within=within)
     if present == SCHEMA_VERSION and not (repairs and missing(connection, within=within)):
@@ -101,6 +134,8 @@ def migrate(connection: Connection, *, within: float, repairs: bool = False) -> 
             f"the database has version {present} of the schema and this orchestratord knows {SCHEMA_VERSION}: "
             "install the newer orchestratord"
         )
+    if present is None and (names := strangers(connection, within=within)):
+        raise SchemaError(f"{', '.join(names)} is somebody else's: {OWN_SCHEMA_CURE}")
     steps = (
         # at another level it would see the catalogs as they were before it waited for the lock
         "SET LOCAL TRANSACTION ISOLATION LEVEL READ COMMITTED;",  # LOCAL: behind a pooler the session is others', too

@@ -162,6 +162,24 @@ def test_check_says_that_there_are_no_tables_yet(orchestratord: Command, empty_d
     assert "warning  schema: there are no tables yet" in done.stdout
 
 
+def test_check_tells_that_a_name_of_ours_is_taken_and_migrate_where_the_tables_can_go(
+    orchestratord: Command, empty_database_url: str
+) -> None:
+    sql(empty_database_url, "CREATE TABLE workers (id serial, surname text)")
+    told = "public.workers is somebody else's: let the queue have a schema of its own: CREATE SCHEMA queue, and"
+    done = orchestratord("check", DATABASE_URL=empty_database_url)
+    assert (done.returncode, f"problem  schema: {told} " in done.stdout) == (6, True), done.stdout
+    done = orchestratord("migrate", DATABASE_URL=empty_database_url)
+    assert (done.returncode, done.stderr.startswith(f"orchestratord: {told} ")) == (6, True), done.stderr
+    done = orchestratord("enqueue", "a", DATABASE_URL=empty_database_url)
+    assert (done.returncode, "run `orchestratord migrate`" in done.stderr) == (6, True), done.stderr
+
+    cured = f"{empty_database_url}{'&' if '?' in empty_database_url else '?'}options=-csearch_path%3Dqueue"
+    sql(empty_database_url, "CREATE SCHEMA queue")
+    assert orchestratord("migrate", DATABASE_URL=cured).returncode == 0
+    assert orchestratord("enqueue", "a", DATABASE_URL=cured).returncode == 0
+
+
 def test_check_warns_of_an_encoding_in_which_one_task_may_stop_all(orchestratord: Command, database_url: str) -> None:
     name = f"ascii_{secrets.token_hex(4)}"
     sql(database_url, f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")

@@ -148,12 +148,24 @@ def test_a_role_without_rights_is_told_so(empty: Connection) -> None:
 
 
 def test_somebody_elses_tasks_table_is_not_taken_for_ours(empty: Connection) -> None:
-    empty.execute("CREATE TABLE tasks (id integer)", within=5.0)
-    with pytest.raises(SchemaError, match="cannot be applied"):
+    empty.execute("CREATE TABLE tasks (id integer); CREATE TYPE task_status AS ENUM ('open', 'done')", within=5.0)
+    names = "public.task_status, public.tasks"
+    with pytest.raises(SchemaError, match=f"^{names} is somebody else's: .*CREATE SCHEMA queue"):
         schema.migrate(empty, within=10.0)
     assert empty.execute("SELECT count(*) FROM tasks", within=5.0) == [(0,)]
     assert schema.version(empty, within=5.0) is None
+
+    empty.execute("CREATE SCHEMA queue; SET search_path = queue, public", within=5.0)
+    assert schema.migrate(empty, within=10.0)
+    assert empty.execute("SELECT enqueue_task('a') IS NOT NULL FROM public.tasks", within=5.0) == []
+    add_task(empty)
     empty.close()
+
+
+def test_tables_whose_version_was_dropped_are_ours_still(connection: Connection) -> None:
+    connection.execute("DROP TABLE orchestrator_schema", within=5.0)
+    assert schema.strangers(connection, within=5.0) == []
+    assert schema.migrate(connection, within=20.0)
 
 
 def test_the_schema_works_in_another_schema_than_public(empty_database_url: str) -> None:
