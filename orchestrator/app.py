@@ -134,7 +134,7 @@ class App:
         """Serve the other app's types and run its hooks too. DuplicateTypeError if both have one type: nothing of it is
         included then."""
         if twice := other._handlers.keys() & self._handlers.keys():
-            raise DuplicateTypeError(min(twice))
+            raise DuplicateTypeError(min(twice), _place(self._handlers[min(twice)]))
         for handler in other._handlers.values():
             self._add(handler)
         self.start_hooks.extend(other.start_hooks)
@@ -154,9 +154,15 @@ class App:
         return hook
 
     def _add(self, handler: Handler) -> None:
-        if handler.type.name in self._handlers:
-            raise DuplicateTypeError(handler.type.name)
+        if (registered := self._handlers.get(handler.type.name)) is not None:
+            raise DuplicateTypeError(handler.type.name, _place(registered))
         self._handlers[handler.type.name] = handler
+
+
+def _place(handler: Handler) -> str:
+    """Where its function stands: `shop.tasks.send_email`."""
+    name = getattr(handler.function, "__qualname__", None)
+    return f"{handler.function.__module__}.{name}" if name is not None else repr(handler.function)
 
 
 def _checked_hook(hook: Hook) -> Hook:

@@ -83,9 +83,9 @@ class HandlerError(AppError):
 class DuplicateTypeError(AppError):
     """Two handlers were registered for one task type."""
 
-    def __init__(self, type_name: str) -> None:
+    def __init__(self, type_name: str, registered: str) -> None:
         self.type_name = type_name
-        super().__init__(f"a handler for {type_name!r} is registered already")
+        super().__init__(f"a handler for {type_name!r} is registered already: {registered}")
 
 
 class EnqueueError(OrchestratorError):

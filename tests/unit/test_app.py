@@ -84,9 +84,12 @@ def test_forgotten_parentheses_are_explained() -> None:
 
 def test_a_type_has_one_handler() -> None:
     app = App()
-    app.task("a")(lambda: None)
-    with pytest.raises(DuplicateTypeError, match="'a'"):
+    app.task("a")(more_positions)
+    with pytest.raises(DuplicateTypeError, match=rf"'a' is registered already: {__name__}\.more_positions"):
         app.task("a")(lambda: None)
+    app.task("b")(Mailer())
+    with pytest.raises(DuplicateTypeError, match=r"'b' is registered already: .*Mailer object"):
+        app.task("b")(lambda: None)
 
 
 def test_an_app_is_included_whole_or_not_at_all() -> None:

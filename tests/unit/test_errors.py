@@ -24,7 +24,7 @@ _FACTS: dict[type[errors.OrchestratorError], tuple[tuple[Any, ...], dict[str, An
         {},
     ),
     errors.AppLoadError: (("shop:app", "it raised"), {}),
-    errors.DuplicateTypeError: (("email:send",), {}),
+    errors.DuplicateTypeError: (("email:send", "shop.send"), {}),
     errors.SignatureMismatch: (("email:send", "missing to"), {}),
     errors.DatabaseUnavailable: (("gone",), {"sent": True}),
     errors.DeadlineExceeded: (("late",), {"sent": True}),
