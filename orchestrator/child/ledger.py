@@ -141,7 +141,6 @@ class Ledger:
             return
         outcomes = self.unwritten.left_to_us()
         if not outcomes:
-            self.unwritten.are_written(self.unwritten.last)
             return
         self._statements.begin()
         with self._dropped_if_lost():

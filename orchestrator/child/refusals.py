@@ -27,18 +27,19 @@ class Refusals:
     def finish_past_locks(self, connection: Connection) -> None:
         """Somebody has locked a row for as long as a statement may take: write what stands beside it. On the board that
         is as if the supervisor had, since those before it are not written."""
-        left = []
-        for index, outcome in self._unwritten.all():
+        left = list(self._unwritten.all())
+        for each in self._unwritten.all():
+            index, outcome = each
             try:
                 batch = self._statements.run_past_locks(connection, outcome)
             except StatementRefused as refusal:
                 if not refusal.blames_lock:
                     raise
-                left.append((index, outcome))
             else:
                 self._board.count_found(index)
                 self._count(connection, outcome, batch, -1)
-        self._unwritten.are_written_but(left)
+                left.remove(each)
+                self._unwritten.are_written_but(left)  # whatever becomes of those behind it
         self._log.warning("rows_are_locked", outcomes=len(left), then="their outcomes wait; look at pg_locks")
 
     def finish_one_by_one(self, connection: Connection, outcomes: Sequence[Outcome], refusal: StatementRefused) -> None:

@@ -23,7 +23,7 @@ class Unwritten:
         self._board = board
         self._verdicts = verdicts
         self._outcomes: list[tuple[int, Outcome]] = []
-        self._marks = 0  # of the board, when the first of them ended
+        self._marks = 0  # of the board, when it was last looked at whether the supervisor has written any of them
         self.is_pressing = False
         """Whether a retry that is due soon is among them: they are to be written before anything else runs."""
         self.oldest_end = inf
@@ -44,8 +44,8 @@ class Unwritten:
 
     @property
     def last(self) -> int:
-        """Where the last of them stands on the board; -1: there is none."""
-        return self._outcomes[-1][0] if self._outcomes else -1
+        """Where the last of them stands on the board, or one behind it that is written; -1: there is none."""
+        return self._board.word(Word.ENDED) - 1 if self._outcomes else -1
 
     def index_of(self, outcome: Outcome) -> int:
         """Where this one stands on the board; -1: it does not, or is not among them."""
@@ -56,17 +56,23 @@ class Unwritten:
         return tuple(self._outcomes)
 
     def left_to_us(self) -> list[Outcome]:
-        """What the supervisor has not written for us. What it found written we wrote, and may not have counted yet."""
-        if self._board.word(Word.MARKS) == self._marks:
-            return [outcome for _, outcome in self._outcomes]
-        left = []
-        for index, outcome in self._outcomes:
-            if not self._board.supervisor_wrote(index, outcome.token):
-                left.append(outcome)
-            elif self._board.supervisor_found(index, outcome.token):
-                self._board.count_found(index)
-                self._verdicts.found(outcome)
-        return left
+        """Those that the supervisor has not written for us; the others are no longer among them.
+
+        What it found written we wrote, and had not counted yet.
+        """
+        marks = self._board.word(Word.MARKS)
+        if marks != self._marks:
+            self._marks = marks
+            self.are_written_but([each for each in self._outcomes if not self._has_supervisor(*each)])
+        return [outcome for _, outcome in self._outcomes]
+
+    def _has_supervisor(self, index: int, outcome: Outcome) -> bool:
+        if not self._board.supervisor_wrote(index, outcome.token):
+            return False
+        if self._board.supervisor_found(index, outcome.token):
+            self._board.count_found(index)
+            self._verdicts.found(outcome)
+        return True
 
     def sent(self) -> None:
         """All of them are on their way."""

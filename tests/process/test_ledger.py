@@ -21,7 +21,7 @@ from orchestrator.child.statements import BUSY_AFTER
 from orchestrator.dev.postgres import PrivatePostgres
 from orchestrator.errors import DatabaseUnavailable, StatementRefused
 from orchestrator.model import Claim, Outcome, TaskStatus
-from orchestrator.store.claims import finish_for_children
+from orchestrator.store.claims import finish_and_claim, finish_for_children
 from orchestrator.store.connection import Connection
 from orchestrator.store.schema import migrate
 from orchestrator.telemetry.metrics import TaskMetrics
@@ -61,6 +61,13 @@ class Desk:
             outcome = outcome._replace(**{name: value for name, value in more.items() if number == 0})
             self.board.end(outcome)
             self.unwritten.add(index, outcome)
+
+    def run_large(self, claim: Claim) -> Outcome:
+        """It has just ended, with a result that the board has no room for."""
+        began = self.board.start(0) / 1e9
+        self.board.handler_ended()
+        result = '"' + "x" * 200_000 + '"'
+        return Outcome(claim.task_id, claim.token, "t", TaskStatus.COMPLETED, 1, began, time.monotonic(), result=result)
 
     def get_busy(self) -> None:
         """So many batches that from now on outcomes are sent and not waited for."""
@@ -431,19 +438,78 @@ def test_a_large_result_that_is_refused_may_follow_outcomes_that_the_supervisor_
     seen.mark_written(frozenset(each.token for each in view.outcomes[1:]))
     connection.execute("ALTER TABLE tasks ADD CHECK (length(result::text) < 100000)", within=5.0)
 
-    began = desk.board.start(0) / 1e9
-    large = Outcome(
-        long.task_id,
-        long.token,
-        "t",
-        TaskStatus.COMPLETED,
-        1,
-        began,
-        time.monotonic(),
-        result='"' + "x" * 200_000 + '"',
-    )
-    desk.board.handler_ended()
+    large = desk.run_large(long)
     desk.ledger.exchange(0, extra=(large,))
     assert connection.execute("SELECT count(*) FROM tasks WHERE status = 'completed'", within=5.0) == [(3,)]
     assert desk.board.is_written
+    seen.close()
+
+
+def test_what_was_written_past_a_locked_row_before_the_connection_was_lost_is_not_counted_again(
+    desk: Desk, connection: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statements, "EXCHANGE_SECONDS", 0.6)
+    add_worker(connection)
+    add_tasks(connection, 3)
+    claims = desk.claim(3)
+    desk.run(claims)
+    other.execute("BEGIN", within=5.0)
+    other.execute("SELECT FROM tasks WHERE id = %(id)s FOR UPDATE", {"id": claims[-1].task_id}, within=5.0)
+    monkeypatch.setattr(statements, "LOCK_SECONDS", 20.0)  # time enough to lose the connection meanwhile
+    with ThreadPoolExecutor(1) as pool:
+        exchange = pool.submit(desk.ledger.exchange, 0)
+        wait_until(lambda: statuses(connection).get("completed") == 2)
+        wait_until(lambda: bool(connection.execute(END_BLOCKED, within=5.0)))
+        with pytest.raises(DatabaseUnavailable):
+            exchange.result(10)
+    assert len(desk.unwritten) == 1
+    other.execute("ROLLBACK", within=5.0)
+    wait_until(desk.database.try_to_connect)
+    desk.ledger.exchange(0)
+    assert statuses(connection) == {"completed": 3}
+    assert desk.counted("tasks_completed_total", status="success") == 3, "each once"
+
+
+def test_a_large_result_may_follow_outcomes_of_which_the_last_was_written_past_a_locked_row(
+    desk: Desk, connection: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statements, "EXCHANGE_SECONDS", 0.6)
+    add_worker(connection)
+    add_tasks(connection, 4)
+    *brief, long = desk.claim(4)
+    desk.run(tuple(brief))
+    large = desk.run_large(long)
+    other.execute("BEGIN", within=5.0)
+    other.execute("SELECT FROM tasks WHERE id = %(id)s FOR UPDATE", {"id": brief[1].task_id}, within=5.0)
+    with pytest.raises(StatementRefused):
+        desk.ledger.exchange(0, extra=(large,))
+    other.execute("ROLLBACK", within=5.0)
+    desk.ledger.exchange(0, extra=(large,))
+    assert statuses(connection) == {"completed": 4}
+    assert desk.board.is_written and desk.board.has_settled
+    assert desk.counted("tasks_completed_total", status="success") == 4
+
+
+def test_what_the_supervisor_found_written_is_counted_once_though_a_row_beside_it_is_locked(
+    desk: Desk, connection: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statements, "EXCHANGE_SECONDS", 0.6)
+    add_worker(connection)
+    add_tasks(connection, 2)
+    claims = desk.claim(2)
+    desk.run(claims)
+    found = desk.unwritten.left_to_us()[:1]
+    finish_and_claim(connection, found, worker_id="w", slot=0, limit=0, within=5.0)  # by us; the reply was lost
+    seen = SupervisorBoard(desk.descriptor)
+    seen.mark_written(frozenset({found[0].token}), by_child=frozenset({found[0].token}))
+    other.execute("BEGIN", within=5.0)
+    other.execute("SELECT FROM tasks WHERE id = %(id)s FOR UPDATE", {"id": claims[1].task_id}, within=5.0)
+    for _ in range(2):
+        with pytest.raises(StatementRefused):
+            desk.ledger.exchange(0)
+    assert desk.counted("tasks_completed_total", status="success") == 1
+    other.execute("ROLLBACK", within=5.0)
+    desk.ledger.exchange(0)
+    assert desk.counted("tasks_completed_total", status="success") == 2
+    assert desk.board.is_written and len(desk.unwritten) == 0
     seen.close()
