@@ -15,7 +15,7 @@ from orchestrator.errors import Discard, PayloadError, Retry
 from orchestrator.failure import describe_exception
 from orchestrator.model import DEFAULT_MAX_RETRIES, Claim, Outcome, TaskStatus
 from orchestrator.payload import decode_payload, encode_result
-from orchestrator.retry import RetryPolicy
+from orchestrator.retry import MAX_CAP_SECONDS, RetryPolicy
 from orchestrator.telemetry import logs
 
 MAX_KNOWN_LIMITS = 1000
@@ -155,6 +155,14 @@ def _after_failure(raised: BaseException, attempt: int, limits: Limits) -> tuple
     """What follows a failed attempt: a retry after so many seconds, or the dead letters."""
     if attempt > limits.max_retries:
         return TaskStatus.DEAD_LETTER, 0.0
-    if isinstance(raised, Retry):
-        return TaskStatus.PENDING, raised.in_seconds
-    return TaskStatus.PENDING, limits.policy.delay(attempt)
+    asked = _asked_seconds(raised) if isinstance(raised, Retry) else None
+    return TaskStatus.PENDING, limits.policy.delay(attempt) if asked is None else asked
+
+
+def _asked_seconds(retry: Retry) -> float | None:
+    """None: a class of the user's has lost them (an __init__ of its own), or made of them what is no time to wait."""
+    try:
+        seconds = float(retry.in_seconds)
+    except Exception:  # noqa: BLE001
+        return None
+    return seconds if 0 <= seconds <= MAX_CAP_SECONDS else None

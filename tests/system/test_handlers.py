@@ -285,3 +285,38 @@ def test_a_coroutine_beneath_a_plain_decorator_is_run_and_has_its_time_limit(que
     assert queue.task(limited)["last_error"].startswith(
         "orchestrator.errors.TaskTimeout: the task's time limit of 0.3 s"
     )
+
+
+OF_THEIR_OWN = """
+from orchestrator import App, Retry, RetryPolicy
+
+app = App()
+
+class Lost(Retry):
+    def __init__(self, service: str) -> None:
+        Exception.__init__(self, f"{service} is down")
+
+class Changed(Retry):
+    def __init__(self, in_seconds: object) -> None:
+        super().__init__("ask again")
+        self.in_seconds = in_seconds
+
+@app.task("again", max_retries=1, retry=RetryPolicy(base=0.0, cap=0.0))
+def again(how: str) -> None:
+    raise {"lost": Lost("mail"), "soon": Changed(0.2), "never": Changed(None), "in aeons": Changed(1e300)}[how]
+"""
+
+
+def test_a_retry_of_the_users_own_class_is_recorded_whatever_it_made_of_its_time(queue: Queue, daemon: Start) -> None:
+    worker = daemon(OF_THEIR_OWN, "--pool-size", "1", DATABASE_URL=queue.url)
+    before = worker.children()
+    said = {"lost": "app.Lost: mail is down", **dict.fromkeys(("soon", "never", "in aeons"), "app.Changed: ask again")}
+    tasks = {how: queue.enqueue("again", {"how": how}) for how in said}
+
+    queue.wait_empty()
+
+    for how, task_id in tasks.items():
+        task = queue.task(task_id)
+        assert (task["status"], task["attempts"]) == ("dead_letter", 2), how
+        assert task["last_error"].startswith(said[how]), how
+    assert worker.children() == before
