@@ -5,6 +5,7 @@ standard library in a child carry the id, type and attempt of the task that runs
 """
 
 import logging
+import sys
 
 from orchestrator.config import without_password
 from orchestrator.errors import TaskTimeout
@@ -38,6 +39,14 @@ class StderrHandler(logging.Handler):
             self.stderr.lost = 0
             self.stderr.write(self.lines.format(_record(logging.WARNING, "log_lines_lost", {"count": lost})))
 
+    def emit_unfiltered(self, record: logging.LogRecord) -> None:
+        """What `handle` does, but for the filters that the user's app may have put here."""
+        self.acquire()
+        try:
+            self.emit(record)
+        finally:
+            self.release()
+
 
 class EventLog:
     """Logs events of one part of the program: a past-tense name and the facts, as keywords. Any thread may use it."""
@@ -64,8 +73,18 @@ class EventLog:
     def _log(self, level: int, event: str, facts: dict[str, object], *, with_traceback: bool = False) -> None:
         # a dictConfig of the user's app disables the loggers that it does not name
         self._logger.disabled = False
-        if self._logger.isEnabledFor(level):
-            self._logger.log(level, "%s", event, exc_info=with_traceback, extra={"facts": facts})
+        if not self._logger.isEnabledFor(level):
+            return
+        thrown = sys.exc_info() if with_traceback else None
+        try:
+            self._logger.log(level, "%s", event, exc_info=thrown, extra={"facts": facts})
+        except TaskTimeout:
+            raise
+        except Exception as error:  # noqa: BLE001 a record factory or a filter of the user's, who asks for current_task()
+            record = _record(level, event, {**facts, "logging_failed": error})
+            record.exc_info = thrown
+            if _handler is not None:
+                _handler.emit_unfiltered(record)
 
 
 def get(name: str) -> EventLog:

@@ -320,3 +320,33 @@ def test_a_retry_of_the_users_own_class_is_recorded_whatever_it_made_of_its_time
         assert (task["status"], task["attempts"]) == ("dead_letter", 2), how
         assert task["last_error"].startswith(said[how]), how
     assert worker.children() == before
+
+
+WITH_A_FILTER = """
+import logging
+from orchestrator import App, current_task
+
+app = App()
+
+def add_task(record: logging.LogRecord) -> bool:
+    record.task = current_task().id
+    return True
+
+for handler in logging.getLogger().handlers:
+    handler.addFilter(add_task)
+
+@app.task("fail", max_retries=0)
+def fail() -> None:
+    logging.warning("about to fail")
+    raise ValueError("the true reason")
+"""
+
+
+def test_a_log_filter_that_asks_for_the_current_task_costs_no_task_its_error(queue: Queue, daemon: Start) -> None:
+    worker = daemon(WITH_A_FILTER, "--pool-size", "1", DATABASE_URL=queue.url)
+    before = worker.children()
+    failed = queue.wait_status(queue.enqueue("fail"), "dead_letter")
+    assert failed["last_error"].startswith("ValueError: the true reason")
+    assert "about to fail" in worker.log()
+    assert "current_task() was called outside a handler" in worker.wait_log("attempt_failed")
+    assert worker.children() == before

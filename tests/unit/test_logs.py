@@ -203,6 +203,24 @@ class TestConfigure:
         assert done.stdout == "theirs\n"
         assert [json.loads(line)["event"] for line in done.stderr.splitlines()] == ["ours"]
 
+    @pytest.mark.parametrize(
+        "setup",
+        [
+            "logging.setLogRecordFactory(lambda *a, **k: 1 / 0)",
+            "logging.getLogger().handlers[0].addFilter(lambda record: 1 / 0)",
+        ],
+        ids=["a record factory", "a filter"],
+    )
+    def test_what_an_app_added_to_logging_cannot_make_a_log_call_of_ours_raise(self, setup: str) -> None:
+        told, thrown = facts_of(
+            f"{setup}\n"
+            "log.info('seen', seconds=1)\n"
+            "try: raise ValueError('why')\n"
+            "except ValueError: log.exception('thrown')\n"
+        )
+        assert {"event": "seen", "seconds": 1, "logging_failed": "division by zero"}.items() <= told.items()
+        assert "ValueError: why" in str(thrown["traceback"])
+
     def test_a_forked_child_logs_too(self) -> None:
         told = facts_of("pid = os.fork()\nlog.info('here', pid=os.getpid())\nif pid: os.waitpid(pid, 0)\n")
         assert len({each["pid"] for each in told}) == 2
