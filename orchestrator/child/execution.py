@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Mapping
-from contextvars import copy_context
 from dataclasses import dataclass
 from types import CoroutineType
 from typing import Any
 
 from orchestrator.app import App, Handler, running_task
+from orchestrator.child.contexts import Contexts
 from orchestrator.child.coroutines import Coroutines
 from orchestrator.child.forks import Origin
 from orchestrator.child.time_limit import TimeLimit
@@ -46,6 +46,7 @@ class Executor:
         self._time_limit = time_limit
         self._default_timeout = default_timeout
         self._max_result_size = max_result_size
+        self._contexts = Contexts()
         self._origin = Origin()
         self._coroutines = Coroutines(self._origin)
         self._limits: dict[tuple[str, int | None, float | None], Limits] = {}
@@ -126,7 +127,7 @@ class Executor:
     def _call(self, handler: Handler, payload: dict[str, Any], claim: Claim, limits: Limits, started_ns: int) -> Any:
         task_id, type_name, _, _, attempt, *_ = claim
         timeout = limits.timeout_seconds
-        context = copy_context()  # what a handler sets in it (tracing, decimal …) is no business of the next task's
+        context = self._contexts.fresh()
         context.run(running_task.set, (task_id, type_name, attempt, limits.max_retries, timeout))
         try:
             if handler.is_async:
