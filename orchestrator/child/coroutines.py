@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
@@ -14,8 +13,6 @@ from orchestrator.failure import describe_exception
 from orchestrator.telemetry import logs
 
 _THREADS = "task-asyncio"
-_THREAD_SECONDS = 0.1
-"""A thread of the event loop's that is idle has ended long before; one that isn't keeps the child from going on."""
 
 
 class Coroutines:
@@ -92,15 +89,11 @@ class Coroutines:
         runner.get_loop().set_default_executor(self._threads)
 
     def _end_threads(self, runner: asyncio.Runner) -> None:
-        """End those that are idle: else each task that looks up a name would cost a child. A busy one is left alone."""
+        """Have those end that are idle: else each task that looks up a name would cost a child. A busy one goes on."""
         ending = self._threads
         self._give_threads(runner)
         if ending is not None:
             ending.shutdown(wait=False, cancel_futures=True)
-        until = time.monotonic() + _THREAD_SECONDS
-        for thread in threading.enumerate():
-            if thread.name.startswith(_THREADS):
-                thread.join(max(0.0, until - time.monotonic()))
 
     def _drop_loop(self) -> None:
         runner, self._runner = self._runner, None

@@ -5,6 +5,7 @@ next task is looked at after each. What takes longer to do than a brief task las
 sent, is looked at after any other, after a few brief ones, and before anything is sent.
 """
 
+import faulthandler
 import fcntl
 import os
 import resource
@@ -12,13 +13,14 @@ import signal
 import socket
 import sys
 import threading
+import time
 from _signal import getsignal, pthread_sigmask  # type: ignore[import-not-found]  # signal's make enums: 2 us, not 0.1
 from _thread import _count as started_threads
 from collections.abc import Callable, Iterable, Sequence
 
 from orchestrator.board.birth import MARKER_VARIABLE
 from orchestrator.board.kernel import file_identity, out_of_the_way
-from orchestrator.board.reactions import DEAF_TO, do_nothing
+from orchestrator.board.reactions import DEAF_TO, HUNG_STACK_SIGNAL, STACK_SIGNAL, do_nothing
 from orchestrator.child.process_attributes import ProcessAttributes
 from orchestrator.child.time_limit import TimeLimit
 
@@ -28,6 +30,10 @@ SHARE_OF_DESCRIPTORS = 0.75
 BRIEF_SECONDS = 0.00005
 BRIEF_TASKS = 8
 """In so short a time no program can be started; and so few tasks as short hardly open a quarter of all descriptors."""
+
+ENDING_SECONDS = 0.1
+"""Threads that are just ending have ended long before: those of an event loop, or that waited for a program of its.
+Others were left running."""
 
 UNSEEN_SECONDS = 0.0002
 """After so many seconds of tasks the process's attributes are looked at, which takes 6 us; 11 in a privileged one."""
@@ -70,7 +76,10 @@ class Sanity:
         _mark_standard()
         self._standard = [descriptor for descriptor, identity in self._standard_files if identity is not None]
         self._standard_marks = [_mark_of(each) for each in self._standard]
-        others = (signal.SIGALRM, signal.SIGCHLD, signal.SIGPIPE, *_TIMER_SIGNALS)
+        self._wakeup = signal.set_wakeup_fd(-1)
+        if self._wakeup != -1:
+            signal.set_wakeup_fd(self._wakeup)
+        others = (STACK_SIGNAL, HUNG_STACK_SIGNAL, signal.SIGALRM, signal.SIGCHLD, signal.SIGPIPE, *_TIMER_SIGNALS)
         self._signals = [int(each) for each in (*DEAF_TO, *others)]
         _survive_timers()
         self._handlers = [getsignal(each) for each in self._signals]
@@ -107,7 +116,7 @@ class Sanity:
             os.fchdir(self._directory)
         except OSError as error:
             wrong.append(f"there is no way back to the working directory: {error}")
-        if started_threads() > self._threads:
+        if started_threads() > self._threads and not self._threads_end():
             names = ", ".join(sorted(thread.name for thread in threading.enumerate()))
             wrong.append(f"threads were left running ({names}); start those that shall stay in @app.on_child_start")
         self._not_inspected += 1
@@ -122,6 +131,9 @@ class Sanity:
             return ()
         self._not_inspected = 0
         signal.alarm(0)  # ends an interval timer (setitimer) too; until now a signal of it met TimeLimit, and no harm
+        faulthandler.cancel_dump_traceback_later()  # which may be told to end the process
+        if self._wakeup == -1:
+            signal.set_wakeup_fd(-1)  # its number may be another file's by now, and each signal would write to that
         wrong = self._broken_descriptors(self._connection())
         if self._unseen_seconds >= UNSEEN_SECONDS:
             self._unseen_seconds = 0.0
@@ -135,6 +147,15 @@ class Sanity:
     def _restore_handlers(self) -> None:
         for each, handler in zip(self._signals, self._handlers, strict=True):
             signal.signal(each, handler if handler is not None else do_nothing)
+
+    def _threads_end(self) -> bool:
+        """Whether those that a handler started do so by themselves."""
+        until = time.monotonic() + ENDING_SECONDS
+        while started_threads() > self._threads:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.001)
+        return True
 
     def _has_standard(self) -> bool:
         try:

@@ -8,7 +8,7 @@ from tests.fixtures.daemon import Daemon, Queue, Start
 from tests.fixtures.waiting import eventually
 
 MISBEHAVING = """
-import ctypes, multiprocessing, os, resource, signal, socket, stat, subprocess, sys, threading, time
+import ctypes, faulthandler, multiprocessing, os, resource, signal, socket, stat, subprocess, sys, threading, time
 from concurrent.futures import ProcessPoolExecutor
 from orchestrator import App
 
@@ -36,6 +36,16 @@ def leave_subprocess(**options):
     process = subprocess.Popen(["sleep", "600"], **options)
     with open("left", "a") as left:
         left.write(f"{process.pid}\\n")
+
+def reset_signals():
+    for each in range(signal.SIGRTMIN, signal.SIGRTMAX + 1):
+        signal.signal(each, signal.SIG_DFL)  # which ends the process
+
+def lose_wakeup_descriptor():
+    reading, writing = os.pipe2(os.O_NONBLOCK)
+    signal.set_wakeup_fd(writing)
+    os.close(reading)
+    os.close(writing)
 
 def lose_directory():
     os.mkdir("lost")
@@ -109,6 +119,10 @@ MISDEEDS = {
     "streams": lose_streams,
     "closed streams": close_streams,
     "descriptors": leak_descriptors,
+    "ending thread": lambda: threading.Thread(target=time.sleep, args=(0.01,)).start(),
+    "reset signals": reset_signals,
+    "wakeup": lose_wakeup_descriptor,
+    "watchdog": lambda: faulthandler.dump_traceback_later(0.02, exit=True),
     "thread": lambda: threading.Thread(target=time.sleep, args=(600,)).start(),
     "daemon thread": lambda: threading.Thread(target=time.sleep, args=(600,), daemon=True).start(),
     "subprocess": leave_subprocess,
@@ -124,6 +138,8 @@ def state() -> dict:
         "directory": os.getcwd() == DIRECTORY,
         "umask": os.umask(0o022),
         "signals": {each.name: str(signal.getsignal(each)).partition(" at ")[0] for each in signal.Signals},
+        "stacks": [str(signal.getsignal(signal.SIGRTMIN + each)).partition(" at ")[0] for each in (5, 6)],
+        "wakeup": signal.set_wakeup_fd(-1),
         "timer": signal.getitimer(signal.ITIMER_REAL),
         "timers": [signal.getitimer(each) for each in (signal.ITIMER_PROF, signal.ITIMER_VIRTUAL)],
         "limits": [resource.getrlimit(each) for each in range(16)],
@@ -189,7 +205,8 @@ BY_RIGHT = {"nice": RIGHTS >> 23 & 1, "hard limit": RIGHTS >> 24 & 1}
 UNDONE = (
     "directory", "lost directory", "umask", "signals", "alarm", "mask", "zombie", "environment", "streams",
     "profiling timer", "repeated profiling timer", "virtual timer", "limits", "affinity", "recursion",
-    "socket timeout", *(how for how, may in BY_RIGHT.items() if may),
+    "socket timeout", "ending thread", "wakeup", "watchdog", "reset signals",
+    *(how for how, may in BY_RIGHT.items() if may),
 )  # fmt: skip
 NOT_UNDONE = (
     "thread", "daemon thread", "subprocess", "own session", "closed all", "closed standard", "replaced",
@@ -312,6 +329,13 @@ async def looks_up() -> int:
     await asyncio.gather(*(asyncio.to_thread(time.sleep, 0) for _ in range(3)))
     return os.getpid()
 
+@app.task("runs programs", max_retries=0)
+async def runs_programs() -> int:
+    for _ in range(5):
+        process = await asyncio.create_subprocess_exec("true")
+        await process.wait()
+    return os.getpid()
+
 @app.task("leaves", max_retries=0)
 async def leaves(is_failing: bool) -> int:
     asyncio.get_running_loop().run_in_executor(None, time.sleep, 600)
@@ -325,8 +349,9 @@ async def leaves(is_failing: bool) -> int:
 def test_the_threads_of_an_event_loop_cost_no_child_unless_they_are_left_busy(queue: Queue, daemon: Start) -> None:
     worker = daemon(ASYNC, "--pool-size", "1", DATABASE_URL=queue.url)
     (child,) = worker.children().values()
-    pids = [queue.wait_status(queue.enqueue("looks up"), "completed")["result"] for _ in range(3)]
-    assert pids == [child] * 3
+    for name in ("looks up", "runs programs"):
+        pids = [queue.wait_status(queue.enqueue(name), "completed")["result"] for _ in range(5)]
+        assert pids == [child] * 5, name
 
     assert queue.wait_status(queue.enqueue("leaves", {"is_failing": False}), "completed", within=5)["result"] == child
     after = queue.wait_status(queue.enqueue("looks up"), "completed", within=5)["result"]
