@@ -5,6 +5,10 @@ from dataclasses import dataclass
 
 MAX_CAP_SECONDS = 366 * 86400.0
 
+chance = random.SystemRandom()
+"""Of our own, for children: a handler that seeds the common one (for an experiment to be repeated, say) would have all
+tasks of its burst retried at one moment, by all children."""
+
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
@@ -30,4 +34,4 @@ class RetryPolicy:
 
     def delay(self, retry: int) -> float:
         """A wait in seconds drawn evenly from 0 to `ceiling(retry)`."""
-        return random.uniform(0.0, self.ceiling(retry))
+        return chance.uniform(0.0, self.ceiling(retry))

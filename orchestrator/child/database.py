@@ -1,9 +1,9 @@
 """A child's own connection: opened when needed, tried again with a jittered backoff, never in the way of an order."""
 
-import random
 import time
 
 from orchestrator.errors import DatabaseUnavailable, StatementRefused
+from orchestrator.retry import chance
 from orchestrator.store.connection import Connection
 from orchestrator.store.prepared import settle
 from orchestrator.telemetry import logs
@@ -51,7 +51,7 @@ class Database:
             if self._backoff == 0.0:
                 self._log.warning("database_unreachable", error=str(error))
             self._backoff = min(LONGEST_BACKOFF_SECONDS, max(FIRST_BACKOFF_SECONDS, self._backoff * 2))
-            self._next_try = time.monotonic() + random.uniform(self._backoff / 4, self._backoff)
+            self._next_try = time.monotonic() + chance.uniform(self._backoff / 4, self._backoff)
             return False
         if self._backoff:
             self._log.info("database_back")
@@ -75,7 +75,7 @@ class Database:
         if self._connection is not None:
             self._connection.close()
         self._connection = None
-        self._next_try = time.monotonic() + random.uniform(0.0, FIRST_BACKOFF_SECONDS)
+        self._next_try = time.monotonic() + chance.uniform(0.0, FIRST_BACKOFF_SECONDS)
 
     def abandon(self) -> None:
         """Open another one when it is wanted. This one's descriptor may be a file of the user's by now: it is never

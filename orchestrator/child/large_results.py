@@ -1,6 +1,5 @@
 """A result that the board has no room for goes to the database before anything else happens. Runs in a child."""
 
-import random
 import time
 from collections.abc import Callable
 
@@ -10,6 +9,7 @@ from orchestrator.child.ledger import Ledger
 from orchestrator.child.statements import REFUSED_WAIT_SECONDS
 from orchestrator.errors import DatabaseUnavailable, StatementRefused
 from orchestrator.model import Outcome
+from orchestrator.retry import chance
 from orchestrator.telemetry import logs
 
 
@@ -29,7 +29,7 @@ def write_at_once(outcome: Outcome, ledger: Ledger, database: Database, *, conne
                 continue
             except StatementRefused as refusal:
                 logs.get("child").error("write_refused", sqlstate=refusal.sqlstate, error=str(refusal))
-                time.sleep(random.uniform(0.5, 1.0) * REFUSED_WAIT_SECONDS)
+                time.sleep(chance.uniform(0.5, 1.0) * REFUSED_WAIT_SECONDS)
                 continue
             return
         wait = database.seconds_to_next_try()

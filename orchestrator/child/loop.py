@@ -4,7 +4,6 @@ The supervisor reads the board while this runs: whatever is claimed stands there
 before the next starts. The database may be away for hours; what ended is kept and written when it is back.
 """
 
-import random
 import time
 from collections.abc import Callable, Sequence
 
@@ -25,6 +24,7 @@ from orchestrator.child.sanity import BRIEF_SECONDS, Sanity
 from orchestrator.child.statements import REFUSED_WAIT_SECONDS
 from orchestrator.errors import DatabaseUnavailable, StatementRefused
 from orchestrator.model import Claim
+from orchestrator.retry import chance
 from orchestrator.telemetry import logs
 from orchestrator.telemetry.metrics import TaskMetrics
 
@@ -192,7 +192,7 @@ class Loop:
         except StatementRefused as refusal:
             self._log.error("claim_refused", sqlstate=refusal.sqlstate, error=str(refusal))
             self._board.claim_ended()
-            self._listen(random.uniform(0.5, 1.0) * REFUSED_WAIT_SECONDS)
+            self._listen(chance.uniform(0.5, 1.0) * REFUSED_WAIT_SECONDS)
             return None
         self._board.claim_ended()
         self._permits.add(len(claims))
@@ -294,4 +294,4 @@ def _draw_tasks(limit: int) -> int | None:
     """How many tasks this child runs: up to a tenth fewer than the limit, lest a pool be replaced all at once."""
     if limit == 0:
         return None
-    return limit - random.randint(0, limit // 10)
+    return limit - chance.randint(0, limit // 10)

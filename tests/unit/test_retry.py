@@ -1,5 +1,6 @@
 """How long a retry waits."""
 
+import random
 import re
 
 import pytest
@@ -18,6 +19,14 @@ def test_the_wait_is_drawn_from_nought_to_the_ceiling() -> None:
     drawn = [policy.delay(4) for _ in range(2000)]
     assert 0.0 <= min(drawn) < 1.0
     assert 7.0 < max(drawn) <= 8.0
+
+
+def test_a_handler_that_seeds_the_common_generator_does_not_decide_when_all_are_tried_again() -> None:
+    drawn = set()
+    for _ in range(10):
+        random.seed(42)
+        drawn.add(RetryPolicy(base=1.0, cap=3600.0).delay(4))
+    assert len(drawn) == 10
 
 
 def test_many_retries_do_not_overflow() -> None:
