@@ -40,15 +40,23 @@ class Limits:
 class Executor:
     """Runs claims with the handlers of one app."""
 
-    def __init__(self, app: App, time_limit: TimeLimit, *, default_timeout: float | None, max_result_size: int) -> None:
+    def __init__(
+        self,
+        app: App,
+        time_limit: TimeLimit,
+        origin: Origin,
+        *,
+        default_timeout: float | None,
+        max_result_size: int,
+    ) -> None:
         self._app = app
         self._handlers: Mapping[str, Handler] = app.handlers
         self._time_limit = time_limit
         self._default_timeout = default_timeout
         self._max_result_size = max_result_size
         self._contexts = Contexts()
-        self._origin = Origin()
-        self._coroutines = Coroutines(self._origin)
+        self._origin = origin
+        self._coroutines = Coroutines(origin)
         self._limits: dict[tuple[str, int | None, float | None], Limits] = {}
         self._policies = {
             each.name: RetryPolicy(base=each.retry_base_seconds, cap=each.retry_cap_seconds) for each in app.types()

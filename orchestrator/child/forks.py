@@ -1,4 +1,4 @@
-"""Processes that a handler forks and lets run out of the handler: they end there. Runs in a child.
+"""Processes that a handler or hook forks and lets run out of it: they end there. Runs in a child.
 
 Else such a one would go on as a second child of this slot: on the same connection and board, taking the same claims,
 while the handler perhaps waits for its end.
@@ -15,7 +15,7 @@ BRIEF_NANOSECONDS = 50_000
 
 
 class Origin:
-    """The process that handlers are called in. Made in it; a fork of it has a copy, and knows."""
+    """The process that handlers and hooks are called in. Made in it; a fork of it has a copy, and knows."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()
@@ -26,8 +26,8 @@ class Origin:
         self._is_fork = True
 
     def end_forks(self, began_ns: int) -> None:
-        """End this process if the handler that began then (CLOCK_MONOTONIC) has forked it, with the exit code that
-        Python gives one. Called where a handler's exception, if any, is being handled.
+        """End this process if what began then (CLOCK_MONOTONIC) has forked it, with the exit code that Python gives
+        one. Called where its exception, if any, is being handled.
 
         A fork that Python does not know of, of C code's, shows by its pid.
         """

@@ -2,6 +2,7 @@
 
 import os
 import random
+import time
 
 from setproctitle import setproctitle
 
@@ -14,6 +15,7 @@ from orchestrator.child.answering import answer_with_stacks
 from orchestrator.child.crowd import Crowd
 from orchestrator.child.database import Database
 from orchestrator.child.execution import Executor
+from orchestrator.child.forks import Origin
 from orchestrator.child.loop import Loop
 from orchestrator.child.runner import Runner
 from orchestrator.child.sanity import Sanity
@@ -38,7 +40,8 @@ def run(context: ChildContext) -> None:
     metrics = TaskMetrics()
     metrics.admit(app.types())
     time_limit = TimeLimit()
-    if not _is_started(app):
+    origin = Origin()
+    if not _is_started(app, origin):
         board.leave_because(LeaveReason.BOOT)
         os._exit(ExitCode.APP)
     database = Database(context.settings.database_url, f"orchestratord child {slot}")
@@ -47,6 +50,7 @@ def run(context: ChildContext) -> None:
     executor = Executor(
         app,
         time_limit,
+        origin,
         default_timeout=context.settings.task_timeout,
         max_result_size=context.settings.max_result_size,
     )
@@ -66,25 +70,29 @@ def run(context: ChildContext) -> None:
     )
     reason = loop.run()
     board.leave_because(reason)
-    _say_goodbye(app)
+    _say_goodbye(app, origin)
     os._exit(0)
 
 
-def _is_started(app: App) -> bool:
+def _is_started(app: App, origin: Origin) -> bool:
     """Whether all start hooks ran. What comes after one that raises may need what that one opens."""
-    return all(_ends_well(hook, "start_hook_failed") for hook in app.start_hooks)
+    return all(_ends_well(hook, "start_hook_failed", origin) for hook in app.start_hooks)
 
 
-def _say_goodbye(app: App) -> None:
+def _say_goodbye(app: App, origin: Origin) -> None:
     """The stop hooks, each in its own right."""
     for hook in app.stop_hooks:
-        _ends_well(hook, "stop_hook_failed")
+        _ends_well(hook, "stop_hook_failed", origin)
 
 
-def _ends_well(hook: Hook, event: str) -> bool:
+def _ends_well(hook: Hook, event: str, origin: Origin) -> bool:
     """Run it. False, after it was told as `event`: it raised."""
+    began = time.monotonic_ns()
     try:
-        hook()
+        try:
+            hook()
+        finally:
+            origin.end_forks(began)
     except BaseException as error:  # noqa: BLE001 a border: user code
         name = getattr(hook, "__qualname__", repr(hook))
         logs.get("child").error(event, hook=name, error=describe_exception(error))

@@ -295,6 +295,31 @@ def test_a_process_that_a_handler_forked_ends_with_its_handler(queue: Queue, dae
     assert len(in_pool) == 1, json.dumps(worker.descendants())
 
 
+FORKING_HOOK = """
+import os
+from orchestrator import App
+
+app = App()
+
+@app.on_child_start
+def fork() -> None:
+    os.fork()
+
+@app.task("who", max_retries=0)
+def who() -> int:
+    return os.getpid()
+"""
+
+
+def test_a_process_that_a_start_hook_forked_does_not_become_a_second_child(queue: Queue, daemon: Start) -> None:
+    worker = daemon(FORKING_HOOK, "--pool-size", "1", DATABASE_URL=queue.url)
+    (child,) = worker.children().values()
+    queue.rows("INSERT INTO tasks (type) SELECT 'who' FROM generate_series(1, 300)")
+    queue.wait_empty()
+    assert queue.rows("SELECT DISTINCT status::text, attempts, result FROM tasks") == [("completed", 1, child)]
+    assert list(worker.children().values()) == [child]
+
+
 def test_what_waits_in_a_batch_with_a_misbehaving_task_runs_elsewhere_and_pays_nothing(
     queue: Queue, daemon: Start, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from orchestrator.board.child_half import ChildBoard
 from orchestrator.board.layout import ChildOrder, LeaveReason, SlotState
 from orchestrator.child.answering import answer_with_stacks
 from orchestrator.child.execution import Executor
+from orchestrator.child.forks import Origin
 from orchestrator.child.time_limit import TimeLimit
 from orchestrator.model import Claim, Outcome
 from tests.toys.store import ToyStore
@@ -52,7 +53,7 @@ class ToyChild:
         self._channel = Channel(context.channel)
         self._permits = Permits(context.permits)
         self._store = store
-        self._executor = Executor(app, TimeLimit(), default_timeout=None, max_result_size=1 << 20)
+        self._executor = Executor(app, TimeLimit(), Origin(), default_timeout=None, max_result_size=1 << 20)
         self._unwritten: list[Outcome] = []
         self._is_cut = False
 
