@@ -59,11 +59,7 @@ class Coroutines:
                 raise TaskTimeout(f"the task's time limit of {timeout_seconds:g} s is up") from None
             raise
         finally:
-            left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-            for task in left:
-                task.cancel()
-            if left:
-                await asyncio.gather(*left, return_exceptions=True)
+            await _cancel_others()
 
     @staticmethod
     def _clear(runner: asyncio.Runner) -> None:
@@ -107,3 +103,12 @@ class Coroutines:
 async def _turn() -> None:
     for _ in range(3):
         await asyncio.sleep(0)
+    await _cancel_others()  # an async generator that was given up is closed by a task that the loop makes now
+
+
+async def _cancel_others() -> None:
+    left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.gather(*left, return_exceptions=True)

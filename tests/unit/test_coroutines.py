@@ -3,7 +3,7 @@
 import asyncio
 import time
 import timeit
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextvars import copy_context
 from typing import Any
 
@@ -27,6 +27,10 @@ def run(coroutines: Coroutines, coroutine: Coroutine[Any, Any, Any]) -> Any:
 async def loop_that_sleeps(seconds: float = 0.0) -> asyncio.AbstractEventLoop:
     await asyncio.sleep(seconds)
     return asyncio.get_running_loop()
+
+
+async def count_tasks() -> int:
+    return len(asyncio.all_tasks())
 
 
 def end() -> None:
@@ -79,6 +83,28 @@ def test_what_follows_at_once_from_a_coroutine_is_its_own(coroutines: Coroutines
     with pytest.raises(SystemExit):
         run(coroutines, end_in_steps())
     run(coroutines, loop_that_sleeps())
+
+
+def test_a_generator_that_a_coroutine_gave_up_is_closed_before_the_next(coroutines: Coroutines) -> None:
+    ended = []
+
+    async def pages() -> AsyncIterator[int]:
+        try:
+            yield 1
+        finally:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                ended.append("cancelled")
+                raise
+
+    async def read_one() -> None:
+        async for _ in pages():
+            break
+
+    run(coroutines, read_one())
+    assert ended == ["cancelled"]
+    assert run(coroutines, count_tasks()) == 1
 
 
 def test_a_coroutine_that_leaves_nothing_is_not_slowed_down(coroutines: Coroutines) -> None:
