@@ -401,6 +401,7 @@ def test_what_is_just_becoming_an_orphan_when_its_child_ends_does_not_get_away(
             if os.fork() == 0:
                 os.execvp("sleep", ["sleep", "977"])
             os._exit(0)
+        os._exit(3)
     """
     worker = daemon(app, "--pool-size", "4", DATABASE_URL=queue.url)
     for _ in range(60):
