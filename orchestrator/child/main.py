@@ -39,11 +39,11 @@ def run(context: ChildContext) -> None:
     app = loaded_app()
     metrics = TaskMetrics()
     metrics.admit(app.types())
-    time_limit = TimeLimit()
     origin = Origin()
     if not _is_started(app, origin):
         board.leave_because(LeaveReason.BOOT)
         os._exit(ExitCode.APP)
+    time_limit = TimeLimit()  # a hook may have taken its signal
     database = Database(context.settings.database_url, f"orchestratord child {slot}")
     own = context.board, context.permits, context.channel.fileno(), context.stacks
     sanity = Sanity(time_limit, own, database.descriptor)

@@ -4,7 +4,6 @@ It is a courtesy: a handler that blocks signals, hangs in C or swallows the exce
 """
 
 import signal
-from _signal import getsignal  # type: ignore[import-not-found]  # signal's looks for an enum member: 2 us, not 0.03
 from types import FrameType
 
 from orchestrator.errors import TaskTimeout
@@ -16,13 +15,7 @@ class TimeLimit:
     def __init__(self) -> None:
         self._seconds = 0.0
         self.is_armed = False
-        self._handler = self._time_is_up
-        self.install()
-
-    def install(self) -> None:
-        """(Re)set the handler: user code may have taken the signal."""
-        if getsignal(signal.SIGALRM) is not self._handler:
-            signal.signal(signal.SIGALRM, self._handler)
+        signal.signal(signal.SIGALRM, self._time_is_up)
 
     def arm(self, seconds: float) -> None:
         self._seconds = seconds

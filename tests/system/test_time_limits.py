@@ -259,6 +259,28 @@ def test_a_time_limit_that_ends_just_after_its_task_hits_nobody(queue: Queue, da
     assert os.path.exists(f"/proc/{worker.pid}")
 
 
+def test_a_start_hook_that_took_the_timers_signal_takes_no_task_its_time_limit(queue: Queue, daemon: Start) -> None:
+    app = """
+    import signal, time
+    from orchestrator import App
+
+    app = App()
+
+    @app.on_child_start
+    def connect() -> None:
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)  # it has limited its own time, say
+
+    @app.task("sleep", max_retries=0, timeout=0.1)
+    def sleep() -> None:
+        time.sleep(60)
+    """
+    worker = daemon(app, "--pool-size", "1", DATABASE_URL=queue.url)
+    before = worker.children()
+    task = queue.wait_status(queue.enqueue("sleep"), "dead_letter")
+    assert task["last_error"].startswith("orchestrator.errors.TaskTimeout")
+    assert worker.children() == before
+
+
 FROZEN = """
 import time
 from orchestrator import App, TaskTimeout
