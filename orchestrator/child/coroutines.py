@@ -16,12 +16,17 @@ _THREADS = "task-asyncio"
 
 
 class Coroutines:
-    """Runs one at a time. The loop is made for the first, and anew after one that did not end well."""
+    """Runs one at a time, all on one loop, which is made for the first: what one of them keeps connected, a later one
+    finds connected, whether it returned or raised."""
 
     def __init__(self, origin: Origin) -> None:
         self._origin = origin
         self._runner: asyncio.Runner | None = None
         self._threads: ThreadPoolExecutor | None = None  # of its event loop: to_thread() and name look-ups use them
+        self._has_ended = False
+        self.has_lost_loop = False
+        """Whether the loop was stopped before one of them came to its end. The next would get another; but what was
+        kept connected is lost, and whoever uses it would fail."""
         self._log = logs.get("child")
 
     def run(
@@ -31,18 +36,21 @@ class Coroutines:
         if self._runner is None:
             self._runner = asyncio.Runner()
             self._give_threads(self._runner)
-        threads_before, is_sound = threading.active_count(), False
+        runner, threads_before, is_sound = self._runner, threading.active_count(), False
+        self._has_ended = False
         try:
-            # without a context of ours the runner goes on with that of its first coroutine
-            value = self._runner.run(self._limited(coroutine, timeout_seconds, began_ns), context=context)
-            self._clear(self._runner)
-            is_sound = True
-            return value
+            try:
+                # without a context of ours the runner goes on with that of its first coroutine
+                return runner.run(self._limited(coroutine, timeout_seconds, began_ns), context=context)
+            finally:
+                if self._has_ended:
+                    self._clear(runner)
+                    is_sound = True
         finally:
             if threading.active_count() > threads_before:
-                self._end_threads(self._runner)
+                self._end_threads(runner)
             if not is_sound:
-                self._drop_loop()  # whatever state it is in, the next task gets a new one
+                self._lose_loop()
 
     async def _limited(self, coroutine: Coroutine[Any, Any, Any], timeout_seconds: float | None, began_ns: int) -> Any:
         """Await the handler; its time limit cancels it, and what it left on the loop is cancelled after it."""
@@ -60,6 +68,7 @@ class Coroutines:
             raise
         finally:
             await _cancel_others()
+            self._has_ended = True
 
     @staticmethod
     def _clear(runner: asyncio.Runner) -> None:
@@ -91,7 +100,8 @@ class Coroutines:
         if ending is not None:
             ending.shutdown(wait=False, cancel_futures=True)
 
-    def _drop_loop(self) -> None:
+    def _lose_loop(self) -> None:
+        self.has_lost_loop = True
         runner, self._runner = self._runner, None
         try:
             if runner is not None:

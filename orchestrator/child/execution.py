@@ -86,6 +86,11 @@ class Executor:
             max_retries = registered.max_retries if registered is not None else DEFAULT_MAX_RETRIES
         return Limits(max_retries, timeout, self._policies.get(claim.type, _DEFAULT_POLICY))
 
+    @property
+    def has_lost_loop(self) -> bool:
+        """Whether a coroutine has left no event loop that another could go on with."""
+        return self._coroutines.has_lost_loop
+
     def run(self, claim: Claim, limits: Limits, started_ns: int) -> Outcome:
         """Run the claim's handler to its end. `started_ns` is the moment the board tells."""
         status, error, result, delay = TaskStatus.COMPLETED, None, None, 0.0

@@ -33,7 +33,10 @@ class Runner:
         logs.task_begins(task_id, type_name, attempt)
         outcome = self._executor.run(claim, limits, self._board.start(hard))
         seconds = outcome.ended_monotonic - outcome.started_monotonic
-        return outcome, seconds, self._sanity.restore(seconds)
+        wrong = self._sanity.restore(seconds)
+        if self._executor.has_lost_loop:
+            wrong = [*wrong, "the event loop was stopped, and what coroutines keep connected is lost with it"]
+        return outcome, seconds, wrong
 
     def rest(self) -> None:
         """The process sleeps."""

@@ -342,50 +342,6 @@ def test_what_waits_in_a_batch_with_a_misbehaving_task_runs_elsewhere_and_pays_n
     assert worker.health()[0] == 200
 
 
-ASYNC = """
-import asyncio, os, time
-from orchestrator import App
-
-app = App()
-
-@app.task("looks up", max_retries=0)
-async def looks_up() -> int:
-    await asyncio.get_running_loop().getaddrinfo("localhost", 80)
-    await asyncio.gather(*(asyncio.to_thread(time.sleep, 0) for _ in range(3)))
-    return os.getpid()
-
-@app.task("runs programs", max_retries=0)
-async def runs_programs() -> int:
-    for _ in range(5):
-        process = await asyncio.create_subprocess_exec("true")
-        await process.wait()
-    return os.getpid()
-
-@app.task("leaves", max_retries=0)
-async def leaves(is_failing: bool) -> int:
-    asyncio.get_running_loop().run_in_executor(None, time.sleep, 600)
-    await asyncio.sleep(0)
-    if is_failing:
-        raise ValueError("not waited for")
-    return os.getpid()
-"""
-
-
-def test_the_threads_of_an_event_loop_cost_no_child_unless_they_are_left_busy(queue: Queue, daemon: Start) -> None:
-    worker = daemon(ASYNC, "--pool-size", "1", DATABASE_URL=queue.url)
-    (child,) = worker.children().values()
-    for name in ("looks up", "runs programs"):
-        pids = [queue.wait_status(queue.enqueue(name), "completed")["result"] for _ in range(5)]
-        assert pids == [child] * 5, name
-
-    assert queue.wait_status(queue.enqueue("leaves", {"is_failing": False}), "completed", within=5)["result"] == child
-    after = queue.wait_status(queue.enqueue("looks up"), "completed", within=5)["result"]
-    assert after != child, "its busy thread might do harm to the next task"
-    assert "child_not_reusable" in worker.log()
-    failed = queue.wait_status(queue.enqueue("leaves", {"is_failing": True}), "dead_letter", within=5)
-    assert failed["last_error"].startswith("ValueError: not waited for")
-
-
 def test_what_is_just_becoming_an_orphan_when_its_child_ends_does_not_get_away(
     daemon: Start, queue: Queue, tmp_path: Path
 ) -> None:

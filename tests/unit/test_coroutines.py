@@ -11,13 +11,14 @@ import pytest
 
 from orchestrator.child.coroutines import Coroutines
 from orchestrator.child.forks import Origin
+from orchestrator.errors import TaskTimeout
 
 
 @pytest.fixture
 def coroutines() -> Iterator[Coroutines]:
     coroutines = Coroutines(Origin())
     yield coroutines
-    coroutines._drop_loop()
+    coroutines._lose_loop()
 
 
 def run(coroutines: Coroutines, coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -35,6 +36,43 @@ async def count_tasks() -> int:
 
 def end() -> None:
     raise SystemExit("from another task's callback")
+
+
+@pytest.mark.parametrize("error", [ValueError(), SystemExit(), asyncio.CancelledError(), TimeoutError()], ids=repr)
+def test_the_loop_outlives_a_coroutine_that_raises_and_nothing_else_of_it_does(
+    coroutines: Coroutines, error: BaseException
+) -> None:
+    left = []
+
+    async def fail() -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(0.02, end)
+        left.append(loop.create_task(asyncio.sleep(60)))
+        raise error
+
+    loop = run(coroutines, loop_that_sleeps())
+    with pytest.raises(type(error)):
+        run(coroutines, fail())
+    assert run(coroutines, loop_that_sleeps(0.05)) is loop
+    assert left[0].cancelled()
+    assert not coroutines.has_lost_loop
+
+
+def test_the_loop_outlives_a_coroutine_whose_time_is_up(coroutines: Coroutines) -> None:
+    loop = run(coroutines, loop_that_sleeps())
+    with pytest.raises(TaskTimeout):
+        coroutines.run(asyncio.sleep(60), copy_context(), 0.01, time.monotonic_ns())
+    assert run(coroutines, loop_that_sleeps()) is loop
+
+
+def test_a_loop_that_was_stopped_is_lost(coroutines: Coroutines) -> None:
+    async def stop() -> None:
+        asyncio.get_running_loop().stop()
+        await asyncio.sleep(60)
+
+    with pytest.raises(RuntimeError):
+        run(coroutines, stop())
+    assert coroutines.has_lost_loop
 
 
 def test_a_timer_that_a_coroutine_leaves_does_not_fire_in_the_next(coroutines: Coroutines) -> None:
