@@ -34,7 +34,9 @@ class Coroutines:
     ) -> Any:
         """What it returns or raises; TaskTimeout once its time is up."""
         if self._runner is None:
-            self._runner = asyncio.Runner()
+            # told how to make it, the runner keeps it to itself: a plain function that asks for the current loop (and
+            # perhaps closes that, or leaves a task on it) does not get this one
+            self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
             self._give_threads(self._runner)
         runner, threads_before, is_sound = self._runner, threading.active_count(), False
         self._has_ended = False

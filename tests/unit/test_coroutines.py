@@ -3,6 +3,7 @@
 import asyncio
 import time
 import timeit
+import warnings
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextvars import copy_context
 from typing import Any
@@ -73,6 +74,19 @@ def test_a_loop_that_was_stopped_is_lost(coroutines: Coroutines) -> None:
     with pytest.raises(RuntimeError):
         run(coroutines, stop())
     assert coroutines.has_lost_loop
+
+
+def test_a_plain_function_that_closes_the_current_loop_does_not_close_this_one(coroutines: Coroutines) -> None:
+    loop = run(coroutines, loop_that_sleeps())
+    try:
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # where there is no current one
+            current = asyncio.get_event_loop()
+    except RuntimeError:  # nor will there be, from Python 3.14 on
+        return
+    current.run_until_complete(asyncio.sleep(0))
+    current.close()
+    asyncio.set_event_loop(None)
+    assert run(coroutines, loop_that_sleeps()) is loop
 
 
 def test_a_timer_that_a_coroutine_leaves_does_not_fire_in_the_next(coroutines: Coroutines) -> None:
