@@ -11,6 +11,7 @@ import time
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_GET_CHILD_SUBREAPER = 37
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -81,6 +82,15 @@ def take_signal_stack(size: int = 1 << 20) -> None:
 def adopt_orphans() -> None:
     """Orphaned descendants become this process's children (prctl(2), PR_SET_CHILD_SUBREAPER)."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def let_orphans_pass() -> bool:
+    """Orphaned descendants become whose they would be without this process; whether they were to be its children."""
+    adopts = ctypes.c_int(0)
+    _libc.prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(adopts), 0, 0, 0)
+    if adopts.value:
+        _prctl(_PR_SET_CHILD_SUBREAPER, 0)
+    return bool(adopts.value)
 
 
 _HIGH_DESCRIPTOR = 1008

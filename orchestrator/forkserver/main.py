@@ -31,7 +31,7 @@ from orchestrator.board.roster import Roster
 from orchestrator.errors import AppError, AppLoadError
 from orchestrator.exit_codes import ExitCode
 from orchestrator.forkserver.fork import ChildMain, fork_child
-from orchestrator.forkserver.safety import CURE, inspect
+from orchestrator.forkserver.safety import CURE, inspect, mend
 from orchestrator.telemetry import logs, multiprocess
 
 
@@ -123,7 +123,7 @@ def _import_app(orders: ForkserverOrders, supervisor: socket.socket) -> App | No
         reason = f"importing {orders.app} left what forking breaks: {'; '.join(findings.unsafe)}. Cure: {CURE}"
         supervisor.send(encode("refused", reason=reason[: MESSAGE_BYTES // 8]))
         return None
-    for doubt in (*findings.doubtful, *(f"{danger}: {CURE}" for danger in findings.unsafe)):
+    for doubt in (*mend(), *findings.doubtful, *(f"{danger}: {CURE}" for danger in findings.unsafe)):
         supervisor.send(encode("doubtful", found=doubt[: MESSAGE_BYTES // 8]))
     return app
 

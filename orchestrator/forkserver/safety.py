@@ -5,11 +5,12 @@ read each other's replies. Both belong in `on_child_start`.
 """
 
 import os
+import signal
 import socket
 import threading
 from dataclasses import dataclass
 
-from orchestrator.board.kernel import socket_as_it_is
+from orchestrator.board.kernel import let_orphans_pass, socket_as_it_is
 
 CURE = "open it in a function marked @app.on_child_start instead of at import (FORK_SAFETY=warn only warns)"
 
@@ -20,6 +21,21 @@ class Findings:
 
     unsafe: tuple[str, ...]
     doubtful: tuple[str, ...]
+
+
+_TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+
+
+def mend() -> tuple[str, ...]:
+    """Undo what an import may have set for this process that keeps it from forking; what was undone, in words."""
+    mended = []
+    if let_orphans_pass():
+        mended.append(
+            "this process was to adopt orphans (PR_SET_CHILD_SUBREAPER), its own children too: that is undone"
+        )
+    if {signal.setitimer(timer, 0.0) for timer in _TIMERS} != {(0.0, 0.0)}:
+        mended.append("a timer ran (signal.alarm, signal.setitimer) that might have ended this process: it is stopped")
+    return tuple(mended)
 
 
 def inspect(own: frozenset[int]) -> Findings:

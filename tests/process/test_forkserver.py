@@ -213,6 +213,21 @@ def test_an_app_that_cannot_serve_ends_the_start_with_the_reason_and_no_child(
     assert workshop.processes() == []
 
 
+def test_what_keeps_the_process_that_imported_the_app_from_forking_is_undone_and_told(
+    make_workshop: MakeWorkshop,
+) -> None:
+    workshop = make_workshop()
+    os.rename(workshop.folder / "toyapp.py", workshop.folder / "toys.py")
+    workshop.use_app(
+        "import ctypes, signal\nctypes.CDLL(None).prctl(36, 1, 0, 0, 0)\nsignal.alarm(600)\nfrom toys import app"
+    )
+    workshop.start().ready()
+    assert {birth["parent"] for birth in workshop.births()} == {workshop.pid}
+    adopts, timer = (event["found"] for event in workshop.events("fork_safety"))
+    assert "PR_SET_CHILD_SUBREAPER" in adopts
+    assert "signal.alarm" in timer
+
+
 CONNECTED = """
 import socket, threading
 from toys import app
