@@ -63,6 +63,11 @@ class ForkRequest:
 MARKER_VARIABLE = "ORCHESTRATOR_CHILD"
 
 
+def app_marker(supervisor_pid: int, forkserver_pid: int) -> str:
+    """Names a forkserver, in the environment of all that its app starts at import, and in memory which that shares."""
+    return f"app-{supervisor_pid}-{forkserver_pid}"
+
+
 @dataclass(frozen=True, slots=True)
 class ChildContext:
     """All a child's main function gets. Descriptors are its own, close-on-exec."""

@@ -8,8 +8,10 @@ from orchestrator.board.birth import ChildSettings, ForkserverOrders
 from orchestrator.board.layout import MAX_CLAIMS
 from orchestrator.config import Settings
 from orchestrator.errors import AppError
+from orchestrator.supervisor import leftovers
 from orchestrator.supervisor.forkserver import Forkserver, Stage
 from orchestrator.supervisor.forkservers import LAST_SECONDS, describe_end
+from orchestrator.supervisor.link import kill_group
 from orchestrator.telemetry.directory import VARIABLE as METRICS_VARIABLE
 from orchestrator.telemetry.directory import MetricsDirectory
 
@@ -80,8 +82,11 @@ def try_app(settings: Settings) -> TriedApp:
 
 
 def _import_in(forkserver: Forkserver) -> tuple[bool, int]:
-    """Whether it ended before it was told to, and its wait status. What its app has forked may hold its end of the
-    socket open, or speak for it (an app that makes itself a daemon): so the process itself is asked."""
+    """Whether it ended before it was told to, and its wait status. What its app has started goes with it.
+
+    What its app has forked may hold its end of the socket open, or speak for it (an app that makes itself a daemon): so
+    the process itself is asked.
+    """
     process = os.pidfd_open(forkserver.pid)
     has_ended = False
     try:
@@ -96,7 +101,10 @@ def _import_in(forkserver: Forkserver) -> tuple[bool, int]:
         forkserver.close()  # it leaves when it reads that, save one that closed its end and goes on with its import
         if not select.select((process,), (), (), LAST_SECONDS)[0]:
             forkserver.kill()
+        os.waitid(os.P_PID, forkserver.pid, os.WEXITED | os.WNOWAIT)
+        kill_group(forkserver.pid)
         _, status = os.waitpid(forkserver.pid, 0)
         forkserver.was_reaped(status)
         os.close(process)
+        leftovers.kill_of_app(forkserver.marker)
     return is_dead, status

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from setproctitle import setproctitle
 
-from orchestrator.app import EXAMPLES, NO_TASKS, App, load_app
+from orchestrator.app import EXAMPLES, NO_TASKS, App
 from orchestrator.board.birth import (
     MESSAGE_BYTES,
     TYPES_PER_MESSAGE,
@@ -31,6 +31,7 @@ from orchestrator.board.roster import Roster
 from orchestrator.errors import AppError, AppLoadError
 from orchestrator.exit_codes import ExitCode
 from orchestrator.forkserver.fork import ChildMain, fork_child
+from orchestrator.forkserver.importing import import_app
 from orchestrator.forkserver.safety import CURE, inspect, mend
 from orchestrator.telemetry import logs, multiprocess
 
@@ -110,7 +111,7 @@ def _child_main(name: str) -> ChildMain:
 def _import_app(orders: ForkserverOrders, supervisor: socket.socket) -> App | None:
     """The app, after the supervisor was told what is doubtful about it; or None: it was told why there is none."""
     try:
-        app = load_app(orders.app, with_examples=orders.with_examples)
+        app = import_app(orders)
     except AppError as error:
         supervisor.send(encode("refused", reason=str(error)[: MESSAGE_BYTES // 8]))
         return None
@@ -153,7 +154,10 @@ def _fork_on_request(
     poll.register(supervisor, select.POLLIN)
     while True:
         poll.poll()
-        message, descriptors, _, _ = socket.recv_fds(supervisor, MESSAGE_BYTES, 8)
+        try:
+            message, descriptors, _, _ = socket.recv_fds(supervisor, MESSAGE_BYTES, 8)
+        except ConnectionResetError:  # it left something unread
+            return
         if not message:
             return
         for descriptor in descriptors:  # recv_fds ignores its flags (seen in 3.11): CLOEXEC has to be set here

@@ -50,7 +50,7 @@ class Farewell:
     def begin(self, now: float, seconds: float) -> None:
         """No new claims, no new children; what runs may finish for so many seconds."""
         self._deadline = now + seconds
-        self._forkservers.close()
+        self._forkservers.retire()
         self._pool.abandon_births("the worker drains", now)
         self._pool.order_all(ChildOrder.LEAVE)
 

@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from orchestrator.board.birth import MESSAGE_BYTES, ForkRequest, ForkserverOrders, decode, encode, told_types
+from orchestrator.board.birth import (
+    MESSAGE_BYTES,
+    ForkRequest,
+    ForkserverOrders,
+    app_marker,
+    decode,
+    encode,
+    told_types,
+)
 from orchestrator.model import TaskType
 
 _ENTRY = Path(__file__).resolve().parent.parent / "forkserver" / "__main__.py"
@@ -71,6 +79,7 @@ class Forkserver:
                 ours.close()
                 raise
         self.pid = self._process.pid
+        self.marker = app_marker(orders.supervisor_pid, self.pid)
         self._socket = ours
         ours.setblocking(False)
         with contextlib.suppress(OSError):  # it has died already: its end will be heard

@@ -36,7 +36,11 @@ class AppNews:
 
 
 class Forkservers:
-    """The current forkserver, and during a reload the next. Old ones are let go and reaped."""
+    """The current forkserver, and during a reload the next.
+
+    One that is replaced stays until the last of its children has gone: what the app has started at import, and would
+    perhaps end with its parent, is theirs. Then it is let go, and reaped.
+    """
 
     def __init__(self, start: Callable[[int], Forkserver]) -> None:
         self._start = start
@@ -47,6 +51,7 @@ class Forkservers:
         self.current: Forkserver | None = None
         self._next: Forkserver | None = None
         self._given_up = ""  # why the next one could not even be started, or is no longer waited for
+        self._retired: list[Forkserver] = []
         self._gone: list[Forkserver] = []
         self._log = logs.get("supervisor")
 
@@ -66,15 +71,15 @@ class Forkservers:
 
     def open(self) -> list[Forkserver]:
         """Those to listen to: what has closed its end would be heard of without end."""
-        return [each for each in (self.current, self._next) if each is not None and each.silent_since is None]
+        return [each for each in self._all() if each.silent_since is None]
 
     def hear(self, now: float) -> tuple[list[AppNews], list[NotForked]]:
         """Take what they say."""
         news: list[AppNews] = []
-        failed: list[NotForked] = []
+        failed = [fork for retired in self._retired for fork in retired.receive()]
         if self.current is not None:
             before = self.current.stage
-            failed = self.current.receive()
+            failed += self.current.receive()
             if self.current.stage is Stage.READY and before is Stage.IMPORTING:
                 self._backoff.succeeded()
                 self._has_served = True
@@ -112,7 +117,7 @@ class Forkservers:
         self._generation = tried.generation
         self._backoff.succeeded()
         if self.current is not None:
-            self._let_go(self.current)
+            self._retired.append(self.current)
         self.current = tried
         self._say_doubts(tried)
         return [AppNews(News.RELOADED, tried.types)]
@@ -121,13 +126,19 @@ class Forkservers:
         for doubt in forkserver.doubts:
             self._log.warning("fork_safety", found=doubt)
 
-    def reaped(self, pid: int, status: int, now: float) -> tuple[int | None, AppNews | None]:
-        """A process that is no child of the pool was reaped. Returns the generation of a current forkserver that died,
-        and the news if that was the first import."""
+    def reaped(self, pid: int, status: int, now: float) -> tuple[str | None, AppNews | None]:
+        """A process that is no child of the pool was reaped. Returns the marker of a forkserver that died, and the news
+        if that was the first import."""
         for gone in list(self._gone):
             if gone.pid == pid:
                 gone.was_reaped(status)
                 self._gone.remove(gone)
+        for retired in list(self._retired):
+            if retired.pid == pid:
+                retired.was_reaped(status)
+                retired.close()
+                self._retired.remove(retired)
+                return retired.marker, None
         if self._next is not None and self._next.pid == pid:
             self._next.was_reaped(status)
         if self.current is None or self.current.pid != pid:
@@ -140,10 +151,10 @@ class Forkservers:
         self._first_tries += 1
         if not self._has_served and (reason or self._first_tries >= FIRST_IMPORT_TRIES):
             why = reason or f"the process that imported it ended: {describe_end(status)}"
-            return dead.generation, AppNews(News.REFUSED, reason=why)
+            return dead.marker, AppNews(News.REFUSED, reason=why)
         wait = self._backoff.failed(now)
         self._log.warning("forkserver_died", pid=pid, cause=describe_end(status), restart_in=wait)
-        return dead.generation, None
+        return dead.marker, None
 
     def keep(self, now: float) -> None:
         """Start one if there is none: the first, and again one whose backoff is over. End one that cannot be told
@@ -169,11 +180,11 @@ class Forkservers:
         """When one is to be started; None: one is there, or is being tried."""
         return self._backoff.not_before if self.current is None and self._next is None else None
 
-    def end_hung(self, generations: Collection[int]) -> None:
-        """Those of these generations took a request and forked nobody: they are stopped or hung. The death of the
-        current one starts another; one that a reload has replaced would stay for ever."""
-        for each in (self.current, *self._gone):
-            if each is not None and each.stage is Stage.READY and each.generation in generations:
+    def end_hung(self, markers: Collection[str]) -> None:
+        """These took a request and forked nobody: they are stopped or hung. The death of the current one starts
+        another; one that a reload has replaced would stay for ever."""
+        for each in (*self._all(), *self._gone):
+            if each.stage is Stage.READY and each.marker in markers:
                 self._log.error("forkserver_hung", pid=each.pid)
                 each.kill()
 
@@ -188,19 +199,43 @@ class Forkservers:
         if not forkserver.is_reaped:
             self._gone.append(forkserver)
 
+    def retire(self) -> None:
+        """Nobody will be forked any more; children that run go on."""
+        self._drop_next()
+        current, self.current = self.current, None
+        if current is not None:
+            self._retired.append(current)
+            if current.stage is not Stage.READY:
+                current.kill()
+
+    def let_go(self, needed: Collection[str]) -> None:
+        """Those of the replaced that are not among the needed, by their markers, may leave."""
+        for each in [each for each in self._retired if each.marker not in needed]:
+            self._retired.remove(each)
+            self._let_go(each)
+
+    def markers(self) -> set[str]:
+        """Of those whose apps may need what they have started."""
+        return {each.marker for each in self._all()}
+
+    def is_needless(self, pid: int, needed: Collection[str]) -> bool:
+        """Whether this is a forkserver, and not among the needed, by their markers."""
+        return any(each.pid == pid and each.marker not in needed for each in (*self._all(), *self._gone))
+
+    def _all(self) -> list[Forkserver]:
+        """Save those that were let go."""
+        return [each for each in (self.current, self._next, *self._retired) if each is not None]
+
     def close(self) -> None:
         """End all of them now; children that run are not theirs."""
-        self._drop_next()
-        if self.current is not None:
-            self.current.kill()
-            self._let_go(self.current)
-            self.current = None
+        self.retire()
+        self.let_go(())
         for each in self._gone:
             each.kill()
 
     @property
     def all_gone(self) -> bool:
-        return not self._gone and self.current is None and self._next is None
+        return not self._gone and not self._all()
 
 
 def describe_end(status: int) -> str:

@@ -1,7 +1,8 @@
-"""Processes that a task started and its dead child left behind. Found by the mark they carry, killed by pidfd.
+"""Processes that a task, or an import of the app, started and left. Found by the mark they carry, killed by pidfd.
 
-A subprocess carries its child's marker in its environment; a process that was forked without exec has the child's
-board mapped. A pid alone is no identity: the mark is looked at again once the pidfd holds the process.
+A subprocess carries the marker of its child or forkserver in its environment; a process that was forked without exec
+has the child's board mapped, or what a forkserver has mapped while it imports. A pid alone is no identity: the mark is
+looked at again once the pidfd holds the process.
 
 All of it reads /proc, and raises OSError if no descriptor is left to do it with.
 """
@@ -39,9 +40,14 @@ def kill_marked(marker: str) -> int:
 
 
 def kill_unowned(alive: Collection[str]) -> int:
-    """Kill what any child of this process left that is not among the `alive`; returns how many."""
+    """Kill what children and forkservers of this process left whose marker is not `alive`; returns how many."""
     me = str(os.getpid())
     return _kill(_descendants, lambda found: _supervisor_of(found) == me and found not in alive)
+
+
+def kill_of_app(marker: str) -> int:
+    """Kill what the app of the forkserver named by `marker` has started, though this process adopts no orphans."""
+    return _kill(_in_our_namespace, lambda found: found == marker)
 
 
 def kill_of_dead_workers(own_worker_id: str) -> int:

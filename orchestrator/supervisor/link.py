@@ -21,8 +21,10 @@ STUCK_CONNECTING_SECONDS = 300.0
 class Link:
     """Made before the fork is asked for, closed after the child was reaped. OSError: no descriptors or no memory."""
 
-    def __init__(self, request: ForkRequest, capacity: int) -> None:
+    def __init__(self, request: ForkRequest, capacity: int, app: str = "") -> None:
+        """`app`: the marker of the forkserver that is asked."""
         self.request = request
+        self.app = app
         self.woken_at: float | None = None  # told to look, and not heard of since
         self.unconnected_since: float | None = None  # since when it has tried to connect, as the watch has seen
         self.is_cut = False  # it closed its end of the channel

@@ -63,7 +63,7 @@ class Pool:
             incarnation = self.children.fork_requested(seat, forkserver.generation, now)
             request = ForkRequest(self.settings.worker_id, seat.number, incarnation)
             try:
-                link = Link(request, self.settings.board_capacity)
+                link = Link(request, self.settings.board_capacity, forkserver.marker)
             except OSError as error:
                 self.not_born(seat, f"the supervisor has no room for it: {error.strerror}", now)
                 continue
@@ -85,11 +85,15 @@ class Pool:
         if seat is not None and seat.incarnation == incarnation and seat.phase is Phase.FORKING:
             self.not_born(seat, reason, now)
 
-    def forkserver_died(self, generation: int, now: float) -> None:
+    def forkserver_died(self, marker: str, now: float) -> None:
         """Requests it took with it will not be answered."""
         for seat in self.children.in_phase(Phase.FORKING):
-            if seat.generation == generation:
+            if self.links[seat.number].app == marker:
                 self.not_born(seat, "its forkserver died", now)
+
+    def markers(self) -> set[str]:
+        """Of all children, and of the forkservers they are from: a child may use what its app started at import."""
+        return {marker for link in self.links.values() for marker in (link.request.marker, link.app)}
 
     def abandon_births(self, reason: str, now: float) -> None:
         """Nobody will be forked any more; a child that is just being born reads the end of its channel and exits."""

@@ -15,6 +15,7 @@ from orchestrator.mailbox import Audit, Release
 from orchestrator.supervisor import leftovers
 from orchestrator.supervisor.attribution import describe_status, settle_estate
 from orchestrator.supervisor.children import Doom, Phase, Seat
+from orchestrator.supervisor.forkservers import Forkservers
 from orchestrator.supervisor.link import kill_group
 from orchestrator.supervisor.pool import Pool
 from orchestrator.supervisor.stacks import last_words, of_the_task
@@ -44,8 +45,9 @@ _BOOT_FAILED = "a function marked @app.on_child_start raised; start_hook_failed 
 class Reaper:
     """Ends children and settles their estates."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, forkservers: Forkservers) -> None:
         self._pool = pool
+        self._forkservers = forkservers
         self._causes: dict[int, str] = {}  # slot → why we killed its child
         self._orphans_due = math.inf
         self._checked_at = math.inf
@@ -67,18 +69,18 @@ class Reaper:
             self.kill(seat, doom, cause, now)
         self._pool.abandon_births(cause, now)
 
-    def check_deadlines(self, now: float) -> set[int]:
-        """Seats whose child is not born, not ready, stuck, or not gone in time. Of which generations the forkserver
-        seems hung."""
-        hung: set[int] = set()
+    def check_deadlines(self, now: float) -> set[str]:
+        """Seats whose child is not born, not ready, stuck, or not gone in time. The markers of forkservers that seem
+        hung."""
+        hung: set[str] = set()
         if now - self._checked_at > FROZEN_SECONDS:
             self.resumed_at = now
         self._checked_at = now
         for seat in self._pool.children:
             waited = now - max(seat.since, self.resumed_at)
             if seat.phase is Phase.FORKING and waited > HELLO_SECONDS:
+                hung.add(self._pool.links[seat.number].app)
                 self._pool.not_born(seat, f"no hello within {HELLO_SECONDS:g} s", now)
-                hung.add(seat.generation)
             elif seat.phase is Phase.BOOTING and waited > self._pool.settings.boot_seconds:
                 self._log.error("child_not_ready", slot=seat.number, seconds=self._pool.settings.boot_seconds)
                 self.kill(seat, Doom.BOOT, "it did not become ready in time", now)
@@ -108,8 +110,9 @@ class Reaper:
     def reap(self, now: float) -> list[tuple[int, int]]:
         """Reap all that has ended. Returns (pid, status) of those that are no children of the pool.
 
-        A child's group is killed while its zombie still holds the pid, then what it left in sessions of their own. What
-        was about to become an orphan then is looked for once its parent, a stranger, is reaped.
+        A child's group is killed while its zombie still holds the pid, then what it left in sessions of their own; and
+        so is a forkserver's, once nobody needs what its app started. What was about to become an orphan then is looked
+        for once its parent, a stranger, is reaped.
         """
         strangers: list[tuple[int, int]] = []
         while self._pool.dead_at_birth:
@@ -124,7 +127,7 @@ class Reaper:
                 return strangers
             pid = ended.si_pid
             seat = self._pool.children.by_pid(pid)
-            if seat is not None:
+            if seat is not None or self._forkservers.is_needless(pid, self._pool.markers()):
                 kill_group(pid)
             _, status = os.waitpid(pid, 0)
             if seat is not None:
@@ -139,8 +142,12 @@ class Reaper:
             self._orphans_due = now + ORPHANS_SECONDS
         if now >= self._orphans_due:
             self._orphans_due = math.inf
-            alive = {link.request.marker for link in self._pool.links.values()}
-            self._kill_leftovers(lambda: leftovers.kill_unowned(alive), now)
+            needed = self._needed()
+            self._kill_leftovers(lambda: leftovers.kill_unowned(needed), now)
+
+    def _needed(self) -> set[str]:
+        """The markers of children, and of forkservers that may fork or whose children use what the app has started."""
+        return self._pool.markers() | self._forkservers.markers()
 
     def _kill_leftovers(self, kill: Callable[[], object], now: float) -> None:
         """What cannot be looked for now, since nothing can be opened, is looked for soon."""
@@ -178,6 +185,8 @@ class Reaper:
         is_fault = is_fault and (leaving in _FAULTY or status != 0)
         self._say(seat, cause, leaving, estate.casualty, status)
         self._pool.drop_link(seat)
+        if link.app not in self._needed():
+            self._orphans_due = now
         self._unreaped.discard(seat.pid or 0)
         number = seat.number
         reason = _restart_reason(seat.doom, leaving, estate.casualty)

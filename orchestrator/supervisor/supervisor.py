@@ -54,10 +54,10 @@ class Supervisor:
         self._machine = Machine()
         self._signals = signals
         self._pool = Pool(settings.pool, settings.pool_size, sleeper=sleeper, post=database.post, listeners=listeners)
-        self._reaper = Reaper(self._pool)
+        self._forkservers = Forkservers(start_forkserver)
+        self._reaper = Reaper(self._pool, self._forkservers)
         self._watch = Watch(self._pool, self._reaper, settings, post=database.post)
         self._slot_report = SlotReport(self._pool)
-        self._forkservers = Forkservers(start_forkserver)
         self._farewell = Farewell(self._pool, self._reaper, database, self._forkservers)
         self._activity: Activity | None = None
         self._course = Course(
@@ -99,6 +99,7 @@ class Supervisor:
         for report in self._reports.take():
             self._course.take(report, now)
         self._forkservers.end_hung(self._reaper.check_deadlines(now))
+        self._forkservers.let_go(self._pool.markers())
         self._watch.look(now)
         self._slot_report.proceed(now)
         if self._machine.state in (State.STARTING, *SERVING):
@@ -197,9 +198,9 @@ class Supervisor:
             self._pool.hear(number, now)
 
     def _forkserver_reaped(self, pid: int, status: int, now: float) -> None:
-        generation, news = self._forkservers.reaped(pid, status, now)
-        if generation is not None:
-            self._pool.forkserver_died(generation, now)
+        marker, news = self._forkservers.reaped(pid, status, now)
+        if marker is not None:
+            self._pool.forkserver_died(marker, now)
         if news is not None:
             self._app_news(news)
 

@@ -87,12 +87,13 @@ def test_a_hup_while_reloading_is_remembered_once_and_a_pause_survives_both(work
 
 
 def test_term_while_reloading_drops_the_new_forkserver_and_drains(workshop: Workshop) -> None:
+    old = workshop.forkservers()
     workshop.begin()
     workshop.use_app(GATED)
     workshop.signal(signal.SIGHUP)
     workshop.wait_for(lambda: is_importing(workshop))
     workshop.signal(signal.SIGTERM)
-    workshop.wait_for(lambda: workshop.status()["state"] == "draining" and not workshop.forkservers())
+    workshop.wait_for(lambda: workshop.status()["state"] == "draining" and workshop.forkservers() == old)
     workshop.let_go()
     assert workshop.exit_code() == 0
     assert workshop.store.statuses() == {"completed": 1}
