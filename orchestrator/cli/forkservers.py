@@ -10,7 +10,7 @@ from orchestrator.config import Settings
 from orchestrator.errors import AppError
 from orchestrator.supervisor import leftovers
 from orchestrator.supervisor.forkserver import Forkserver, Stage
-from orchestrator.supervisor.forkservers import LAST_SECONDS, describe_end
+from orchestrator.supervisor.forkservers import LAST_SECONDS, why_it_cannot_serve
 from orchestrator.supervisor.link import kill_group
 from orchestrator.telemetry.directory import VARIABLE as METRICS_VARIABLE
 from orchestrator.telemetry.directory import MetricsDirectory
@@ -69,24 +69,19 @@ def try_app(settings: Settings) -> TriedApp:
     metrics = MetricsDirectory.open(None, f"check-{os.getpid()}")
     try:
         forkserver = start_forkserver(settings, 0, metrics.path, stdout=_STDERR)
-        is_dead, status = _import_in(forkserver)
+        is_dead = _import_in(forkserver)
     except OSError as error:
         raise AppError(f"no process could be started to import it: {error}") from error
     finally:
         metrics.close()
-    if forkserver.reason:
-        raise AppError(forkserver.reason)
-    if is_dead:
-        raise AppError(f"the process that imported it ended: {describe_end(status)}")
+    if forkserver.reason or is_dead:
+        raise AppError(why_it_cannot_serve(forkserver))
     return TriedApp(tuple(each.name for each in forkserver.types), forkserver.doubts)
 
 
-def _import_in(forkserver: Forkserver) -> tuple[bool, int]:
-    """Whether it ended before it was told to, and its wait status. What its app has started goes with it.
-
-    What its app has forked may hold its end of the socket open, or speak for it (an app that makes itself a daemon): so
-    the process itself is asked.
-    """
+def _import_in(forkserver: Forkserver) -> bool:
+    """Whether it ended before it was told to. What its app has forked may hold its end of the socket open (an app that
+    makes itself a daemon): so the process itself is asked. What its app has started goes with it."""
     process = os.pidfd_open(forkserver.pid)
     has_ended = False
     try:
@@ -107,4 +102,4 @@ def _import_in(forkserver: Forkserver) -> tuple[bool, int]:
         forkserver.was_reaped(status)
         os.close(process)
         leftovers.kill_of_app(forkserver.marker)
-    return is_dead, status
+    return is_dead

@@ -1,18 +1,30 @@
-"""The import of the app: whatever it starts carries a mark by which the supervisor finds it once nobody needs it."""
+"""The import of the app, and what comes of it that is not the app: programs, and copies of this process.
+
+Whatever the app starts carries a mark by which the supervisor finds it once nobody needs it any more.
+"""
 
 import contextlib
 import mmap
 import os
+import sys
 from collections.abc import Iterator
+from typing import NoReturn
 
 from orchestrator.app import App, load_app
 from orchestrator.board.birth import MARKER_VARIABLE, ForkserverOrders, app_marker
+from orchestrator.telemetry import logs
 
 
 def import_app(orders: ForkserverOrders) -> App:
-    """Errors as load_app's."""
-    with _marked(app_marker(orders.supervisor_pid, os.getpid())):
-        return load_app(orders.app, with_examples=orders.with_examples)
+    """Errors as load_app's. Returns in the process that called it only, though the app may have forked: a copy would
+    speak to the supervisor, and fork children, as well."""
+    origin = os.getpid()
+    try:
+        with _marked(app_marker(orders.supervisor_pid, origin)):
+            return load_app(orders.app, with_examples=orders.with_examples)
+    finally:
+        if os.getpid() != origin:
+            _end_copy()
 
 
 @contextlib.contextmanager
@@ -25,3 +37,21 @@ def _marked(marker: str) -> Iterator[None]:
     with mmap.mmap(descriptor, mmap.PAGESIZE):
         os.close(descriptor)
         yield
+
+
+def _end_copy() -> NoReturn:
+    """As Python ends a process; an exception is told in words."""
+    raised = sys.exc_info()[1]
+    cause = raised.__cause__ if raised is not None else None
+    code = 1 if raised is not None else 0
+    if isinstance(cause, SystemExit):
+        code = cause.code if isinstance(cause.code, int) else int(cause.code is not None)
+    elif raised is not None:
+        logs.get("forkserver").warning("copy_failed", error=str(raised))
+    else:
+        found = "the app forked at import, and the copy went on with the import: it was ended where that was over"
+        logs.get("forkserver").warning("fork_safety", found=found)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(code & 0xFF)

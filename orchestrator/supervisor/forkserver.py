@@ -63,7 +63,9 @@ class Forkserver:
         self.doubts: tuple[str, ...] = ()
         """What importing the app left that forking might break."""
         self.since = time.monotonic()
+        self.ready_since: float | None = None
         self.silent_since: float | None = None  # when it closed its end: it is dead, or will soon be
+        self.status: int | None = None  # its wait status, once it was reaped
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
@@ -109,7 +111,7 @@ class Forkserver:
             elif kind == "doubtful":
                 self.doubts += (facts["found"],)
             elif kind == "ready":
-                self.stage = Stage.READY
+                self.stage, self.ready_since = Stage.READY, time.monotonic()
             elif kind == "refused":
                 self.stage, self.reason = Stage.REFUSED, facts["reason"]
             elif kind == "not_forked":
@@ -125,6 +127,7 @@ class Forkserver:
         return True
 
     def was_reaped(self, status: int) -> None:
+        self.status = status
         self.stage = Stage.DEAD if self.stage is not Stage.REFUSED else self.stage
         self._process.returncode = os.waitstatus_to_exitcode(status)  # else Popen would wait for a stranger's pid
 

@@ -1,5 +1,6 @@
 """Which forkserver serves now, which is being tried, and which has died. Runs in the supervisor's loop."""
 
+import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
@@ -13,8 +14,16 @@ from orchestrator.telemetry import logs
 FIRST_IMPORT_TRIES = 3
 """An app whose first import ends its process so often (a crash in C, a kill for memory) cannot serve."""
 
+LASTING_SECONDS = 10.0
+"""One that dies and had served for so long is started again at once; else the backoff grows."""
+
 LAST_SECONDS = 1.0
 """A forkserver that has closed its end of the socket has ended by then: the reason why is in its exit status."""
+
+_AT_IMPORT = (
+    "at import an app may neither leave its process (os._exit, os.exec, becoming a daemon) nor close descriptors that"
+    " are not its own (os.closerange)"
+)
 
 
 class News(Enum):
@@ -81,7 +90,6 @@ class Forkservers:
             before = self.current.stage
             failed += self.current.receive()
             if self.current.stage is Stage.READY and before is Stage.IMPORTING:
-                self._backoff.succeeded()
                 self._has_served = True
                 self._say_doubts(self.current)
                 news.append(AppNews(News.READY, self.current.types))
@@ -106,14 +114,13 @@ class Forkservers:
         return []
 
     def _judge_next(self) -> list[AppNews]:
-        if self._next is None or self._next.stage is Stage.IMPORTING:
+        tried = self._next
+        if tried is None or tried.stage is Stage.IMPORTING or (tried.stage is Stage.DEAD and not tried.is_reaped):
             return []
-        tried, self._next = self._next, None
+        self._next = None
         if tried.stage is not Stage.READY:
-            tried.kill()  # it leaves by itself, save one that has closed its end and goes on with its import
-            self._let_go(tried)
-            reason = tried.reason or "the forkserver died while it imported the app"
-            return [AppNews(News.RELOAD_REFUSED, reason=reason)]
+            self._let_go(tried)  # it leaves by itself
+            return [AppNews(News.RELOAD_REFUSED, reason=why_it_cannot_serve(tried))]
         self._generation = tried.generation
         self._backoff.succeeded()
         if self.current is not None:
@@ -128,7 +135,7 @@ class Forkservers:
 
     def reaped(self, pid: int, status: int, now: float) -> tuple[str | None, AppNews | None]:
         """A process that is no child of the pool was reaped. Returns the marker of a forkserver that died, and the news
-        if that was the first import."""
+        if that was an import."""
         for gone in list(self._gone):
             if gone.pid == pid:
                 gone.was_reaped(status)
@@ -140,28 +147,31 @@ class Forkservers:
                 self._retired.remove(retired)
                 return retired.marker, None
         if self._next is not None and self._next.pid == pid:
+            self._next.receive()  # its last words may say why
             self._next.was_reaped(status)
+            return None, next(iter(self._judge_next()), None)
         if self.current is None or self.current.pid != pid:
             return None, None
-        self.current.receive()  # its last words may say why
-        dead, reason = self.current, self.current.reason
+        dead = self.current
+        dead.receive()
         dead.was_reaped(status)
         dead.close()
         self.current = None
         self._first_tries += 1
-        if not self._has_served and (reason or self._first_tries >= FIRST_IMPORT_TRIES):
-            why = reason or f"the process that imported it ended: {describe_end(status)}"
-            return dead.marker, AppNews(News.REFUSED, reason=why)
+        if not self._has_served and (dead.reason or self._first_tries >= FIRST_IMPORT_TRIES):
+            return dead.marker, AppNews(News.REFUSED, reason=why_it_cannot_serve(dead))
+        if dead.ready_since is not None and now - dead.ready_since > LASTING_SECONDS:
+            self._backoff.succeeded()
         wait = self._backoff.failed(now)
         self._log.warning("forkserver_died", pid=pid, cause=describe_end(status), restart_in=wait)
         return dead.marker, None
 
     def keep(self, now: float) -> None:
-        """Start one if there is none: the first, and again one whose backoff is over. End one that cannot be told
-        anything any more: its app closed every descriptor, and goes on with its import."""
-        current = self.current
-        if current is not None and current.silent_since is not None and now - current.silent_since > LAST_SECONDS:
-            current.kill()
+        """Start one if there is none: the first, and again one whose backoff is over. End those that cannot be told
+        anything any more: their app closed every descriptor, and goes on with its import."""
+        for each in self._all():
+            if each.silent_since is not None and now - each.silent_since > LAST_SECONDS:
+                each.kill()
         if self.current is None and self._next is None and self._backoff.is_due(now):
             try:
                 self.current = self._start(self._generation)
@@ -173,8 +183,9 @@ class Forkservers:
         if not self._has_served:
             return False
         current = self.current
-        is_slow = current is not None and current.stage is Stage.IMPORTING and now - current.since > slow_seconds
-        return self._backoff.failures > 1 or is_slow
+        if current is not None and current.stage is Stage.READY:
+            return False
+        return self._backoff.failures > 1 or (current is not None and now - current.since > slow_seconds)
 
     def next_due(self) -> float | None:
         """When one is to be started; None: one is there, or is being tried."""
@@ -236,6 +247,14 @@ class Forkservers:
     @property
     def all_gone(self) -> bool:
         return not self._gone and not self._all()
+
+
+def why_it_cannot_serve(forkserver: Forkserver) -> str:
+    """The reason that it gave, or how it ended, if it was reaped."""
+    if forkserver.reason or forkserver.status is None:
+        return forkserver.reason
+    how = f"the process that imported it ended: {describe_end(forkserver.status)}"
+    return f"{how}; {_AT_IMPORT}" if os.WIFEXITED(forkserver.status) else how
 
 
 def describe_end(status: int) -> str:

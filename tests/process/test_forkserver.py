@@ -108,6 +108,17 @@ def test_a_killed_forkserver_is_back_within_a_second_and_running_children_do_not
     assert is_alive(busy) and is_alive(new)
 
 
+def test_forkservers_that_die_soon_after_they_have_served_are_started_ever_more_rarely(workshop: Workshop) -> None:
+    """One that its app's timer, or the kernel for want of memory, ended each time imported it ten times a second."""
+    for deaths in (1, 2):
+        (forkserver,) = workshop.wait_for(lambda: workshop.forkservers())
+        os.kill(workshop.children()[0], signal.SIGKILL)
+        workshop.wait_for(lambda: len(workshop.births(0)) == deaths + 1 and workshop.status()["ready"] == 2)  # noqa: B023
+        os.kill(forkserver, signal.SIGKILL)
+        workshop.wait_for(lambda: len(workshop.events("forkserver_died")) == deaths)  # noqa: B023
+    assert [event["restart_in"] for event in workshop.events("forkserver_died")] == [0.1, 0.2]
+
+
 def test_a_forkserver_that_died_and_cannot_import_the_app_again_is_tried_until_it_can(workshop: Workshop) -> None:
     before = workshop.children()
     good = (workshop.folder / "toyapp.py").read_text()
@@ -190,14 +201,20 @@ def test_term_while_the_app_is_being_imported_ends_at_once(make_workshop: MakeWo
         ("import sys; sys.exit(5)", "SystemExit"),
         ("from orchestrator import App\napp = App()", "has no tasks"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
-        ("import os; os.closerange(3, 100); 1 / 0", "exited with code 3"),
+        ("import os; os.closerange(3, 100); 1 / 0", "exited with code 3; at import an app may neither"),
+        ("import os\nif os.fork(): os._exit(0)\nos.setsid()\nfrom toys import app", "exited with code 0; at import"),
+        (
+            "import os, select\nif copy := os.fork(): select.select([os.pidfd_open(copy)], [], []); os._exit(0)\n"
+            "from toys import app",
+            "exited with code 0; at import",
+        ),
         (
             "import threading, time\nfrom toys import app\n"
             "threading.Thread(target=time.sleep, args=(600,), name='mine').start()",
             "the thread 'mine' is running",
         ),
     ],
-    ids=["exits", "has_no_tasks", "crashes", "closes_all", "has_threads"],
+    ids=["exits", "has_no_tasks", "crashes", "closes_all", "is_a_daemon", "is_one_later", "has_threads"],
 )
 def test_an_app_that_cannot_serve_ends_the_start_with_the_reason_and_no_child(
     make_workshop: MakeWorkshop, source: str, reason: str
@@ -211,6 +228,31 @@ def test_an_app_that_cannot_serve_ends_the_start_with_the_reason_and_no_child(
     assert reason in failed["reason"]
     assert workshop.births() == []
     assert workshop.processes() == []
+
+
+def test_a_copy_that_the_app_forks_at_import_ends_with_the_import_and_says_nothing_in_its_name(
+    make_workshop: MakeWorkshop,
+) -> None:
+    """It told the types a second time, or why it could not be imported, and took requests for children."""
+    workshop = make_workshop()
+    os.rename(workshop.folder / "toyapp.py", workshop.folder / "toys.py")
+    source = "import os, sys\ncopies = [os.fork() for _ in range(1)]\n{}\nfrom toys import app\n"
+    wait = "if copies[0]: os.waitpid(copies[0], 0)\n"
+    workshop.use_app(
+        source.format(
+            "sys.exit(7) if not copies[0] else open('ended', 'w').write("
+            "str(os.waitstatus_to_exitcode(os.waitpid(copies[0], 0)[1])))"
+        )
+    )
+    workshop.start().ready()
+    assert (workshop.folder / "ended").read_text() == "7"
+    for end, event in (("", "fork_safety"), ("1 / copies[0]", "copy_failed")):
+        workshop.use_app(source.format(wait + end))
+        workshop.signal(signal.SIGHUP)
+        workshop.wait_for(lambda: workshop.events(event))  # noqa: B023 asked at once
+        workshop.wait_for(lambda: len(workshop.forkservers()) == 1)
+    assert [event["names"] for event in workshop.events("types")] == [workshop.events("types")[0]["names"]] * 3
+    assert len(workshop.events("types")[0]["names"]) == len(set(workshop.events("types")[0]["names"]))
 
 
 def test_what_keeps_the_process_that_imported_the_app_from_forking_is_undone_and_told(
