@@ -17,6 +17,7 @@ OrchestratorError
 │   └── SchemaError           newer than this version, or the role may not create it           exit 6
 ├── PrivatePostgresError      the server of `orchestratord dev` and the tests cannot be made         exit 2
 ├── InstanceRunningError      another single instance holds the database                       exit 5
+├── NoRoomError               no further thread or process is allowed here                     exit 2
 ├── TaskTimeout               raised inside a handler whose time is up
 ├── Discard                   raised by a handler: give up, never retry
 └── Retry                     raised by a handler: again, at a time of its choosing
@@ -169,6 +170,16 @@ class InstanceRunningError(OrchestratorError):
         super().__init__(
             f"another instance runs on this database: {holder}. Stop it first, or set DISTRIBUTED_MODE=true on both."
         )
+
+
+NO_ROOM = (
+    "no further process or thread is allowed here: raise what limits them (ulimit -u, TasksMax= of systemd, a"
+    " container's pids limit)"
+)
+
+
+class NoRoomError(OrchestratorError):
+    """A thread that we cannot do without could not be started."""
 
 
 class TaskTimeout(OrchestratorError):

@@ -8,7 +8,7 @@ class ExitCode(IntEnum):
 
     CLEAN = 0  # drained: nothing was left running
     REQUEUED = 1  # the drain ran out of time; what still ran was killed and is pending again
-    USAGE = 2  # wrong usage or configuration, a port taken, a folder not writable
+    USAGE = 2  # wrong usage or configuration, a port taken, a folder not writable, no room for our threads
     APP = 3  # the app could not be imported
     DATABASE = 4  # the database could not be reached at start within DATABASE_WAIT
     OTHER_INSTANCE = 5  # another single instance runs on this database

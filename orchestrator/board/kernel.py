@@ -1,13 +1,17 @@
 """The Linux calls that Python lacks, and small readings from /proc. Any process uses them."""
 
 import ctypes
+import errno
 import fcntl
 import mmap
 import os
 import resource
 import signal
 import socket
+import threading
 import time
+
+from orchestrator.errors import NO_ROOM, NoRoomError
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -17,13 +21,26 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def _prctl(option: int, value: int) -> None:
     if _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
-        errno = ctypes.get_errno()
-        raise OSError(errno, f"prctl({option}): {os.strerror(errno)}")
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl({option}): {os.strerror(number)}")
 
 
 def die_with_parent() -> None:
     """SIGKILL for this process when the *thread* that is its parent ends (prctl(2), PR_SET_PDEATHSIG)."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def start_thread(thread: threading.Thread) -> None:
+    """NoRoomError: there are too many threads and processes."""
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise NoRoomError(NO_ROOM) from error
+
+
+def why_not_started(error: OSError) -> str:
+    """Why a process could not be started, in words."""
+    return NO_ROOM if error.errno == errno.EAGAIN else error.strerror or str(error)
 
 
 OOM_STEP, OOM_MOST = 100, 1000
@@ -74,8 +91,8 @@ def take_signal_stack(size: int = 1 << 20) -> None:
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # a fork has its own
     stack = _SignalStack(ctypes.addressof(ctypes.c_char.from_buffer(memory)), 0, size)
     if _libc.sigaltstack(ctypes.byref(stack), None) != 0:
-        errno = ctypes.get_errno()
-        raise OSError(errno, f"sigaltstack: {os.strerror(errno)}")
+        number = ctypes.get_errno()
+        raise OSError(number, f"sigaltstack: {os.strerror(number)}")
     _signal_stacks.append(memory)
 
 

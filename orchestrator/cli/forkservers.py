@@ -5,6 +5,7 @@ import select
 from dataclasses import dataclass
 
 from orchestrator.board.birth import ChildSettings, ForkserverOrders
+from orchestrator.board.kernel import why_not_started
 from orchestrator.board.layout import MAX_CLAIMS
 from orchestrator.config import Settings
 from orchestrator.errors import AppError
@@ -71,7 +72,7 @@ def try_app(settings: Settings) -> TriedApp:
         forkserver = start_forkserver(settings, 0, metrics.path, stdout=_STDERR)
         is_dead = _import_in(forkserver)
     except OSError as error:
-        raise AppError(f"no process could be started to import it: {error}") from error
+        raise AppError(f"no process could be started to import it: {why_not_started(error)}") from error
     finally:
         metrics.close()
     if forkserver.reason or is_dead:

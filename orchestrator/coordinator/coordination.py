@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Mapping
 
+from orchestrator.board.kernel import start_thread
 from orchestrator.config import Settings
 from orchestrator.coordinator.beginning import BeginServing
 from orchestrator.coordinator.carrier import Carrier
@@ -103,10 +104,10 @@ class Coordination:
         self._is_started = False
 
     def start(self) -> None:
-        """Starts both threads: `Registered`, or `StartFailed`, will be reported."""
+        """Starts both threads: `Registered`, or `StartFailed`, will be reported. NoRoomError: not even they may run."""
+        for name in (COORDINATOR, PULSE):  # without the other this one does nothing
+            start_thread(self._threads[name])
         self._is_started = True
-        for thread in self._threads.values():
-            thread.start()
 
     def post(self, order: Order) -> None:
         """Gives an order, which is carried out once, whatever becomes of the database meanwhile."""

@@ -25,7 +25,7 @@ from orchestrator.board.birth import (
     encode,
     told_orders,
 )
-from orchestrator.board.kernel import be_killed_first, die_with_parent, file_identity
+from orchestrator.board.kernel import be_killed_first, die_with_parent, file_identity, why_not_started
 from orchestrator.board.reactions import turn_deaf
 from orchestrator.board.roster import Roster
 from orchestrator.errors import AppError, AppLoadError
@@ -176,7 +176,8 @@ def _fork_on_request(
                 become=identity.become,
             )
         except OSError as error:
-            supervisor.send(encode("not_forked", slot=request.slot, incarnation=request.incarnation, reason=str(error)))
+            reason = why_not_started(error)
+            supervisor.send(encode("not_forked", slot=request.slot, incarnation=request.incarnation, reason=reason))
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)

@@ -5,6 +5,7 @@ It must never hold the supervisor up: connections are few, each has a deadline, 
 
 import errno
 import io
+import select
 import signal
 import socket
 import threading
@@ -16,6 +17,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client.registry import Collector
 
+from orchestrator.board.kernel import start_thread
 from orchestrator.errors import ConfigurationError, Problem
 from orchestrator.status.pages import Pages
 from orchestrator.status.snapshot import Snapshot
@@ -77,7 +79,11 @@ class Listener(ThreadingMixIn, WSGIServer):
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve it in a thread of its own. With too many open the oldest gives way: it is the likeliest to be stuck."""
+        """Serve it in a thread of its own. With too many open the oldest gives way: it is the likeliest to be stuck.
+
+        Where no thread may be started it is served in this one, for a worker that works must not fail its probes; but
+        for nobody is there waited here.
+        """
         with self._ended:
             if len(self._deadlines) >= MAX_CONNECTIONS:
                 _cut(min(self._deadlines, key=self._deadlines.__getitem__))
@@ -85,10 +91,16 @@ class Listener(ThreadingMixIn, WSGIServer):
             has_room = len(self._deadlines) < MAX_CONNECTIONS
             if has_room:
                 self._deadlines[request] = time.monotonic() + REQUEST_SECONDS
-        if has_room:
-            super().process_request(request, client_address)
-        else:
+        if not has_room:
             self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:
+            if _has_asked(request):
+                self.process_request_thread(request, client_address)
+            else:
+                self.shutdown_request(request)
 
     def service_actions(self) -> None:
         """Called between requests and every SWEEP_SECONDS: cut off whoever is over time."""
@@ -175,11 +187,12 @@ class StatusServer:
         return self._listener.server_name, self._listener.server_port
 
     def start(self) -> None:
-        """Serve from now on, in the background."""
+        """Serve from now on, in the background. NoRoomError: no thread may run."""
         if self._listener is None:
             raise AssertionError("BUG: bind comes first")
-        self._thread = threading.Thread(target=self._serve, args=(self._listener,), name="status", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._serve, args=(self._listener,), name="status", daemon=True)
+        start_thread(thread)
+        self._thread = thread
 
     def _serve(self, listener: Listener) -> None:
         # signals are the main thread's; the threads of the requests inherit this mask
@@ -195,6 +208,13 @@ class StatusServer:
                 self._thread.join()
             self._listener.server_close()
             self._listener = None
+
+
+def _has_asked(request: socket.socket) -> bool:
+    """Whether all of the question is there, or comes at once."""
+    poll = select.poll()
+    poll.register(request, select.POLLIN)
+    return bool(poll.poll(SHORTAGE_PAUSE_SECONDS * 1000)) and b"\r\n\r\n" in request.recv(1 << 16, socket.MSG_PEEK)
 
 
 def _cut(request: socket.socket) -> None:

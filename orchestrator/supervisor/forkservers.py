@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
 
+from orchestrator.board.kernel import why_not_started
 from orchestrator.model import TaskType
 from orchestrator.supervisor.attribution import describe_status
 from orchestrator.supervisor.forkserver import Forkserver, NotForked, Stage
@@ -70,7 +71,7 @@ class Forkservers:
         try:
             self._next = self._start(self._generation + 1)
         except OSError as error:
-            self._given_up = f"no forkserver could be started: {error}"
+            self._given_up = f"no forkserver could be started: {why_not_started(error)}"
 
     def give_up_slow(self, slow_seconds: float, now: float) -> None:
         """Another reload was asked for: if the import of this one takes so long, it is not waited for."""
@@ -176,7 +177,8 @@ class Forkservers:
             try:
                 self.current = self._start(self._generation)
             except OSError as error:
-                self._log.error("forkserver_not_started", error=str(error), restart_in=self._backoff.failed(now))
+                wait = self._backoff.failed(now)
+                self._log.error("forkserver_not_started", error=why_not_started(error), restart_in=wait)
 
     def cannot_serve(self, slow_seconds: float, now: float) -> bool:
         """Whether the one that served is gone and no other comes up: each fails, or has imported for so long."""

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from orchestrator.errors import NO_ROOM
 from tests.toys.workshop import PROJECT
 
 CROWDED = """
@@ -64,3 +65,25 @@ def test_that_the_second_of_the_two_forks_cannot_be_made_is_told_in_words() -> N
     program = [sys.executable, "-c", CROWDED_OUT, nobody_else]
     done = subprocess.run(program, cwd=PROJECT, capture_output=True, text=True, timeout=30)
     assert (done.stdout, done.stderr) == (f"{os.strerror(errno.EAGAIN)}\n", "")
+
+
+STARTED = """
+import encodings.idna, os, resource, sys
+from orchestrator.cli import main
+
+os.setuid(int(sys.argv[1]))
+resource.setrlimit(resource.RLIMIT_NPROC, (int(sys.argv[2]), int(sys.argv[2])))
+main(["start", "--database-url", "postgres://127.0.0.1:9/x", "--metrics-port", "0", "--metrics-host", "127.0.0.1"])
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a user without any process has to be become")
+@pytest.mark.parametrize("allowed", [1, 2, 3])
+def test_a_start_without_room_for_its_own_threads_says_what_to_raise(allowed: int) -> None:
+    """There are to be four: the main one, that of the pages, and two for the database."""
+    nobody_else = str(1_000_000_000 + os.getpid())
+    program = [sys.executable, "-c", STARTED, nobody_else, str(allowed)]
+    done = subprocess.run(program, cwd=PROJECT, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == f"orchestratord: {NO_ROOM}"
+    assert "Traceback" not in done.stderr

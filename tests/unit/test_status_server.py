@@ -208,6 +208,20 @@ class TestClients:
                 client.close()
         until(lambda: request_threads() == 0, "the threads ended")
 
+    def test_who_has_asked_is_answered_where_no_thread_may_be_started_and_nobody_else_is_waited_for(
+        self, server: StatusServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A task that starts programs without end must not have its worker restarted for a probe."""
+
+        def no_thread(*_: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(server_module.ThreadingMixIn, "process_request", no_thread)
+        with socket.create_connection(server.address) as silent, socket.create_connection(server.address) as slow:
+            slow.sendall(b"GET /livez HT")
+            assert ask(server, "/livez")[0] == 200
+            assert (silent.recv(1), slow.recv(1)) == (b"", b"")
+
     def test_many_at_once_are_all_answered(self, server: StatusServer) -> None:
         with ThreadPoolExecutor(16) as crowd:
             statuses = list(crowd.map(lambda _: ask(server, "/metrics")[0], range(100)))
