@@ -171,6 +171,16 @@ def parent_pid(pid: int) -> int | None:
     return int(fields[1]) if fields else None
 
 
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for this signal."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as status:
+            caught = int(status.read().partition(b"SigCgt:")[2].split()[0], 16)
+    except (OSError, IndexError):
+        return False
+    return bool(caught >> (number - 1) & 1)
+
+
 def wait_channel(pid: int) -> str:
     """Where in the kernel a process waits, for a child that does not answer: "state D in io_schedule"."""
     fields = stat_fields(pid)

@@ -4,6 +4,7 @@ Whatever the app starts carries a mark by which the supervisor finds it once nob
 """
 
 import contextlib
+import faulthandler
 import mmap
 import os
 import sys
@@ -12,17 +13,22 @@ from typing import NoReturn
 
 from orchestrator.app import App, load_app
 from orchestrator.board.birth import MARKER_VARIABLE, ForkserverOrders, app_marker
+from orchestrator.board.kernel import take_signal_stack
+from orchestrator.board.reactions import STACK_SIGNAL
 from orchestrator.telemetry import logs
 
 
 def import_app(orders: ForkserverOrders) -> App:
     """Errors as load_app's. Returns in the process that called it only, though the app may have forked: a copy would
-    speak to the supervisor, and fork children, as well."""
+    speak to the supervisor, and fork children, as well. Meanwhile STACK_SIGNAL has it print where it is."""
     origin = os.getpid()
+    faulthandler.register(STACK_SIGNAL, file=2, all_threads=False)
+    take_signal_stack()  # in place of faulthandler's
     try:
         with _marked(app_marker(orders.supervisor_pid, origin)):
             return load_app(orders.app, with_examples=orders.with_examples)
     finally:
+        faulthandler.unregister(STACK_SIGNAL)
         if os.getpid() != origin:
             _end_copy()
 

@@ -21,6 +21,8 @@ from orchestrator.board.birth import (
     encode,
     told_types,
 )
+from orchestrator.board.kernel import catches
+from orchestrator.board.reactions import STACK_SIGNAL
 from orchestrator.model import TaskType
 
 _ENTRY = Path(__file__).resolve().parent.parent / "forkserver" / "__main__.py"
@@ -64,6 +66,7 @@ class Forkserver:
         """What importing the app left that forking might break."""
         self.since = time.monotonic()
         self.ready_since: float | None = None
+        self.called_slow_at = self.since
         self.silent_since: float | None = None  # when it closed its end: it is dead, or will soon be
         self.status: int | None = None  # its wait status, once it was reaped
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -125,6 +128,11 @@ class Forkserver:
         except OSError:
             return False
         return True
+
+    def ask_for_stack(self) -> None:
+        """While it imports it tells on standard error where it is, unless it has not even begun."""
+        if catches(self.pid, STACK_SIGNAL):
+            os.kill(self.pid, STACK_SIGNAL)
 
     def was_reaped(self, status: int) -> None:
         self.status = status

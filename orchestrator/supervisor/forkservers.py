@@ -5,7 +5,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
 
-from orchestrator.board.kernel import why_not_started
+from orchestrator.board.kernel import wait_channel, why_not_started
+from orchestrator.exit_codes import ExitCode
 from orchestrator.model import TaskType
 from orchestrator.supervisor.attribution import describe_status
 from orchestrator.supervisor.forkserver import Forkserver, NotForked, Stage
@@ -78,6 +79,15 @@ class Forkservers:
         if self._next is not None and self._next.stage is Stage.IMPORTING and now - self._next.since > slow_seconds:
             self._given_up = f"the import had not ended after {now - self._next.since:.0f} s, at the next reload"
             self._drop_next()
+
+    def say_slow(self, slow_seconds: float, now: float) -> None:
+        """Of an import that takes so long, say so each time that so long is over, and have it say where it is."""
+        for each in self._all():
+            if each.stage is Stage.IMPORTING and now - each.called_slow_at > slow_seconds:
+                each.called_slow_at = now
+                waits = wait_channel(each.pid)
+                self._log.warning("app_import_slow", pid=each.pid, seconds=round(now - each.since), kernel=waits)
+                each.ask_for_stack()
 
     def open(self) -> list[Forkserver]:
         """Those to listen to: what has closed its end would be heard of without end."""
@@ -256,7 +266,8 @@ def why_it_cannot_serve(forkserver: Forkserver) -> str:
     if forkserver.reason or forkserver.status is None:
         return forkserver.reason
     how = f"the process that imported it ended: {describe_end(forkserver.status)}"
-    return f"{how}; {_AT_IMPORT}" if os.WIFEXITED(forkserver.status) else how
+    is_its_own_doing = os.WIFEXITED(forkserver.status) and os.WEXITSTATUS(forkserver.status) != ExitCode.BUG
+    return f"{how}; {_AT_IMPORT}" if is_its_own_doing else how
 
 
 def describe_end(status: int) -> str:

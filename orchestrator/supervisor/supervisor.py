@@ -104,6 +104,7 @@ class Supervisor:
         self._slot_report.proceed(now)
         if self._machine.state in (State.STARTING, *SERVING):
             self._forkservers.keep(now)
+            self._forkservers.say_slow(self._settings.pool.boot_seconds, now)
         if self._machine.is_serving:
             self._keep_children(now)
         if self._machine.state is State.DRAINING and self._farewell.is_over(now):

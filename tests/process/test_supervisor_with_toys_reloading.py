@@ -1,6 +1,7 @@
 """SIGHUP: new code is tried beside the old, and takes its place child by child; broken code takes nothing's place."""
 
 import os
+import re
 import signal
 
 import pytest
@@ -139,6 +140,16 @@ def test_a_forkserver_that_is_killed_while_another_is_tried_is_no_loss(workshop:
     workshop.wait_for(lambda: workshop.events("forkserver_died"))
     workshop.let_go("import-it")
     workshop.wait_for(lambda: codes(workshop) == ["second", "second"])
+
+
+def test_of_an_import_that_takes_long_it_is_told_where_it_is(make_workshop: MakeWorkshop) -> None:
+    workshop = make_workshop(boot_seconds=0.3)
+    workshop.use_app((workshop.folder / "toyapp.py").read_text() + GATED)
+    workshop.start()
+    workshop.wait_for(lambda: re.search(r'toyapp.py", line \d+ in <module>', workshop.log()))
+    workshop.let_go("import-it")
+    workshop.wait_for(lambda: workshop.births())
+    assert workshop.events("app_import_slow")
 
 
 def test_new_code_whose_import_hangs_is_given_up_for_the_next(make_workshop: MakeWorkshop) -> None:
