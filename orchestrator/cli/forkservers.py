@@ -12,7 +12,6 @@ from orchestrator.errors import AppError
 from orchestrator.supervisor import leftovers
 from orchestrator.supervisor.forkserver import Forkserver, Stage
 from orchestrator.supervisor.forkservers import LAST_SECONDS, why_it_cannot_serve
-from orchestrator.supervisor.link import kill_group
 from orchestrator.telemetry.directory import VARIABLE as METRICS_VARIABLE
 from orchestrator.telemetry.directory import MetricsDirectory
 
@@ -98,9 +97,8 @@ def _import_in(forkserver: Forkserver) -> bool:
         if not select.select((process,), (), (), LAST_SECONDS)[0]:
             forkserver.kill()
         os.waitid(os.P_PID, forkserver.pid, os.WEXITED | os.WNOWAIT)
-        kill_group(forkserver.pid)
+        leftovers.kill_orphans_of(forkserver.pid, forkserver.marker)
         _, status = os.waitpid(forkserver.pid, 0)
         forkserver.was_reaped(status)
         os.close(process)
-        leftovers.kill_of_app(forkserver.marker)
     return is_dead

@@ -241,9 +241,9 @@ class Forkservers:
         """Of those whose apps may need what they have started."""
         return {each.marker for each in self._all()}
 
-    def is_needless(self, pid: int, needed: Collection[str]) -> bool:
-        """Whether this is a forkserver, and not among the needed, by their markers."""
-        return any(each.pid == pid and each.marker not in needed for each in (*self._all(), *self._gone))
+    def marker_of(self, pid: int) -> str | None:
+        """None: it is no forkserver."""
+        return next((each.marker for each in (*self._all(), *self._gone) if each.pid == pid), None)
 
     def _all(self) -> list[Forkserver]:
         """Save those that were let go."""

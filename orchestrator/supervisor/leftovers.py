@@ -1,8 +1,11 @@
-"""Processes that a task, or an import of the app, started and left. Found by the mark they carry, killed by pidfd.
+"""Processes that a task, or an import of the app, started and left. Found by mark or session, killed by pidfd.
 
 A subprocess carries the marker of its child or forkserver in its environment; a process that was forked without exec
 has the child's board mapped, or what a forkserver has mapped while it imports. A pid alone is no identity: the mark is
 looked at again once the pidfd holds the process.
+
+One kind is let be: multiprocessing's resource tracker. It ends by itself after those whom it serves, and has removed by
+then what they left in shared memory; if it is killed, that stays there for ever.
 
 All of it reads /proc, and raises OSError if no descriptor is left to do it with.
 """
@@ -22,12 +25,27 @@ LOOKS_FOR_THE_GONE = 5
 LOOKS_AT_AN_EXEC = 500
 """A millisecond apart; an exec is over sooner."""
 
+_TRACKER = b"multiprocessing.resource_tracker"
+
 _MARK = MARKER_VARIABLE.encode() + b"="
 _GONE = (b"Z", b"X")
+_SESSION = 3
 _MEMORY = 20
 _ENVIRONMENT = slice(47, 49)
-"""Places among the fields: of vsize, and of env_start and env_end."""
+"""Places among the fields: of the session, of vsize, and of env_start and env_end."""
 _IN_EXEC = [b"0", b"0"]
+
+
+Matches = Callable[[int], bool | None]
+"""Whether the process with this pid is to be killed. None: that cannot be told yet."""
+
+
+def kill_left_by(pid: int, marker: str) -> int:
+    """Kill all that the process left which was named by `marker` and led a session of its own; returns how many.
+
+    It has ended, and is not reaped yet: so nobody else's session can have its pid.
+    """
+    return _kill(_descendants, _left_by(pid, marker))
 
 
 def kill_marked(marker: str) -> int:
@@ -36,18 +54,18 @@ def kill_marked(marker: str) -> int:
     Only what stands below this process is looked at: as it adopts orphans, a leftover does, and a look at every
     process of a busy machine takes a tenth of a second.
     """
-    return _kill(_descendants, lambda found: found == marker)
+    return _kill(_descendants, _by_marker(lambda found: found == marker))
 
 
 def kill_unowned(alive: Collection[str]) -> int:
     """Kill what children and forkservers of this process left whose marker is not `alive`; returns how many."""
     me = str(os.getpid())
-    return _kill(_descendants, lambda found: _supervisor_of(found) == me and found not in alive)
+    return _kill(_descendants, _by_marker(lambda found: _supervisor_of(found) == me and found not in alive))
 
 
-def kill_of_app(marker: str) -> int:
-    """Kill what the app of the forkserver named by `marker` has started, though this process adopts no orphans."""
-    return _kill(_in_our_namespace, lambda found: found == marker)
+def kill_orphans_of(pid: int, marker: str) -> int:
+    """As kill_left_by(), for a process that adopts no orphans."""
+    return _kill(_in_our_namespace, _left_by(pid, marker))
 
 
 def kill_of_dead_workers(own_worker_id: str) -> int:
@@ -60,7 +78,7 @@ def kill_of_dead_workers(own_worker_id: str) -> int:
         pid = _supervisor_of(marker)
         return marker.partition("/")[0] != own_worker_id and pid.isdigit() and not os.path.exists(f"/proc/{pid}")
 
-    return _kill(_in_our_namespace, is_orphaned)
+    return _kill(_in_our_namespace, _by_marker(is_orphaned))
 
 
 def _supervisor_of(marker: str) -> str:
@@ -69,7 +87,21 @@ def _supervisor_of(marker: str) -> str:
     return pid
 
 
-def _kill(candidates: Callable[[], Iterable[int]], matches: Callable[[str], bool]) -> int:
+def _left_by(leader: int, marker: str) -> Matches:
+    session = str(leader).encode()
+    carries = _by_marker(lambda found: found == marker)
+    return lambda pid: stat_fields(pid)[_SESSION : _SESSION + 1] == [session] or carries(pid)
+
+
+def _by_marker(is_meant: Callable[[str], bool]) -> Matches:
+    def matches(pid: int) -> bool | None:
+        found = _marker(pid)
+        return None if found is None else is_meant(found)
+
+    return matches
+
+
+def _kill(candidates: Callable[[], Iterable[int]], matches: Matches) -> int:
     """What is being killed may have forked meanwhile, and so may what ended of itself after the list was made: look
     until nothing new is there, and some times more if somebody is gone."""
     killed: set[int] = set()
@@ -93,27 +125,33 @@ def _kill(candidates: Callable[[], Iterable[int]], matches: Callable[[str], bool
             return len(killed)
 
 
-def _kill_if(pid: int, matches: Callable[[str], bool]) -> bool | None:
+def _kill_if(pid: int, matches: Matches) -> bool | None:
     """Whether it was killed. None: that cannot be told yet."""
-    found = _marker(pid)
-    if found is None:
-        return None
-    if not matches(found):
-        return False
+    is_meant = matches(pid)
+    if not is_meant:
+        return is_meant
     try:
         descriptor = os.pidfd_open(pid)
     except OSError:
         return False
     try:
-        again = _marker(pid)
-        if again != found or _is_zombie(pid):
-            return None if again is None else False
+        is_meant = matches(pid)
+        if not is_meant or _is_zombie(pid) or _is_tracker(pid):
+            return None if is_meant is None else False
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
             return True
         return False
     finally:
         os.close(descriptor)
+
+
+def _is_tracker(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as cmdline:
+            return _TRACKER in cmdline.read()
+    except OSError:
+        return False
 
 
 def _descendants() -> Iterator[int]:

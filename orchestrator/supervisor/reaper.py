@@ -3,6 +3,7 @@
 Called by the supervisor's loop. It asks no database: outcomes and hand-backs go out as orders.
 """
 
+import contextlib
 import math
 import os
 import signal
@@ -57,12 +58,13 @@ class Reaper:
         self._log = logs.get("supervisor")
 
     def kill(self, seat: Seat, doom: Doom, cause: str, now: float) -> None:
-        """SIGKILL for the child and its process group; what it was doing is settled when it is reaped."""
+        """SIGKILL for the child; what it has started goes, and what it was doing is settled, when it is reaped."""
         if seat.pid is None or seat.phase is Phase.DOOMED:
             return
         self._causes[seat.number] = cause
         self._pool.children.doomed(seat, doom, now)
-        kill_group(seat.pid)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(seat.pid, signal.SIGKILL)
 
     def kill_all(self, doom: Doom, cause: str, now: float) -> None:
         for seat in self._pool.children.in_phase(Phase.BOOTING, Phase.LIVE):
@@ -96,6 +98,7 @@ class Reaper:
     def _say_unreaped(self, seat: Seat, pid: int) -> None:
         if pid not in self._unreaped:
             self._unreaped.add(pid)
+            kill_group(pid)
             self._log.error(
                 "child_outlives_kill", slot=seat.number, pid=pid, kernel=wait_channel(pid),
                 then="its slot and its task wait until it ends",
@@ -105,14 +108,16 @@ class Reaper:
         """Wait no longer for those that were killed and have not ended: nothing of theirs will run again. What they
         leave is settled as if they had."""
         for seat in self._pool.children.in_phase(Phase.DOOMED):
+            marker = self._pool.links[seat.number].request.marker
+            self._kill_leftovers(lambda: leftovers.kill_marked(marker), now)  # noqa: B023 done at once
             self._ended(seat, signal.SIGKILL, now)
 
     def reap(self, now: float) -> list[tuple[int, int]]:
         """Reap all that has ended. Returns (pid, status) of those that are no children of the pool.
 
-        A child's group is killed while its zombie still holds the pid, then what it left in sessions of their own; and
-        so is a forkserver's, once nobody needs what its app started. What was about to become an orphan then is looked
-        for once its parent, a stranger, is reaped.
+        What a child has left is killed while its zombie still holds the pid; and so is what a forkserver has, once
+        nobody needs what its app started. What was about to become an orphan then is looked for once its parent, a
+        stranger, is reaped.
         """
         strangers: list[tuple[int, int]] = []
         while self._pool.dead_at_birth:
@@ -127,7 +132,8 @@ class Reaper:
                 return strangers
             pid = ended.si_pid
             seat = self._pool.children.by_pid(pid)
-            if seat is not None or self._forkservers.is_needless(pid, self._pool.markers()):
+            marker = self._marker_of(pid, seat)
+            if marker is not None and not self._kill_leftovers(lambda: leftovers.kill_left_by(pid, marker), now):  # noqa: B023
                 kill_group(pid)
             _, status = os.waitpid(pid, 0)
             if seat is not None:
@@ -136,6 +142,13 @@ class Reaper:
             if self._pool.children.in_phase(Phase.FORKING):
                 self._pool.unknown_exits[pid] = status
             strangers.append((pid, status))
+
+    def _marker_of(self, pid: int, seat: Seat | None) -> str | None:
+        """That of a child, or of a forkserver that is not needed any more."""
+        if seat is not None:
+            return self._pool.links[seat.number].request.marker
+        marker = self._forkservers.marker_of(pid)
+        return None if marker in self._pool.markers() else marker
 
     def _look_for_orphans(self, has_strangers: bool, now: float) -> None:
         if has_strangers and self._orphans_due == math.inf:
@@ -149,18 +162,19 @@ class Reaper:
         """The markers of children, and of forkservers that may fork or whose children use what the app has started."""
         return self._pool.markers() | self._forkservers.markers()
 
-    def _kill_leftovers(self, kill: Callable[[], object], now: float) -> None:
-        """What cannot be looked for now, since nothing can be opened, is looked for soon."""
+    def _kill_leftovers(self, kill: Callable[[], object], now: float) -> bool:
+        """False: they cannot be looked for now, since nothing can be opened, and are looked for soon."""
         try:
             kill()
         except OSError as error:
             self._log.warning("leftovers_not_sought", error=str(error), again_in=AGAIN_SECONDS)
             self._orphans_due = now + AGAIN_SECONDS
+            return False
+        return True
 
     def _ended(self, seat: Seat, status: int, now: float) -> None:
         """A child was reaped: hand back, write and replace what it leaves."""
         link = self._pool.links[seat.number]
-        self._kill_leftovers(lambda: leftovers.kill_marked(link.request.marker), now)
         cause = self._causes.pop(seat.number, None)
         leaving = link.board.leaving
         if cause is None and leaving is LeaveReason.BOOT:

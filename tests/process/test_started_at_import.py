@@ -146,6 +146,19 @@ def test_it_ends_with_a_start_that_fails_whatever_the_app_fails_with(make_worksh
         eventually(lambda: none_lives(started), within=2.0)  # noqa: B023 asked at once
 
 
+def test_what_the_app_has_in_shared_memory_is_removed_with_the_worker(make_workshop: MakeWorkshop) -> None:
+    memory = Path("/dev/shm", f"toys-{os.getpid()}")
+    workshop = make_workshop()
+    os.rename(workshop.folder / "toyapp.py", workshop.folder / "toys.py")
+    kept = f"kept = shared_memory.SharedMemory({memory.name!r}, create=True, size=1)"
+    workshop.use_app(f"from multiprocessing import shared_memory\n{kept}\nfrom toys import app\n")
+    workshop.start().ready()
+    assert memory.exists()
+    workshop.signal(signal.SIGTERM)
+    assert workshop.exit_code() == 0
+    eventually(lambda: not memory.exists(), within=5.0)
+
+
 @pytest.mark.parametrize("end", ["app = App()\n@app.task('greet')\ndef greet(): ...", "1 / 0"])
 def test_check_leaves_nothing_of_the_import(
     orchestratord: Command, database_url: str, tmp_path: Path, end: str

@@ -236,6 +236,17 @@ def test_whatever_a_task_started_ends_with_its_child(workshop: Workshop, then: s
     workshop.ready()
 
 
+@pytest.mark.parametrize("then", ["crash", "hang"])
+def test_what_a_killed_task_has_in_shared_memory_is_removed(workshop: Workshop, then: str) -> None:
+    """By multiprocessing's resource tracker, which was killed with the task: it stayed there until the next boot."""
+    memory = Path("/dev/shm", f"toys-{os.getpid()}-{then}")
+    number = workshop.add("share", name=memory.name, then=then, timeout=None if then == "crash" else 0.5)
+    workshop.wait_for(lambda: workshop.store.notes("shared"))
+    workshop.ended(number, "dead_letter")
+    eventually(lambda: not memory.exists(), within=5.0)
+    workshop.ready()
+
+
 def test_orphans_of_a_task_that_goes_on_are_reaped(workshop: Workshop) -> None:
     workshop.ended(workshop.add("orphans", count=40), "completed")
     workshop.wait_for(lambda: workshop.zombies() == [])

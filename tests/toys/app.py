@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import shared_memory
 from pathlib import Path
 
 from orchestrator import App, RetryPolicy
@@ -122,6 +123,16 @@ def parent(then: str) -> None:
             time.sleep(600)
     orphan = int(os.read(reader, 64))
     store().note("family", [program.pid, unmarked.pid, forked, orphan])
+    if then == "crash":
+        os.kill(os.getpid(), signal.SIGKILL)
+    hang()
+
+
+@app.task("share", max_retries=0)
+def share(name: str, then: str) -> None:
+    """Ends, or has to be ended, with shared memory of its own that it has not removed."""
+    shared = shared_memory.SharedMemory(name, create=True, size=1)
+    store().note("shared", shared.name)
     if then == "crash":
         os.kill(os.getpid(), signal.SIGKILL)
     hang()
