@@ -203,7 +203,7 @@ def describe_slot(seat: Seat, link: Link | None, now: float) -> dict[str, object
         "slot": seat.number,
         "phase": seat.phase.value,
         "pid": seat.pid,
-        "seconds": round(now - seat.since, 1),
+        "seconds": round(now - seat.since, 1) if seat.since else None,  # nobody has sat there yet
         "failures": seat.backoff.failures,
     }
     if link is None:

@@ -147,6 +147,9 @@ def test_of_an_import_that_takes_long_it_is_told_where_it_is(make_workshop: Make
     workshop.use_app((workshop.folder / "toyapp.py").read_text() + GATED)
     workshop.start()
     workshop.wait_for(lambda: re.search(r'toyapp.py", line \d+ in <module>', workshop.log()))
+    workshop.signal(signal.SIGUSR1)
+    workshop.wait_for(lambda: len(workshop.events("slot_state")) == 2)
+    assert {told["seconds"] for told in workshop.events("slot_state")} == {None}, "not since the machine was started"
     workshop.let_go("import-it")
     workshop.wait_for(lambda: workshop.births())
     assert workshop.events("app_import_slow")
