@@ -130,7 +130,7 @@ class Forkservers:
             return []
         self._next = None
         if tried.stage is not Stage.READY:
-            self._let_go(tried)  # it leaves by itself
+            self._let_go(tried)
             return [AppNews(News.RELOAD_REFUSED, reason=why_it_cannot_serve(tried))]
         self._generation = tried.generation
         self._backoff.succeeded()
@@ -213,11 +213,12 @@ class Forkservers:
 
     def _drop_next(self) -> None:
         if self._next is not None:
-            self._next.kill()
             self._let_go(self._next)
             self._next = None
 
     def _let_go(self, forkserver: Forkserver) -> None:
+        if forkserver.stage is not Stage.READY:
+            forkserver.kill()  # it would go on with its import, perhaps for ever
         forkserver.close()
         if not forkserver.is_reaped:
             self._gone.append(forkserver)
@@ -225,15 +226,14 @@ class Forkservers:
     def retire(self) -> None:
         """Nobody will be forked any more; children that run go on."""
         self._drop_next()
-        current, self.current = self.current, None
-        if current is not None:
-            self._retired.append(current)
-            if current.stage is not Stage.READY:
-                current.kill()
+        if self.current is not None:
+            self._retired.append(self.current)
+            self.current = None
 
-    def let_go(self, needed: Collection[str]) -> None:
+    def let_go(self, needed: Callable[[], Collection[str]]) -> None:
         """Those of the replaced that are not among the needed, by their markers, may leave."""
-        for each in [each for each in self._retired if each.marker not in needed]:
+        markers = needed() if self._retired else ()
+        for each in [each for each in self._retired if each.marker not in markers]:
             self._retired.remove(each)
             self._let_go(each)
 
@@ -252,7 +252,7 @@ class Forkservers:
     def close(self) -> None:
         """End all of them now; children that run are not theirs."""
         self.retire()
-        self.let_go(())
+        self.let_go(frozenset)
         for each in self._gone:
             each.kill()
 

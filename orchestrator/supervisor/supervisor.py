@@ -99,7 +99,7 @@ class Supervisor:
         for report in self._reports.take():
             self._course.take(report, now)
         self._forkservers.end_hung(self._reaper.check_deadlines(now))
-        self._forkservers.let_go(self._pool.markers())
+        self._forkservers.let_go(self._pool.markers)
         self._watch.look(now)
         self._slot_report.proceed(now)
         if self._machine.state in (State.STARTING, *SERVING):
