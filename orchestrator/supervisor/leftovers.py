@@ -45,7 +45,7 @@ def kill_left_by(pid: int, marker: str) -> int:
 
     It has ended, and is not reaped yet: so nobody else's session can have its pid.
     """
-    return _kill(_descendants, _left_by(pid, marker))
+    return _kill(_descendants, _left_by(pid, marker), gone={pid})
 
 
 def kill_marked(marker: str) -> int:
@@ -65,7 +65,7 @@ def kill_unowned(alive: Collection[str]) -> int:
 
 def kill_orphans_of(pid: int, marker: str) -> int:
     """As kill_left_by(), for a process that adopts no orphans."""
-    return _kill(_in_our_namespace, _left_by(pid, marker))
+    return _kill(_in_our_namespace, _left_by(pid, marker), gone={pid})
 
 
 def kill_of_dead_workers(own_worker_id: str) -> int:
@@ -101,11 +101,11 @@ def _by_marker(is_meant: Callable[[str], bool]) -> Matches:
     return matches
 
 
-def _kill(candidates: Callable[[], Iterable[int]], matches: Matches) -> int:
+def _kill(candidates: Callable[[], Iterable[int]], matches: Matches, *, gone: Collection[int] = ()) -> int:
     """What is being killed may have forked meanwhile, and so may what ended of itself after the list was made: look
-    until nothing new is there, and some times more if somebody is gone."""
+    until nothing new is there, and some times more if somebody is gone, save those of whom that is known."""
     killed: set[int] = set()
-    gone: set[int] = set()
+    gone = set(gone)
     looks_left, execs_left = LOOKS_FOR_THE_GONE, LOOKS_AT_AN_EXEC
     while True:
         found = {pid for pid in candidates() if pid not in killed}

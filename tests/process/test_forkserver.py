@@ -223,7 +223,7 @@ def test_an_app_that_cannot_serve_ends_the_start_with_the_reason_and_no_child(
     os.rename(workshop.folder / "toyapp.py", workshop.folder / "toys.py")
     workshop.use_app(source)
     workshop.start()
-    assert workshop.exit_code() == 3
+    assert workshop.exit_code(within=30.0) == 3  # it is tried three times
     (failed,) = workshop.events("start_failed")
     assert reason in failed["reason"]
     assert workshop.births() == []

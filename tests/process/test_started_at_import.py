@@ -140,7 +140,7 @@ def test_it_ends_with_a_start_that_fails_whatever_the_app_fails_with(make_worksh
     for end in ("1 / 0", "os._exit(0)", "from orchestrator import App\napp = App()"):
         workshop = make_workshop()
         workshop.use_app(STARTING + end)
-        assert workshop.start().exit_code() == 3
+        assert workshop.start().exit_code(within=30.0) == 3
         started = families(workshop)
         assert len(started) in (5, 15)
         eventually(lambda: none_lives(started), within=2.0)  # noqa: B023 asked at once
