@@ -52,20 +52,29 @@ def declare_others_dead(connection: Connection, *, term: int, holder: str, withi
 
 # Judged by the leader's own row too: as long as its beats are missing it judges nobody, and what happened before they
 # came back (`resumed_at`, written by the beat itself) or before its term or the server began is held against nobody: it
-# may have hit everybody. FOR UPDATE asks again about a row that has just beaten.
+# may have hit everybody. A time of more than a gap ahead is from before the server's clock was set back, by hours
+# perhaps, and tells nothing; the leader has beaten since then, and noted when. FOR UPDATE asks again about a row that
+# has just beaten.
 _DECLARE_SILENT_DEAD = """
 WITH lease AS MATERIALIZED (
     SELECT acquired_at FROM leadership
     WHERE id = 1 AND term = %(term)s AND holder = %(holder)s AND expires_at > clock_timestamp() FOR SHARE
 ), judge AS MATERIALIZED (
-    SELECT greatest(lease.acquired_at, me.resumed_at, pg_postmaster_start_time()) AS since
-    FROM lease, workers AS me
+    SELECT max(began.at) AS since
+    FROM lease, workers AS me,
+        LATERAL (VALUES (lease.acquired_at), (me.resumed_at), (pg_postmaster_start_time())) AS began (at)
     WHERE me.id = %(holder)s AND me.declared_dead_at IS NULL
       AND me.last_heartbeat > clock_timestamp() - %(gap_seconds)s * interval '1 second'
+      AND me.last_heartbeat <= clock_timestamp()
+      AND began.at <= clock_timestamp() + %(gap_seconds)s * interval '1 second'
+    HAVING count(*) > 0
 ), silent AS MATERIALIZED (
     SELECT w.id FROM judge, workers AS w
     WHERE w.id <> %(holder)s AND w.declared_dead_at IS NULL
-      AND greatest(w.last_heartbeat, judge.since) < clock_timestamp() - %(timeout_seconds)s * interval '1 second'
+      AND greatest(
+          CASE WHEN w.last_heartbeat <= clock_timestamp() + %(gap_seconds)s * interval '1 second'
+              THEN w.last_heartbeat END,
+          judge.since) < clock_timestamp() - %(timeout_seconds)s * interval '1 second'
     FOR UPDATE OF w SKIP LOCKED
 )
 UPDATE workers AS w SET declared_dead_at = clock_timestamp(), is_leader = false, leader_until = NULL

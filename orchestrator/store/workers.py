@@ -28,13 +28,15 @@ def register(
 def beat(connection: Connection, worker_id: str, *, gap_seconds: float, within: float) -> bool:
     """Renews the heartbeat. False: the row is gone or declared dead, so what this worker runs may run elsewhere.
 
-    One that comes more than `gap_seconds` after the last is noted: a leader judges nobody by what was before it.
+    One that comes more than `gap_seconds` after the last, or before it because the server's clock was set back, is
+    noted: a leader judges nobody by what was before it.
     """
     rows = connection.execute(
         """
         UPDATE workers SET last_heartbeat = clock_timestamp(),
             resumed_at = CASE
-                WHEN clock_timestamp() - last_heartbeat > %(gap_seconds)s * interval '1 second' THEN clock_timestamp()
+                WHEN clock_timestamp() - last_heartbeat > %(gap_seconds)s * interval '1 second'
+                    OR last_heartbeat > clock_timestamp() THEN clock_timestamp()
                 ELSE resumed_at END
         WHERE id = %(worker_id)s AND declared_dead_at IS NULL
         RETURNING 1

@@ -1,5 +1,7 @@
 """Who is declared dead for not having beaten: by the leader, under its term, and by the server's clock."""
 
+from datetime import timedelta
+
 import pytest
 
 from orchestrator.store import upkeep, workers
@@ -81,6 +83,49 @@ def test_the_leaders_beats_in_time_are_no_gap(connection: Connection, old_term: 
     age(connection, "leader", 4.0)
     assert beat(connection, "leader")
     assert declare(connection, old_term) == ["w"]
+
+
+def set_back(connection: Connection, hours: int = 3) -> None:
+    """As if the server's clock was: all that has been written lies ahead by so much."""
+    connection.execute(
+        """
+        UPDATE workers SET last_heartbeat = last_heartbeat + %(ahead)s, resumed_at = resumed_at + %(ahead)s;
+        UPDATE leadership SET acquired_at = acquired_at + %(ahead)s;
+        """,
+        {"ahead": timedelta(hours=hours)},
+        within=5.0,
+    )
+
+
+def test_a_worker_that_died_before_the_servers_clock_was_set_back_is_declared_dead_all_the_same(
+    connection: Connection, term: int
+) -> None:
+    add_worker(connection)
+    set_back(connection)
+    assert declare(connection, term, timeout=0.0) == [], "the leader has not beaten since"
+
+    assert beat(connection, "leader")
+    assert declare(connection, term) == [], "nor had the other any time to"
+    assert declare(connection, term, timeout=0.0) == ["w"]
+
+
+def test_the_times_of_a_term_and_a_server_from_before_its_clock_was_set_back_protect_nobody(
+    connection: Connection, old_term: int
+) -> None:
+    add_worker(connection, "silent")
+    add_worker(connection, "well")
+    connection.execute(
+        """
+        CREATE OR REPLACE FUNCTION pg_postmaster_start_time() RETURNS timestamptz LANGUAGE sql
+        AS $$ SELECT clock_timestamp() + interval '2 hours' $$;
+        """,
+        within=5.0,
+    )
+    set_back(connection)
+    assert beat(connection, "leader")
+    connection.execute("UPDATE workers SET resumed_at = resumed_at - interval '1 hour' WHERE id = 'leader'", within=5.0)
+    assert beat(connection, "well")
+    assert declare(connection, old_term) == ["silent"]
 
 
 def test_a_leader_never_declares_itself_dead(connection: Connection, old_term: int) -> None:
