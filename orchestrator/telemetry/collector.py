@@ -94,13 +94,13 @@ class SlotFilesCollector:
         return counts, gauges
 
     def _file_names(self) -> list[str]:
+        """Those that are there, and those of counts that were: nobody who may has removed them."""
         try:
-            names = sorted(os.listdir(self._path))
+            names = os.listdir(self._path)
         except OSError as error:
             self._failed(self._path, str(error))
-            names = sorted(self._last_whole)
-        self._last_whole = {name: self._last_whole[name] for name in names if name in self._last_whole}
-        return names
+            names = []
+        return sorted({*names, *self._last_whole})
 
     def _read(self, file_name: str, *, counts_up: bool) -> list[Entry]:
         """A file's entries. Counts that can't be read now are those read last: a dip would look like a restart."""
@@ -109,9 +109,9 @@ class SlotFilesCollector:
             with open(path, "rb") as file:
                 entries, is_whole = read_entries(file.read())
             problem = "" if is_whole else "empty, torn or garbage"
-        except FileNotFoundError:
-            return []  # a dead child's gauges, removed just now
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and not counts_up:
+                return []  # a dead child's gauges, removed just now
             entries, problem = [], str(error)
         if not problem:
             self._unreadable.discard(path)

@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from orchestrator.errors import ConfigurationError, Problem
@@ -26,6 +26,10 @@ MARK_TEXT = (
 ROOM_BYTES = 1 << 20
 """So much must fit at start."""
 
+LOGIND = "/run/systemd/seats"
+HIGHEST_SYSTEM_UID = 999
+"""Where logind runs and its RemoveIPC is not switched off, it spares users up to this one."""
+
 _OURS = re.compile(r"(counter|histogram|summary|gauge_[a-z]+)_[^_/]+\.db(\.\d+)?")
 _ZEROED = ("sum", "livesum", "all")
 _REMOVED = ("liveall", "livemin", "livemax", "livemostrecent")
@@ -34,9 +38,9 @@ _REMOVED = ("liveall", "livemin", "livemax", "livemostrecent")
 class MetricsDirectory:
     """A folder of our own, locked as long as this process lives. Use it in the supervisor's main thread."""
 
-    def __init__(self, path: str, lock: int) -> None:
+    def __init__(self, path: str, locks: tuple[int, ...]) -> None:
         self.path = path
-        self._lock = lock
+        self._locks = locks
 
     @classmethod
     def open(cls, path: str | None, worker_id: str) -> "MetricsDirectory":
@@ -45,7 +49,7 @@ class MetricsDirectory:
         Folders of killed daemons are cleared there first. Raises ConfigurationError where none can be made.
         """
         problems: list[str] = []
-        for parent in [path] if path is not None else _private_places():
+        for parent in [path] if path is not None else private_places():
             try:
                 clear_stale(parent)
                 return _made(parent, worker_id)
@@ -73,10 +77,10 @@ class MetricsDirectory:
 
     def close(self) -> None:
         """Remove the folder and what we put there; once."""
-        if self._lock >= 0:
+        if self._locks:
             _clear(self.path)
-            os.close(self._lock)
-            self._lock = -1
+            _close(self._locks)
+            self._locks = ()
 
 
 def clear_stale(parent: str) -> None:
@@ -129,11 +133,13 @@ def _clear(path: str) -> None:
 def _made(parent: str, worker_id: str) -> MetricsDirectory:
     """Made, marked and locked under another name first: whoever clears stale ones must never see it unlocked."""
     new = tempfile.mkdtemp(prefix=".orchestratord-new-", dir=parent)
-    lock = -1
+    locks: list[int] = []
     try:
-        lock = os.open(os.path.join(new, MARK), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        os.write(lock, MARK_TEXT)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locks.append(os.open(os.path.join(new, MARK), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        os.write(locks[0], MARK_TEXT)
+        fcntl.flock(locks[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locks.append(os.open(new, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        fcntl.flock(locks[1], fcntl.LOCK_SH | fcntl.LOCK_NB)  # systemd-tmpfiles leaves alone what is old in it
         _require_room(new)
         name = PREFIX + re.sub(r"[^\w.-]", "-", worker_id)[:150]
         if os.path.lexists(os.path.join(parent, name)):
@@ -142,10 +148,14 @@ def _made(parent: str, worker_id: str) -> MetricsDirectory:
         os.rename(new, path)
     except BaseException:
         _clear(new)
-        if lock >= 0:
-            os.close(lock)
+        _close(locks)
         raise
-    return MetricsDirectory(path, lock)
+    return MetricsDirectory(path, tuple(locks))
+
+
+def _close(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _require_room(folder: str) -> None:
@@ -154,11 +164,16 @@ def _require_room(folder: str) -> None:
         os.posix_fallocate(probe.fileno(), 0, ROOM_BYTES)
 
 
-def _private_places() -> Iterator[str]:
-    """Where a private folder may be: in memory, else where temporary files go, which may be nowhere."""
-    yield "/dev/shm"
+def private_places() -> list[str]:
+    """Where a private folder may be, the best first: in memory, else where temporary files go, which may be nowhere.
+
+    But what somebody who logs in has in memory is removed when he logs out, though his daemons go on.
+    """
+    in_memory, on_disk = ["/dev/shm"], []
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     if os.path.isabs(runtime):
-        yield runtime
+        in_memory.append(runtime)
     with suppress(FileNotFoundError):
-        yield tempfile.gettempdir()
+        on_disk.append(tempfile.gettempdir())
+    is_swept = os.geteuid() > HIGHEST_SYSTEM_UID and os.path.exists(LOGIND)
+    return [*on_disk, *in_memory] if is_swept else [*in_memory, *on_disk]

@@ -1,12 +1,15 @@
 """Metrics of many processes in files: counts that survive children, files that are broken, a disk that is full."""
 
+import fcntl
 import os
 import random
 import resource
+import shutil
 import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 import timeit
 from collections.abc import Callable, Iterator
@@ -20,6 +23,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from orchestrator.errors import ConfigurationError
 from orchestrator.model import TaskType
+from orchestrator.telemetry import directory as directory_of_metrics
 from orchestrator.telemetry.directory import MARK, PREFIX
 from orchestrator.telemetry.files import INITIAL_BYTES, ValueFile, read_entries
 from orchestrator.telemetry.metrics import TaskMetrics
@@ -243,6 +247,15 @@ class TestBrokenFiles:
         assert first == second == [3]
         assert failures(collector) == 2
 
+    def test_counts_whose_folder_somebody_removes_stay_as_they_were(self, who: Who, tmp_path: Path) -> None:
+        Counter("made_total", "x", registry=None).inc(3)
+        Gauge("now", "x", multiprocess_mode="sum", registry=None).set(1)
+        collector = SlotFilesCollector(str(tmp_path))
+        assert failures(collector) == 0
+        shutil.rmtree(tmp_path)
+        left = {sample.name: sample.value for family in collector.collect() for sample in family.samples}
+        assert left == {"made_total": 3, "metrics_file_failures_total": 2}, "the folder, and its file of counts"
+
     def test_a_torn_file_is_replaced_by_what_can_be_read_of_it(self, tmp_path: Path) -> None:
         path = tmp_path / "counter_3.db"
         file = ValueFile(str(path))
@@ -427,6 +440,29 @@ class TestMetricsDirectory:
         assert os.stat(directory.path).st_mode & 0o777 == 0o700
         directory.close()
         assert not os.path.exists(directory.path)
+
+    def test_the_folder_is_locked_too_so_that_who_tidies_temporary_files_passes_it_by(self, tmp_path: Path) -> None:
+        directory = MetricsDirectory.open(str(tmp_path), "host-1-abc")
+        folder = os.open(directory.path, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as systemd-tmpfiles asks, see tmpfiles.d(5)
+        directory.close()
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(folder)
+
+    @pytest.mark.parametrize(("is_system_user", "has_logind"), [(False, True), (True, True), (False, False)])
+    def test_a_private_folder_is_in_memory_unless_that_is_swept_when_its_user_logs_out(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_system_user: bool, has_logind: bool
+    ) -> None:
+        uid = os.geteuid()
+        monkeypatch.setattr(directory_of_metrics, "HIGHEST_SYSTEM_UID", uid if is_system_user else uid - 1)
+        monkeypatch.setattr(directory_of_metrics, "LOGIND", str(tmp_path if has_logind else tmp_path / "none"))
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+        is_swept = has_logind and not is_system_user
+        directory = MetricsDirectory.open(None, "host-1-abc")
+        assert os.path.dirname(directory.path) == (str(tmp_path) if is_swept else "/dev/shm")
+        directory.close()
 
     def test_a_worker_id_with_odd_characters_is_a_plain_folder_name(self, tmp_path: Path) -> None:
         directory = MetricsDirectory.open(str(tmp_path), "../ho st/1")
