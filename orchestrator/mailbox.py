@@ -80,10 +80,14 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Types:
-    """The app was reloaded: register its types."""
+    """The app was reloaded: register its types.
+
+    `only_missing`: it was not, but the database may have lost those that were registered.
+    """
 
     types: tuple[TaskType, ...]
     app: str
+    only_missing: bool = False
 
 
 @dataclass(frozen=True, slots=True)

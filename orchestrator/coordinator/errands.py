@@ -39,7 +39,7 @@ class Errand(Protocol):
 
 
 class RegisterTypes:
-    """Types: what the reloaded app serves."""
+    """Types: what the reloaded app serves, or the database may have lost."""
 
     name = "register_types"
 
@@ -50,7 +50,7 @@ class RegisterTypes:
         order = self._book.types()
         if order is None:
             return False
-        types.register(connection, order.types, within=SMALL_WRITE_SECONDS)
+        types.register(connection, order.types, within=SMALL_WRITE_SECONDS, only_missing=order.only_missing)
         self._book.settle_types(order)
         return True
 

@@ -80,8 +80,9 @@ class OrderBook:
                     self._activity = order
                 case Begin():
                     self._begin = order
-                case Types():
-                    self._types = order
+                case Types(only_missing=only_missing):
+                    if self._types is None or not only_missing:
+                        self._types = order
         self._bell.ring()
 
     def _end(self, token: int, end: Outcome | HandBack) -> None:

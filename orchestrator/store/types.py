@@ -7,8 +7,11 @@ from orchestrator.model import TaskType
 from orchestrator.store.connection import Connection
 
 
-def register(connection: Connection, types: Sequence[TaskType], *, within: float) -> None:
-    """Records these types; the newest start wins. In the order of their names, so that two starts never deadlock."""
+def register(connection: Connection, types: Sequence[TaskType], *, within: float, only_missing: bool = False) -> None:
+    """Records these types; the newest start wins, unless `only_missing`: then what is there stays.
+
+    In the order of their names, so that two starts never deadlock.
+    """
     connection.execute(
         """
         INSERT INTO task_types (type, max_retries, timeout_seconds, retry_base_seconds, retry_cap_seconds, last_seen)
@@ -20,8 +23,10 @@ def register(connection: Connection, types: Sequence[TaskType], *, within: float
         ON CONFLICT (type) DO UPDATE SET max_retries = excluded.max_retries,
             timeout_seconds = excluded.timeout_seconds, retry_base_seconds = excluded.retry_base_seconds,
             retry_cap_seconds = excluded.retry_cap_seconds, last_seen = excluded.last_seen
+        WHERE NOT %(only_missing)s
         """,
         {
+            "only_missing": only_missing,
             "types": [t.name for t in types],
             "max_retries": [t.max_retries for t in types],
             "timeouts": [t.timeout_seconds for t in types],

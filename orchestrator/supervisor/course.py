@@ -167,8 +167,11 @@ class Course:
             self._machine.step(State.STOPPING)
 
     def _declared_dead(self, report: DeclaredDead, now: float) -> None:
-        """Others run our tasks by now: ours end at once, and what they bring is refused."""
+        """Others run our tasks by now: ours end at once, and what they bring is refused. Or somebody has emptied the
+        tables, and of our types nobody knows the limits any more."""
         self._log.error("declared_dead", new_worker_id=report.worker_id, then="kill what runs and go on")
         self._reaper.kill_all(Doom.DRAIN, "its worker was declared dead", now)
         self._pool.settings.worker_id = report.worker_id
         self._pool.children.forget_failures()  # of those that found themselves unregistered before we heard of it
+        if self.has_begun:
+            self._database.post(Types(self.types, self._settings.app, only_missing=True))

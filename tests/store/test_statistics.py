@@ -83,6 +83,12 @@ def test_the_newest_registration_of_a_type_wins(connection: Connection) -> None:
     assert again_seen > first_seen
 
 
+def test_of_types_that_may_have_been_lost_only_those_that_are_missing_are_registered(connection: Connection) -> None:
+    types.register(connection, [TaskType("a", 1)], within=5.0)
+    types.register(connection, [TaskType("a", 7), TaskType("b", 7)], within=5.0, only_missing=True)
+    assert [each for each, _ in types.list_all(connection, within=5.0)] == [TaskType("a", 1), TaskType("b", 7)]
+
+
 def test_an_app_without_types_registers_nothing(connection: Connection) -> None:
     types.register(connection, [], within=5.0)
     assert types.list_all(connection, within=5.0) == []

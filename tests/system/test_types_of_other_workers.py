@@ -15,6 +15,18 @@ def foreign():
 """
 
 
+def test_the_limits_of_a_type_are_known_again_after_somebody_has_emptied_all_tables(
+    fleet: Fleet, queue: Queue, gates: Gates
+) -> None:
+    leader = fleet.add(APP, DATABASE_URL=queue.url)
+    other = fleet.add(APP + FOREIGN, DATABASE_URL=queue.url)
+    queue.rows("TRUNCATE tasks, workers, leadership, sleepers, task_types")
+    for worker in (leader, other):
+        worker.wait_log("declared_dead new_worker_id")
+    eventually(lambda: len(fleet.leaders()) == 1, within=10, why="one leads")
+    eventually(lambda: queue.one("SELECT max_retries FROM task_types WHERE type = 'foreign'") == 0, within=10)
+
+
 def test_the_first_dead_letter_of_a_type_that_only_a_dead_worker_served_is_seen_to_be_the_first(
     fleet: Fleet, queue: Queue, gates: Gates
 ) -> None:

@@ -19,7 +19,7 @@ from orchestrator.coordinator.standing import PATIENCE_SECONDS, Lead, Standing
 from orchestrator.coordinator.waiting import Bell, wait_until
 from orchestrator.errors import StatementRefused
 from orchestrator.mailbox import Activity, Audit, Begin, Finish, MarkRunning, Order, Release, Types
-from orchestrator.model import ClaimRef, Outcome, Start, TaskStatus, Term
+from orchestrator.model import ClaimRef, Outcome, Start, TaskStatus, TaskType, Term
 from orchestrator.telemetry.metrics import TaskMetrics
 from tests.fixtures.coordination import eventually
 
@@ -123,6 +123,15 @@ def test_orders_are_outstanding_until_they_are_settled() -> None:
     book.settle_begin(begin)
     book.settle_types(types)
     assert book.outstanding == 0
+
+
+def test_types_that_may_have_been_lost_do_not_take_the_place_of_new_ones() -> None:
+    book = OrderBook()
+    new, lost = Types((TaskType("new"),), "app"), Types((TaskType("lost"),), "app", only_missing=True)
+    book.post(lost)
+    book.post(new)
+    book.post(lost)
+    assert book.types() is new
 
 
 def test_what_was_posted_while_its_predecessor_was_carried_out_stays() -> None:
