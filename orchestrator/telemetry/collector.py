@@ -176,28 +176,35 @@ def _merge_gauge(family: Family, series: Series, mode: str, identity: str, entry
 
 
 def _exposed(name: str, family: Family) -> Metric:
+    """What has the same labels stands together, as OpenMetrics demands; some who read it refuse all of it otherwise."""
     metric = Metric(name, family.help, family.kind)
-    if family.kind == "histogram":
-        _add_histograms(metric, family)
-    else:
-        for (series, labels), value in family.values.items():
-            metric.add_sample(series, dict(labels), value)
+    groups: dict[Labels, list[tuple[str, Labels, float]]] = {}
+    for (series, labels), value in family.values.items():
+        group = _without_bound(labels) if family.kind == "histogram" else labels
+        groups.setdefault(group, []).append((series, labels, value))
+    for group, samples in groups.items():
+        if family.kind == "histogram":
+            _add_buckets(metric, group, samples)
+        for series, labels, value in samples:
+            if labels == group:
+                metric.add_sample(series, dict(labels), value)
     return metric
 
 
-def _add_histograms(metric: Metric, family: Family) -> None:
+def _without_bound(labels: Labels) -> Labels:
+    return tuple(pair for pair in labels if pair[0] != "le")
+
+
+def _add_buckets(metric: Metric, group: Labels, samples: list[tuple[str, Labels, float]]) -> None:
     """Buckets are stored each for itself; shown they include the smaller ones, and the last is the count."""
-    buckets: dict[Labels, list[tuple[float, str, float]]] = {}
-    for (series, labels), value in family.values.items():
+    buckets = []
+    for _, labels, value in samples:
         bound = next((text for label, text in labels if label == "le"), None)
-        if bound is None:
-            metric.add_sample(series, dict(labels), value)
-        elif _BOUND.fullmatch(bound):
-            others = tuple(pair for pair in labels if pair[0] != "le")
-            buckets.setdefault(others, []).append((float(bound), bound, value))
-    for labels, each in buckets.items():
-        count = 0.0
-        for _, bound, value in sorted(each):
-            count += value
-            metric.add_sample(f"{metric.name}_bucket", {**dict(labels), "le": bound}, count)
-        metric.add_sample(f"{metric.name}_count", dict(labels), count)
+        if bound is not None and _BOUND.fullmatch(bound):
+            buckets.append((float(bound), bound, value))
+    count = 0.0
+    for _, bound, value in sorted(buckets):
+        count += value
+        metric.add_sample(f"{metric.name}_bucket", {**dict(group), "le": bound}, count)
+    if buckets:
+        metric.add_sample(f"{metric.name}_count", dict(group), count)

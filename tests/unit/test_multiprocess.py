@@ -193,6 +193,20 @@ class TestMerging:
         ours = [line for line in generate_latest(own).decode().splitlines() if "metrics_file" not in line]
         assert sorted(ours) == sorted(stock)
 
+    @pytest.mark.parametrize("kind", [Histogram, Summary])
+    def test_what_has_the_same_labels_stands_together_as_openmetrics_demands(
+        self, who: Who, tmp_path: Path, kind: type[Histogram] | type[Summary]
+    ) -> None:
+        metric = kind("took", "x", ["type"], registry=None)
+        as_child(who, "1", lambda: metric.labels("a").observe(1))
+        as_child(who, "2", lambda: [metric.labels(each).observe(1) for each in ("b", "a")])
+        registry = CollectorRegistry()
+        registry.register(SlotFilesCollector(str(tmp_path)))
+        text = generate_openmetrics(registry).decode()
+        families = text_string_to_metric_families(text)  # type: ignore[no-untyped-call]  # it raises where it does not
+        types = [sample.labels["type"] for family in families if family.name == "took" for sample in family.samples]
+        assert types == sorted(types), text
+
     def test_a_gauge_that_a_process_never_set_is_not_the_smallest(self, who: Who, tmp_path: Path) -> None:
         gauge = Gauge("oldest", "x", multiprocess_mode="livemin", registry=None)
         as_child(who, "1", lambda: gauge.set(5))
