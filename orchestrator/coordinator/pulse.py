@@ -20,7 +20,7 @@ from orchestrator.coordinator.session import CONNECT_SECONDS, Session
 from orchestrator.coordinator.standing import Standing
 from orchestrator.coordinator.starting import Starting
 from orchestrator.coordinator.waiting import Bell, wait_until
-from orchestrator.errors import InstanceRunningError, SchemaError, StoreError
+from orchestrator.errors import DatabaseUnavailable, InstanceRunningError, SchemaError, StoreError
 from orchestrator.exit_codes import ExitCode
 from orchestrator.mailbox import (
     DeclaredDead,
@@ -144,7 +144,13 @@ class Pulse:
         """Whatever is due, then a wait for what comes next."""
         if self._listening is not connection:
             self._listen(connection)
-        due_at = self._hold_lease(connection)
+        try:
+            due_at = self._hold_lease(connection)
+        except DatabaseUnavailable:
+            raise
+        except Exception:
+            self._beat(connection)  # whatever is wrong with the lease, this worker lives
+            raise
         due_at = min(due_at, self._beat(connection))
         self._session.answered()
         self._backoff.succeed()

@@ -4,6 +4,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
+from datetime import timedelta
 
 import pytest
 
@@ -203,6 +204,20 @@ def test_a_lease_in_anothers_hands_is_reported_once_and_nothing_more_is_done_und
     assert database.value("SELECT status FROM tasks") == "claimed"
     assert worker.coordination.status().counts == time_of_counts
     assert DeclaredDead not in {type(report) for report in worker.reports.seen}
+
+
+def test_a_worker_beats_also_while_whatever_it_asks_about_the_lease_is_refused(
+    database: Database, make_worker: MakeWorker
+) -> None:
+    """Of a fleet with a role for each worker, one's rights may be missing: it must not be taken for dead."""
+    worker_id = make_worker().serve()
+    database.run("ALTER TABLE leadership RENAME TO moved")
+    beat = "SELECT last_heartbeat FROM workers WHERE id = %s"
+    first = database.value(beat, worker_id)
+    eventually(lambda: database.value(beat, worker_id) > first + timedelta(seconds=1))
+    database.run("ALTER TABLE moved RENAME TO leadership")
+    renewed = database.value("SELECT renewed_at FROM leadership")
+    eventually(lambda: database.value("SELECT renewed_at FROM leadership") > renewed)
 
 
 def test_a_lease_that_ran_out_is_taken_again_if_nobody_else_has_it(database: Database, make_worker: MakeWorker) -> None:
