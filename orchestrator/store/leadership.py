@@ -7,7 +7,7 @@ repeated after a lost reply. A caller reckons its lease from before it called.
 """
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 from orchestrator.model import LeaseHolder, Process
 from orchestrator.store.connection import Connection
@@ -29,7 +29,16 @@ def read(connection: Connection, *, within: float) -> LeaseHolder | None:
     if not rows:
         return None
     holder, term, remaining, process = rows[0]
-    return LeaseHolder(holder, term, remaining, Process(**json.loads(process)) if process else None)
+    return LeaseHolder(holder, term, remaining, _process(process))
+
+
+def _process(text: str | None) -> Process | None:
+    """Who holds the lease may be a later version, which tells more of its process, or nothing that we understand."""
+    told = json.loads(text or "null")
+    try:
+        return Process(**{each.name: told[each.name] for each in fields(Process)})
+    except (KeyError, TypeError):
+        return None
 
 
 def restore(connection: Connection, *, within: float) -> None:

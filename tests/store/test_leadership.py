@@ -60,6 +60,20 @@ def test_the_first_to_ask_leads_and_is_shown_with_its_process(connection: Connec
     assert leaders(connection) == {"a"}
 
 
+@pytest.mark.parametrize(
+    ("told", "is_understood"),
+    [("holder_process || '{\"colour\": 1}'", True), ("'{\"pid\": 1}'", False), ("'[1]'", False), ("'null'", False)],
+)
+def test_a_holder_of_a_later_version_may_tell_of_its_process_what_we_do_not_know(
+    connection: Connection, told: str, is_understood: bool
+) -> None:
+    acquire(connection, "a")
+    connection.execute(f"UPDATE leadership SET holder_process = {told}", within=5.0)
+    found = leadership.read(connection, within=5.0)
+    assert found is not None
+    assert (found.holder, found.process) == ("a", PROCESS if is_understood else None)
+
+
 def test_a_lease_whose_row_was_deleted_is_made_anew_and_goes_on_in_a_higher_term(connection: Connection) -> None:
     for term in range(1, 4):
         assert acquire(connection, "a") == term
