@@ -29,12 +29,14 @@ class Sample:
 class EnqueuedCount:
     """How many tasks of each type were enqueued up to the position `counted_to`; hand that to the next call.
 
-    `is_complete` false: there is more up to where it was to count; call again.
+    `is_complete` false: there is more up to where it was to count; call again. `is_provisional`: the position is not
+    stored, since one that is lies ahead of the server's clock; hand that to the next call too.
     """
 
     counted_to: str
     by_type: tuple[tuple[str, int], ...]
     is_complete: bool
+    is_provisional: bool = False
 
 
 def sample(connection: Connection, *, within: float) -> Sample:
@@ -69,15 +71,25 @@ def horizon(samples: Sequence[Sample], latest: Sample) -> float | None:
 # counted again for the answer and nothing moves. `by_type` stops at the limit, so that a long absence is caught up in
 # pieces; there is no max() of uuids before PostgreSQL 18, but of arrays. The position never moves back, whatever an
 # abandoned call still does.
+# A position ahead of the clock is from before that was set back: it stays, and what comes until the clock is there
+# again is counted from a position that the caller alone keeps, and forgets then.
 _COUNT = """
 WITH lease AS MATERIALIZED (
-    SELECT counted_to FROM leadership
+    SELECT counted_to, orchestrator_id_at(now() + interval '1 minute') AS ahead,
+        orchestrator_id_at(to_timestamp(%(up_to)s)) AS settled
+    FROM leadership
     WHERE id = 1 AND term = %(term)s AND holder = %(holder)s AND expires_at > clock_timestamp() FOR UPDATE
-), span AS MATERIALIZED (
-    SELECT coalesce(%(after)s::uuid, counted_to) AS low, %(after)s::uuid < counted_to AS is_repeat,
-        CASE WHEN %(after)s::uuid IS NULL OR %(after)s::uuid < counted_to THEN counted_to
-             ELSE greatest(counted_to, orchestrator_id_at(to_timestamp(%(up_to)s))) END AS high
+), asked AS MATERIALIZED (
+    SELECT counted_to, ahead, settled, counted_to > ahead AS is_provisional,
+        CASE WHEN NOT %(is_provisional)s OR counted_to > ahead THEN %(after)s::uuid END AS after
     FROM lease
+), span AS MATERIALIZED (
+    SELECT is_provisional, coalesce(after, counted_to) AS low, after < counted_to AND NOT is_provisional AS is_repeat,
+        CASE WHEN after IS NULL THEN counted_to
+             WHEN is_provisional THEN greatest(CASE WHEN after <= ahead THEN after END, settled)
+             WHEN after < counted_to THEN counted_to
+             ELSE greatest(counted_to, settled) END AS high
+    FROM asked
 ), by_type AS MATERIALIZED (
     SELECT type, count(*), max(ARRAY[id]) AS last
     FROM (
@@ -93,11 +105,12 @@ WITH lease AS MATERIALIZED (
     FROM span
 ), moved AS (
     UPDATE leadership AS l SET counted_to = reach.counted_to
-    FROM reach
+    FROM reach, span
     WHERE l.id = 1 AND l.term = %(term)s AND l.holder = %(holder)s AND l.counted_to < reach.counted_to
+      AND NOT span.is_provisional
 )
-SELECT reach.counted_to::text, reach.counted_to = reach.high AND NOT coalesce(span.is_repeat, false), by_type.type,
-    by_type.count
+SELECT reach.counted_to::text, reach.counted_to = reach.high AND NOT coalesce(span.is_repeat, false),
+    span.is_provisional, by_type.type, by_type.count
 FROM span, reach LEFT JOIN by_type ON true
 """
 
@@ -110,6 +123,7 @@ def count_enqueued(
     after: str | None,
     up_to: float,
     within: float,
+    is_provisional: bool = False,
     limit: int = 20_000,
 ) -> EnqueuedCount | None:
     """Counts what was enqueued after the position `after` and up to the moment `up_to` (a `horizon`), and moves on.
@@ -120,11 +134,19 @@ def count_enqueued(
     """
     rows = connection.execute(
         ALONG_THE_IDS + _COUNT,
-        {"term": term, "holder": holder, "after": after, "up_to": up_to, "limit": limit},
+        {
+            "term": term,
+            "holder": holder,
+            "after": after,
+            "is_provisional": is_provisional,
+            "up_to": up_to,
+            "limit": limit,
+        },
         within=within,
         lock_within=within / 2,
     )
     if not rows:
         return None
-    by_type = tuple((type_name, count) for _, _, type_name, count in rows if type_name is not None)
-    return EnqueuedCount(counted_to=rows[0][0], by_type=by_type, is_complete=rows[0][1])
+    counted_to, is_complete, is_now_provisional = rows[0][:3]
+    by_type = tuple((type_name, count) for *_, type_name, count in rows if type_name is not None)
+    return EnqueuedCount(counted_to, by_type, is_complete, is_now_provisional)

@@ -34,6 +34,7 @@ class Enqueued:
         self._samples: deque[Sample] = deque(maxlen=SAMPLES_KEPT)
         self._term = 0
         self._counted_to: str | None = None
+        self._is_provisional = False
         self.every_seconds = every_seconds
 
     def is_wanted(self) -> bool:
@@ -45,6 +46,8 @@ class Enqueued:
             return None
         self._enter(lead)
         latest = arrivals.sample(connection, within=self._within)
+        if self._samples and self._samples[-1].clock > latest.clock:
+            self._samples.clear()  # the server's clock was set back: these tell nothing
         up_to = arrivals.horizon(self._samples, latest)
         self._samples.append(latest)
         if self._counted_to is None:
@@ -69,12 +72,13 @@ class Enqueued:
             term=lead.term.number,
             holder=lead.holder,
             after=self._counted_to,
+            is_provisional=self._is_provisional,
             up_to=up_to,
             within=self._within,
         )
         if count is None:
             return True  # the term is over: its successor goes on from where the row says
-        self._counted_to = count.counted_to
+        self._counted_to, self._is_provisional = count.counted_to, count.is_provisional
         for type_name, number in count.by_type:
             self._counting.enqueued(type_name, number)
         return count.is_complete
