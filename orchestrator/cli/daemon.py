@@ -219,6 +219,7 @@ class Daemon:
             slots_backing_off=pool.backing_off,
             slots_unconnected=pool.unconnected,
             is_database_reachable=database.is_database_reachable,
+            is_database_refusing=database.is_refused,
             database_down_seconds=database.down_seconds,
             is_leader=database.is_leader,
             term=database.term,

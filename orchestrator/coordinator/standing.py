@@ -14,6 +14,9 @@ from orchestrator.model import Term
 PATIENCE_SECONDS = 10.0
 """Between two calls, and after the end of a call's time, a thread may take so long: the machine may be busy."""
 
+POLL = "poll"
+"""Stands beside the threads for the looking for tasks: what they ask may be answered, and that refused."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lead:
@@ -45,14 +48,16 @@ class Counts:
 class CoordinationStatus:
     """A snapshot for /health, /metrics and the watchdog.
 
-    `down_seconds` is 0 while the database is reachable. `is_leader` is judged at the snapshot's moment: a lease that
-    could not be renewed ends by itself. `term` is the number of the term held, or None. `waiting_for`: the single
-    instance whose lease must run out before this one may start. `counts` is None where this worker is not the one
-    that counts. `overdue_seconds` tells of each thread that does not get on for how long it should have come back from
-    what it does; a failed try against an unreachable database is progress, a call past its own deadline isn't.
+    `down_seconds` is 0 while the database is reachable, and lets tasks be looked for: `is_refused` if that is all that
+    fails. `is_leader` is judged at the snapshot's moment: a lease that could not be renewed ends by itself. `term` is
+    the number of the term held, or None. `waiting_for`: the single instance whose lease must run out before this one
+    may start. `counts` is None where this worker is not the one that counts. `overdue_seconds` tells of each thread
+    that does not get on for how long it should have come back from what it does; a failed try against an unreachable
+    database is progress, a call past its own deadline isn't.
     """
 
     is_database_reachable: bool
+    is_refused: bool
     down_seconds: float
     worker_id: str | None
     is_leader: bool
@@ -124,6 +129,8 @@ class Standing:
     def active(self, activity: Activity) -> None:
         with self._lock:
             self._facts.activity = activity
+            if not activity.is_claiming:
+                self._facts.down_since.pop(POLL, None)
 
     @property
     def stirs(self) -> int:
@@ -187,6 +194,7 @@ class Standing:
             lead = facts.lead if facts.lead is not None and facts.lead.is_trusted else None
             return CoordinationStatus(
                 is_database_reachable=down_since is None,
+                is_refused=set(facts.down_since) == {POLL},
                 down_seconds=0.0 if down_since is None else now - down_since,
                 worker_id=facts.worker_id,
                 is_leader=lead is not None,

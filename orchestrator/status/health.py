@@ -66,7 +66,8 @@ def _reasons(snapshot: Snapshot) -> list[str]:
     elif snapshot.state == "stopping":
         reasons.append("stopping")
     if not snapshot.is_database_reachable and snapshot.state != "starting":
-        reasons.append(f"the database has been unreachable for {snapshot.database_down_seconds:.0f} s")
+        fault = "has refused to look for tasks" if snapshot.is_database_refusing else "has been unreachable"
+        reasons.append(f"the database {fault} for {snapshot.database_down_seconds:.0f} s")
     elif snapshot.slots_unconnected and snapshot.slots_ready == 0:
         reasons.append("no child gets a connection to the database: the log says why")
     if snapshot.is_crash_looping:

@@ -15,7 +15,8 @@ class Snapshot:
     `state` is one of STATES. `is_paused`: nothing is claimed, which a reload does not change. `waiting_for` says in
     words what a starting worker waits for, as another instance's lease. `pending` and `running` count tasks by type,
     `due_seconds` tells for how long one has been due, as the database had it `counts_age_seconds` ago (None:
-    it was never asked). `types` are those the app serves. `database_down_seconds` is 0 while it is reachable.
+    it was never asked). `types` are those the app serves. `database_down_seconds` is 0 while it is reachable
+    and lets tasks be looked for; `is_database_refusing`: it is that which it does not.
     `slots_unconnected`: of that many children, none of them ready, the database takes no connection.
     `is_reload_refused`: the code that the last reload found does not load, so the old one goes on. `is_app_lost`: nor
     can it be loaded for children that are missing, which count as backing off.
@@ -34,6 +35,7 @@ class Snapshot:
     slots_backing_off: int = 0
     slots_unconnected: int = 0
     is_database_reachable: bool = False
+    is_database_refusing: bool = False
     database_down_seconds: float = 0.0
     is_leader: bool = False
     term: int | None = None

@@ -20,7 +20,8 @@ def status_line(snapshot: Snapshot) -> str:
     elif snapshot.is_reload_refused or snapshot.is_app_lost:
         facts.append("the app as it is now does not load (the old code goes on)")
     if not snapshot.is_database_reachable:
-        facts.append(f"database unreachable for {snapshot.database_down_seconds:.0f} s")
+        fault = "refuses" if snapshot.is_database_refusing else "unreachable"
+        facts.append(f"database {fault} for {snapshot.database_down_seconds:.0f} s")
     return ", ".join(facts)
 
 

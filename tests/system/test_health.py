@@ -80,6 +80,22 @@ def test_while_the_database_is_away_it_says_since_when_and_the_pages_go_on(
     assert worker.metric("database_up") == 1
 
 
+def test_while_the_database_lets_no_tasks_be_looked_for_it_says_so(daemon: Start, queue: Queue) -> None:
+    worker = daemon(APP, "--pool-size", "1", DATABASE_URL=queue.url, CLAIM_INTERVAL="200ms")
+    queue.rows("ALTER TABLE tasks RENAME TO moved")
+    wait_reason(worker, "the database has refused to look for tasks for")
+    assert worker.metric("database_up") == 0
+    assert worker.get("/readyz")[0] == 503
+
+    queue.rows("ALTER TABLE moved RENAME TO tasks")
+    eventually(lambda: worker.health()[0] == 200, within=20)
+
+    queue.rows("ALTER TABLE tasks RENAME TO moved")
+    wait_reason(worker, "the database has refused to look for tasks for")
+    worker.signal(signal.SIGUSR2)
+    eventually(lambda: worker.health()[1].get("state") == "paused", within=20, why="it is not asked for any")
+
+
 def test_a_pool_whose_children_die_before_they_work_is_a_crash_loop_until_they_do_not(
     daemon: Start, queue: Queue, tmp_path: Path
 ) -> None:

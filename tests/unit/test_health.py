@@ -68,6 +68,10 @@ class TestHealth:
                 "the database has been unreachable for 12 s",
             ),
             (
+                {"is_database_reachable": False, "database_down_seconds": 12.4, "is_database_refusing": True},
+                "the database has refused to look for tasks for 12 s",
+            ),
+            (
                 {"slots_ready": 0, "slots_unconnected": 10},
                 "no child gets a connection to the database: the log says why",
             ),
