@@ -61,8 +61,21 @@ def test_a_statement_runs_under_the_same_settings_whether_they_stay_or_are_sent(
     settle(connection, limit=18.0, within=5.0)
     assert shown(connection) == ["off", "off", "off", "force_generic_plan", "18000"]
     assert ("SET" in connection.last) == connection.is_pooled
-    assert len(connection.execute(OWN, within=5.0)) == (0 if connection.is_pooled else 6)
+    assert len(connection.execute(OWN, within=5.0)) == (0 if connection.is_pooled else 10)
     connection.close()
+
+
+def test_the_server_asks_whether_we_are_there_as_we_ask_it_unless_its_owner_says_how(database_url: str) -> None:
+    sources = "SELECT name, source FROM pg_settings WHERE name LIKE 'tcp\\_%'"
+    separator = "&" if "?" in database_url else "?"
+    for options, idle in (("", "session"), (f"{separator}options=-ctcp_keepalives_idle%3D60", "client")):
+        connection = Connection.open(database_url + options, within=10.0, application_name="test")
+        settle(connection, limit=18.0, within=5.0)
+        assert dict(connection.execute(sources, within=5.0)) == {  # type: ignore[arg-type]
+            "tcp_keepalives_idle": idle, "tcp_keepalives_interval": "session", "tcp_keepalives_count": "session",
+            "tcp_user_timeout": "session",
+        }  # fmt: skip
+        connection.close()
 
 
 def test_a_shorter_limit_is_sent_where_the_session_would_wait_too_long(database_url: str) -> None:
