@@ -139,7 +139,8 @@ def _made(parent: str, worker_id: str) -> MetricsDirectory:
         os.write(locks[0], MARK_TEXT)
         fcntl.flock(locks[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
         locks.append(os.open(new, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-        fcntl.flock(locks[1], fcntl.LOCK_SH | fcntl.LOCK_NB)  # systemd-tmpfiles leaves alone what is old in it
+        with suppress(OSError):  # not every file system locks folders
+            fcntl.flock(locks[1], fcntl.LOCK_SH | fcntl.LOCK_NB)  # systemd-tmpfiles leaves alone what is old in it
         _require_room(new)
         name = PREFIX + re.sub(r"[^\w.-]", "-", worker_id)[:150]
         if os.path.lexists(os.path.join(parent, name)):
