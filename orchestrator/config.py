@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 from urllib.parse import unquote
 
 from orchestrator.errors import ConfigurationError, Problem
@@ -22,8 +22,7 @@ _DAY = 86400.0
 _HOUR = 3600.0
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(NamedTuple):
     """One setting: `name` in Settings, `variable` in the environment, `default` as text (None: there is none)."""
 
     name: str

@@ -24,8 +24,7 @@ OrchestratorError
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class OrchestratorError(Exception):
@@ -43,8 +42,7 @@ def _restored(kind: type[OrchestratorError], args: tuple[object, ...], facts: Ma
     return error
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """One unusable setting: its variable, the value given, and what is accepted."""
 
     variable: str

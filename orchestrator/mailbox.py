@@ -4,8 +4,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from orchestrator.model import ClaimRef, Outcome, OwnedClaim, ReleaseReason, Stale, Start, TaskType
 
@@ -70,16 +69,14 @@ class Sleeper:
 # Orders: the supervisor's loop → the coordinator. Each is kept until the database has taken it.
 
 
-@dataclass(frozen=True, slots=True)
-class Begin:
+class Begin(NamedTuple):
     """The app is loaded: register its types, recover what an earlier run left, then report `Serving`."""
 
     types: tuple[TaskType, ...]
     app: str
 
 
-@dataclass(frozen=True, slots=True)
-class Types:
+class Types(NamedTuple):
     """The app was reloaded: register its types.
 
     `only_missing`: it was not, but the database may have lost those that were registered.
@@ -90,8 +87,7 @@ class Types:
     only_missing: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(NamedTuple):
     """Write these outcomes; report them as `Written`.
 
     `is_estate`: the child that made them is dead and had counted none of them. So if it turns out that it wrote them,
@@ -102,30 +98,26 @@ class Finish:
     is_estate: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(NamedTuple):
     """Make these claims pending again; they use no attempt."""
 
     claims: tuple[ClaimRef, ...]
     reason: ReleaseReason
 
 
-@dataclass(frozen=True, slots=True)
-class MarkRunning:
+class MarkRunning(NamedTuple):
     """Mark these executions running: they have run for a while."""
 
     starts: tuple[Start, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Audit:
+class Audit(NamedTuple):
     """Report, as `Audited`, what the database thinks this worker owns (in one slot, or in all)."""
 
     slot: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Activity:
+class Activity(NamedTuple):
     """How the pool is: whether any child sleeps (then inserts should notify), and whether claiming is allowed."""
 
     has_sleepers: bool
@@ -137,38 +129,33 @@ Order = Begin | Types | Finish | Release | MarkRunning | Audit | Activity
 # Reports: the database threads → the supervisor's loop.
 
 
-@dataclass(frozen=True, slots=True)
-class Registered:
+class Registered(NamedTuple):
     """The schema is there, the guard let us pass, the worker row stands."""
 
     worker_id: str
     server_version: str
 
 
-@dataclass(frozen=True, slots=True)
-class Serving:
+class Serving(NamedTuple):
     """`Begin` is done: children may claim."""
 
     recovered: int
 
 
-@dataclass(frozen=True, slots=True)
-class StartFailed:
+class StartFailed(NamedTuple):
     """The database side cannot start: say `message` and leave with `exit_code`."""
 
     exit_code: int
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class WorkIsDue:
+class WorkIsDue(NamedTuple):
     """Something can be claimed: wake an idle child. `has_woken`: who says so has woken one itself (Sleeper)."""
 
     has_woken: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(NamedTuple):
     """These claims' outcomes stand in the database (or are no longer ours to write).
 
     `by_child`: those of them that stood there already, so that their children are the ones to count them. `stale`:
@@ -180,30 +167,26 @@ class Written:
     stale: tuple[Stale, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Released:
+class Released(NamedTuple):
     """Claims that were taken back for this reason can be claimed again."""
 
     reason: ReleaseReason
 
 
-@dataclass(frozen=True, slots=True)
-class Audited:
+class Audited(NamedTuple):
     """What the database thinks this worker owns."""
 
     slot: int | None
     claims: tuple[OwnedClaim, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseLost:
+class LeaseLost(NamedTuple):
     """Single-instance mode: another instance took the lease; stop claiming, drain, exit 5."""
 
     holder: str
 
 
-@dataclass(frozen=True, slots=True)
-class DeclaredDead:
+class DeclaredDead(NamedTuple):
     """This worker was declared dead: kill what runs, then go on under `worker_id`."""
 
     worker_id: str

@@ -1,7 +1,7 @@
 """What the system talks about: tasks, claims, outcomes, workers, terms. Frozen data, no I/O; any process uses it.
 
-Claim, Outcome and NewTask are tuples with names: one is made for each task, and a frozen dataclass takes four times as
-long to make.
+They are tuples with names, as is all frozen data of ours but the settings and what a user meets: to define a frozen
+dataclass takes six times as long, at each start of each process, and to make one four times.
 
 pending → claimed → running → completed
                        ├────→ pending       failed, retries left
@@ -12,7 +12,6 @@ any end state    → pending                  an operator's retry
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Literal, NamedTuple
@@ -53,8 +52,7 @@ TRANSITIONS: dict[TaskStatus, frozenset[TaskStatus]] = {
 pending → failed: cancelled. End state → pending: an operator's retry."""
 
 
-@dataclass(frozen=True, slots=True)
-class TaskType:
+class TaskType(NamedTuple):
     """A registered type and the limits its handler was registered with (seconds; None: no limit)."""
 
     name: str
@@ -98,16 +96,14 @@ class Claim(NamedTuple):
     is_running: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimRef:
+class ClaimRef(NamedTuple):
     """A claim by name: enough to hand it back."""
 
     task_id: str
     token: int
 
 
-@dataclass(frozen=True, slots=True)
-class OwnedClaim:
+class OwnedClaim(NamedTuple):
     """A claimed or running row of this worker, as the database has it."""
 
     task_id: str
@@ -115,8 +111,7 @@ class OwnedClaim:
     slot: int
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(NamedTuple):
     """An execution that began at `started_monotonic` (CLOCK_MONOTONIC seconds), to be marked running."""
 
     task_id: str
@@ -153,8 +148,7 @@ class Verdict(StrEnum):
     STALE = "stale"  # the claim is no longer the task's: nothing was changed
 
 
-@dataclass(frozen=True, slots=True)
-class Stale:
+class Stale(NamedTuple):
     """An outcome that was refused: its claim is no longer the task's. `now`: what has become of the task, for the log;
     empty if it was deleted."""
 
@@ -175,8 +169,7 @@ class Stale:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Recovered:
+class Recovered(NamedTuple):
     """A task taken back from a dead worker: to pending, or to dead_letter when its attempts were used up."""
 
     task_id: str
@@ -187,8 +180,7 @@ class Recovered:
     worker_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(NamedTuple):
     """Where a worker's supervisor lives, so that another on the same machine can tell whether it is gone."""
 
     boot_id: str
@@ -198,8 +190,7 @@ class Process:
     start_ticks: int
 
 
-@dataclass(frozen=True, slots=True)
-class Worker:
+class Worker(NamedTuple):
     """A row of `workers`; `term` if it leads; `tasks_claimed` and `tasks_running` are what the tables say it has."""
 
     id: str
@@ -217,16 +208,14 @@ class Worker:
     tasks_running: int
 
 
-@dataclass(frozen=True, slots=True)
-class Term:
+class Term(NamedTuple):
     """One leadership. `trusted_until` (local CLOCK_MONOTONIC) is reckoned from before the query that won it."""
 
     number: int
     trusted_until: float
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseHolder:
+class LeaseHolder(NamedTuple):
     """The lease row as read: who leads, in which term, for how many more seconds by the database's clock."""
 
     holder: str | None
@@ -235,8 +224,7 @@ class LeaseHolder:
     process: Process | None
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(NamedTuple):
     """A whole row of `tasks`, for people and programs that look."""
 
     id: str

@@ -4,8 +4,7 @@ Each kind reads text or raises ValueError, and says in words what it accepts.
 """
 
 import re
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
@@ -49,8 +48,7 @@ def size(count: int) -> str:
     return f"{count}B" if count else "0"
 
 
-@dataclass(frozen=True, slots=True)
-class Duration:
+class Duration(NamedTuple):
     """Seconds as a float. With `none` it may also be that word, which reads as None."""
 
     least: float
@@ -75,8 +73,7 @@ class Duration:
         return float(_within(sum(float(n) * _DURATION_UNITS[u] for n, u in _DURATION_PART.findall(text)), self))
 
 
-@dataclass(frozen=True, slots=True)
-class Whole:
+class Whole(NamedTuple):
     """A whole number."""
 
     least: int
@@ -92,8 +89,7 @@ class Whole:
         return int(_within(int(text), self))
 
 
-@dataclass(frozen=True, slots=True)
-class Size:
+class Size(NamedTuple):
     """A number of bytes; 1 KB is 1024."""
 
     least: int
@@ -114,7 +110,6 @@ class Size:
         return int(_within(float(match[1]) * _SIZE_UNITS[match[2].upper()], self))
 
 
-@dataclass(frozen=True, slots=True)
 class Boolean:
     """Yes or no."""
 
@@ -130,8 +125,7 @@ class Boolean:
         raise ValueError
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """One of a few words."""
 
     words: tuple[str, ...]
@@ -146,8 +140,7 @@ class Choice:
         return text.lower()
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(NamedTuple):
     """Any line of text that matches `pattern`."""
 
     accepted: str

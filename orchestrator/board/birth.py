@@ -3,8 +3,7 @@
 import json
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from orchestrator.board.roster import Roster
 from orchestrator.model import TaskType
@@ -17,8 +16,7 @@ TYPES_PER_MESSAGE = 50
 """The longest names, escaped, and their limits fit."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChildSettings:
+class ChildSettings(NamedTuple):
     """What every child of a worker needs to know. Durations in seconds, sizes in bytes; 0: no limit."""
 
     database_url: str
@@ -33,8 +31,7 @@ class ChildSettings:
     log_format: Literal["text", "json"]
 
 
-@dataclass(frozen=True, slots=True)
-class ForkserverOrders:
+class ForkserverOrders(NamedTuple):
     """What a forkserver is told once, right after exec."""
 
     supervisor_pid: int
@@ -46,8 +43,7 @@ class ForkserverOrders:
     child: ChildSettings
 
 
-@dataclass(frozen=True, slots=True)
-class ForkRequest:
+class ForkRequest(NamedTuple):
     """One child, please. The descriptors of board, permits, channel and stacks file travel with it."""
 
     worker_id: str
@@ -68,8 +64,7 @@ def app_marker(supervisor_pid: int, forkserver_pid: int) -> str:
     return f"app-{supervisor_pid}-{forkserver_pid}"
 
 
-@dataclass(frozen=True, slots=True)
-class ChildContext:
+class ChildContext(NamedTuple):
     """All a child's main function gets. Descriptors are its own, close-on-exec."""
 
     request: ForkRequest
@@ -83,9 +78,11 @@ class ChildContext:
     become: Callable[[str], None]  # whose metrics files this process writes from now on
 
 
-def encode(kind: str, told: object = None, **more: Any) -> bytes:
-    """A message of `kind`, with the facts of a dataclass or of keywords."""
-    facts = asdict(told) if told is not None else {}  # type: ignore[call-overload]
+def encode(kind: str, told: ForkserverOrders | ForkRequest | None = None, **more: Any) -> bytes:
+    """A message of `kind`, with the facts of a tuple or of keywords."""
+    facts = {} if told is None else told._asdict()
+    if isinstance(told, ForkserverOrders):
+        facts["child"] = told.child._asdict()
     return json.dumps({"kind": kind, **facts, **more}).encode()
 
 

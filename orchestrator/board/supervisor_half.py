@@ -1,6 +1,6 @@
 """The supervisor's half of a slot's board: it reads whole batches, and notes what it took back or wrote."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from orchestrator.board.layout import (
     ARENA_BYTES,
@@ -21,11 +21,10 @@ from orchestrator.model import Outcome
 _REASONS = {int(each): each for each in LeaveReason}
 
 
-@dataclass(frozen=True, slots=True)
-class BoardClaim:
+class BoardClaim(NamedTuple):
     """A claim as its record tells it. `started_ns` 0: not begun. `deadline_ns` 0: it may run for ever."""
 
-    index: int
+    place: int
     task_id: str
     type: str
     token: int
@@ -36,8 +35,7 @@ class BoardClaim:
     deadline_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class BatchView:
+class BatchView(NamedTuple):
     """A batch read whole. `running` is the claim whose handler is at work, `unstarted` those handed to nobody yet."""
 
     batch: int
@@ -46,8 +44,7 @@ class BatchView:
     unstarted: tuple[BoardClaim, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Glance:
+class Glance(NamedTuple):
     """Of a batch only what a look at all boards asks for: `unwritten_since` is the end of the first outcome that the
     child has not written, in CLOCK_MONOTONIC seconds; None: there is none."""
 
@@ -180,7 +177,7 @@ class SupervisorBoard(Board):
     def _claim(self, index: int, *, has_started: bool) -> BoardClaim:
         fields = RECORD.unpack_from(self._bytes, HEADER_BYTES + index * RECORD_BYTES)
         return BoardClaim(
-            index=index,
+            place=index,
             task_id=fields[14].decode(errors="replace"),
             type=fields[15][: fields[Field.TYPE_LENGTH]].decode(errors="replace"),
             token=fields[Field.TOKEN],

@@ -2,9 +2,8 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import CoroutineType
-from typing import Any
+from typing import Any, NamedTuple
 
 from orchestrator.app import App, Handler, running_task
 from orchestrator.child.contexts import Contexts
@@ -28,8 +27,7 @@ class _CannotRun(Exception):
     """This task can never run here; says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """What holds for one claim: what enqueue said, else what the handler is registered with, else the worker's."""
 
     max_retries: int

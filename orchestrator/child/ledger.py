@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from orchestrator.board.child_half import ChildBoard
 from orchestrator.child.database import Database
@@ -33,8 +33,7 @@ and the longer the next batches take, the less their claims have to wait for its
 NOTHING = Batch(accepted=0, unaccepted=(), claims=(), is_registered=True)
 
 
-@dataclass(frozen=True, slots=True)
-class _Sent:
+class _Sent(NamedTuple):
     """Outcomes on their way: the unwritten to board index `last`, but for those that the supervisor had written."""
 
     connection: Connection

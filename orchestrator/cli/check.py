@@ -3,8 +3,8 @@
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
+from typing import NamedTuple
 
 import click
 
@@ -26,8 +26,7 @@ from orchestrator.telemetry.directory import MetricsDirectory
 OLDEST_SERVER = 140000
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """What one look found. `verdict`: ok, warning or problem; `code` is what a problem would end `start` with."""
 
     subject: str
@@ -50,7 +49,7 @@ def check(as_json: bool, **flags: object) -> ExitCode:
         if not as_json:
             click.echo(f"{finding.verdict:<8} {finding.subject}: {finding.message}")
     if as_json:
-        print_json(findings)
+        print_json([each._asdict() for each in findings])
     return next((finding.code for finding in findings if finding.code), ExitCode.CLEAN)
 
 

@@ -2,7 +2,7 @@
 
 import os
 import select
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from orchestrator.board.birth import ChildSettings, ForkserverOrders
 from orchestrator.board.kernel import why_not_started
@@ -22,8 +22,7 @@ CLAIMS_PER_CHILD = 10
 _STDERR = 2
 
 
-@dataclass(frozen=True, slots=True)
-class TriedApp:
+class TriedApp(NamedTuple):
     """An app that can serve these types; what forking might break is told in `doubts`."""
 
     types: tuple[str, ...]

@@ -1,6 +1,5 @@
 """How commands answer: tables for people, JSON for programs. What tasks contain cannot play tricks on a terminal."""
 
-import dataclasses
 import json
 import unicodedata
 from collections.abc import Sequence
@@ -38,7 +37,7 @@ def print_table(titles: Sequence[str], rows: Sequence[Sequence[object]], *, empt
 
 
 def print_json(value: object) -> None:
-    """One document, in plain ASCII: dataclasses as objects, times in ISO 8601."""
+    """One document, in plain ASCII: times in ISO 8601."""
     click.echo(json.dumps(value, default=_plain, indent=2))
 
 
@@ -56,7 +55,7 @@ def cell(value: object, most: int | None = MAX_CELL) -> str:
 
 def task_as_json(task: Task) -> dict[str, Any]:
     """A task for a program: payload and result as the JSON they are."""
-    values = dataclasses.asdict(task)
+    values = task._asdict()
     for name in ("payload", "result"):
         if values[name] is not None:
             values[name] = _read(values[name])
@@ -80,8 +79,6 @@ def _read(text: str) -> Any:
 def _plain(value: object) -> object:
     if isinstance(value, datetime):
         return value.isoformat()
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
     raise AssertionError(f"BUG: {type(value).__name__} cannot be shown as JSON")
 
 

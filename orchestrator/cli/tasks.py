@@ -1,6 +1,5 @@
 """`orchestratord tasks`: look at tasks, run them again, call them off."""
 
-import dataclasses
 from collections.abc import Collection, Sequence
 
 import click
@@ -62,7 +61,7 @@ def show(task_id: str, as_json: bool, **flags: object) -> None:
     if as_json:
         print_json(task_as_json(task))
         return
-    for name, value in dataclasses.asdict(task).items():
+    for name, value in task._asdict().items():
         first, *more = str(value).splitlines() if isinstance(value, str) and value else [value]
         click.echo(f"{name:<16} {cell(first, None)}")
         for line in more:  # an error's traceback

@@ -16,7 +16,7 @@ def workers(as_json: bool, **flags: object) -> None:
     with opened(flags) as connection:
         found = store.list_all(connection, within=ANSWER_SECONDS)
     if as_json:
-        print_json(found)
+        print_json([each._asdict() for each in found])
         return
     rows = [
         (

@@ -2,15 +2,14 @@
 
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from orchestrator.coordinator.waiting import Bell
 from orchestrator.mailbox import Activity, Audit, Begin, Finish, MarkRunning, Order, Release, Types
 from orchestrator.model import ClaimRef, Outcome, ReleaseReason, Start
 
 
-@dataclass(frozen=True, slots=True)
-class HandBack:
+class HandBack(NamedTuple):
     """A claim to be made pending again, and why."""
 
     claim: ClaimRef

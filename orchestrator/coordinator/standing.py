@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from orchestrator.mailbox import Activity
 from orchestrator.model import Term
@@ -18,8 +19,7 @@ POLL = "poll"
 """Stands beside the threads for the looking for tasks: what they ask may be answered, and that refused."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lead:
+class Lead(NamedTuple):
     """A term together with the name it is held under: both are checked by every write of a leader."""
 
     holder: str
@@ -31,8 +31,7 @@ class Lead:
         return time.monotonic() < self.term.trusted_until
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
+class Counts(NamedTuple):
     """Tasks by type at `counted_at` (CLOCK_MONOTONIC seconds, from before the query).
 
     `due_seconds`: for how long the pending task that is due for longest has been.
@@ -44,8 +43,7 @@ class Counts:
     counted_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class CoordinationStatus:
+class CoordinationStatus(NamedTuple):
     """A snapshot for /health, /metrics and the watchdog.
 
     `down_seconds` is 0 while the database is reachable, and lets tasks be looked for: `is_refused` if that is all that

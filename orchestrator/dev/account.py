@@ -11,8 +11,8 @@ import pwd
 import stat
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from orchestrator.errors import PrivatePostgresError
 
@@ -22,8 +22,7 @@ _UNUSED_IDS = range(60578, 61184)
 _STATE_FOLDER = Path("/var/lib/task-orchestrator")
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(NamedTuple):
     """A user and its group, as numbers."""
 
     uid: int

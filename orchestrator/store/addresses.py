@@ -5,7 +5,7 @@ Must never put a password into a message.
 
 import random
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from psycopg2 import ProgrammingError
@@ -38,8 +38,7 @@ TCP_LIMITS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(NamedTuple):
     """One server: `name` for messages, `parameters` for libpq."""
 
     name: str

@@ -5,7 +5,7 @@ add to it is open; how far the counting has got stands in the lease row and move
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from orchestrator.store.connection import Connection
 from orchestrator.store.planning import ALONG_THE_IDS
@@ -13,8 +13,7 @@ from orchestrator.store.planning import ALONG_THE_IDS
 _MARGIN_SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
     """A look at the database's `clock` (seconds since 1970) and its transactions at that moment.
 
     Transactions with ids below `xmin` have ended; those from `xmax` on got their ids after `clock`.
@@ -25,8 +24,7 @@ class Sample:
     xmax: int
 
 
-@dataclass(frozen=True, slots=True)
-class EnqueuedCount:
+class EnqueuedCount(NamedTuple):
     """How many tasks of each type were enqueued up to the position `counted_to`; hand that to the next call.
 
     `is_complete` false: there is more up to where it was to count; call again. `is_provisional`: the position is not

@@ -8,10 +8,9 @@ StatementRefused (55P03), and nothing is changed, if a row has been locked by so
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import inf
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from orchestrator.model import MAX_PAYLOAD_BYTES, Claim, ClaimRef, Outcome, Start, TaskStatus
 from orchestrator.store import prepared
@@ -33,8 +32,7 @@ _MAX_BATCH_BYTES = 8 << 20
 """Payloads of one claim together, as they are stored (perhaps compressed); the first is taken whatever its size."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """A place in the queue: of a task that was claimed. `created_at` is PostgreSQL's text of it, to the microsecond."""
 
     priority: int
@@ -44,8 +42,7 @@ class Place:
 _token = itemgetter(2)
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """The answer of `finish_and_claim`.
 
     `accepted` outcomes ended their executions; the `unaccepted` did not (`verdicts` tells why). `claims` are in the

@@ -7,7 +7,6 @@ repeated after a lost reply. A caller reckons its lease from before it called.
 """
 
 import json
-from dataclasses import asdict, fields
 
 from orchestrator.model import LeaseHolder, Process
 from orchestrator.store.connection import Connection
@@ -36,7 +35,7 @@ def _process(text: str | None) -> Process | None:
     """Who holds the lease may be a later version, which tells more of its process, or nothing that we understand."""
     told = json.loads(text or "null")
     try:
-        return Process(**{each.name: told[each.name] for each in fields(Process)})
+        return Process(**{name: told[name] for name in Process._fields})
     except (KeyError, TypeError):
         return None
 
@@ -90,7 +89,7 @@ def acquire(
     """Takes a lease that has expired, or is this holder's already: the new term. None: somebody else holds it."""
     rows = connection.execute(
         _ACQUIRE,
-        {"holder": holder, "process": json.dumps(asdict(process)), "lease_seconds": lease_seconds},
+        {"holder": holder, "process": json.dumps(process._asdict()), "lease_seconds": lease_seconds},
         within=within,
         lock_within=within,
     )
@@ -131,7 +130,7 @@ def take_over(
         """,
         {
             "holder": holder,
-            "process": json.dumps(asdict(process)),
+            "process": json.dumps(process._asdict()),
             "previous_holder": previous_holder,
             "previous_term": previous_term,
             "lease_seconds": lease_seconds,

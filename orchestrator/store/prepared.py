@@ -11,9 +11,8 @@ that the planner has nothing but a look-up by key, where `id = ...` could have i
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 from orchestrator.errors import StatementRefused
 from orchestrator.store.connection import Connection
@@ -41,8 +40,7 @@ _KNOWN_ALREADY = "42P05"
 _TRIES = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(NamedTuple):
     """A statement as PREPARE and EXECUTE. The name holds a hash of its text: no two versions ever share one.
 
     What is sent begins with the name, within what pg_stat_activity shows of a query (1 kB at the least that is usual).

@@ -6,14 +6,13 @@ himself may give them ids of another kind, random ones say: nearly all of these 
 makes, and are a walk of their own.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from orchestrator.store.connection import Connection
 from orchestrator.store.planning import ALONG_THE_IDS
 
 
-@dataclass(frozen=True, slots=True)
-class Pruned:
+class Pruned(NamedTuple):
     """`deleted` of the tasks up to the id `position` went; `position` None: nothing old enough is left behind it."""
 
     deleted: int

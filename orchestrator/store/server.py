@@ -1,6 +1,6 @@
 """What the pulse asks of the server itself: notifications, and whether it has room for the pool."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from orchestrator.store.connection import Connection
 
@@ -19,8 +19,7 @@ def encoding_problem(connection: Connection) -> str | None:
     return f"the database's encoding is {encoding}: {harm}; use one that was made with ENCODING 'UTF8'"
 
 
-@dataclass(frozen=True, slots=True)
-class Capacity:
+class Capacity(NamedTuple):
     """How many connections the server has, keeps for superusers and has in use (ours among them).
 
     `role_limit` and `database_limit` are None where there is no limit.

@@ -6,15 +6,14 @@ and the server ends it after `within`, and after a shorter wait for any lock: he
 would keep the renewal out. So choose `within` well below a third of LEADER_TERM. All may be repeated.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from orchestrator.model import Recovered, TaskStatus
 from orchestrator.store.connection import Connection
 from orchestrator.store.prepared import execute_prepared, prepared
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
+class Due(NamedTuple):
     """`promoted` tasks became claimable; `is_ready`: something is claimable; seconds until the next one that waits."""
 
     promoted: int

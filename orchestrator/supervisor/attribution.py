@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from orchestrator.board.memory import NANO
 from orchestrator.board.supervisor_half import BatchView, BoardClaim
@@ -12,8 +12,7 @@ from orchestrator.retry import RetryPolicy
 from orchestrator.supervisor.children import Doom
 
 
-@dataclass(frozen=True, slots=True)
-class Estate:
+class Estate(NamedTuple):
     """What a dead child leaves: outcomes to write, claims to hand back, and the claim that was running."""
 
     outcomes: tuple[Outcome, ...]

@@ -8,9 +8,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import NamedTuple
 
 from orchestrator.board.birth import (
     MESSAGE_BYTES,
@@ -39,8 +39,7 @@ class Stage(Enum):
     DEAD = "dead"
 
 
-@dataclass(frozen=True, slots=True)
-class NotForked:
+class NotForked(NamedTuple):
     """A fork request that failed (no memory, no pids)."""
 
     slot: int

@@ -2,8 +2,8 @@
 
 import os
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from orchestrator.board.kernel import wait_channel, why_not_started
 from orchestrator.exit_codes import ExitCode
@@ -37,8 +37,7 @@ class News(Enum):
     RELOAD_REFUSED = "reload_refused"  # the new code cannot serve; the old goes on
 
 
-@dataclass(frozen=True, slots=True)
-class AppNews:
+class AppNews(NamedTuple):
     """One piece of news, with the types of an app that serves or the reason of one that does not."""
 
     news: News

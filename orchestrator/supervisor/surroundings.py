@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from orchestrator.mailbox import Order
 from orchestrator.model import Outcome, TaskType
@@ -39,8 +39,7 @@ class PoolSettings:
     boot_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class SupervisorSettings:
+class SupervisorSettings(NamedTuple):
     """What the loop needs to know. Durations in seconds, sizes in bytes (0: no limit)."""
 
     app: str
@@ -51,8 +50,7 @@ class SupervisorSettings:
     pool: PoolSettings
 
 
-@dataclass(frozen=True, slots=True)
-class PoolStatus:
+class PoolStatus(NamedTuple):
     """How the pool is, for /health, /metrics and the service manager; made by the loop, read by other threads.
 
     `is_ready`: every seat has had its child. `ready` have one now; those of them that don't back off and have got a
@@ -74,8 +72,7 @@ class PoolStatus:
     turned_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Listeners:
+class Listeners(NamedTuple):
     """Who is told what: metrics, mostly."""
 
     on_types: Callable[[tuple[TaskType, ...]], None]

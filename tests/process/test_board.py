@@ -45,7 +45,7 @@ def check_claim(found: BoardClaim, *, has_started: bool) -> None:
     claim, max_retries = claim_of(found.token)
     assert (found.task_id, found.type, found.attempt) == (claim.task_id, claim.type, claim.attempt)
     assert (found.max_retries, found.is_running) == (max_retries, claim.is_running)
-    assert found.index == found.token % PER_BATCH
+    assert found.place == found.token % PER_BATCH
     if has_started:
         assert found.deadline_ns - found.started_ns == found.token * 1000
     else:

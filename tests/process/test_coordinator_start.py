@@ -5,7 +5,6 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
 
 import psycopg
 import pytest
@@ -25,7 +24,7 @@ def a_dead_process() -> Process:
     """A process of this machine that has ended."""
     code = "from orchestrator.coordinator.process import this_process as p; q = p(); print(q.pid, q.start_ticks)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    return replace(this_process(), pid=int(said[0]), start_ticks=int(said[1]))
+    return this_process()._replace(pid=int(said[0]), start_ticks=int(said[1]))
 
 
 def test_a_worker_creates_the_schema_registers_and_serves(empty_database_url: str) -> None:

@@ -3,7 +3,6 @@
 import itertools
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
@@ -151,7 +150,7 @@ def take_over(connection: Connection, holder: str, previous_holder: str, previou
     return leadership.take_over(
         connection,
         holder=holder,
-        process=replace(PROCESS, pid=200),
+        process=PROCESS._replace(pid=200),
         previous_holder=previous_holder,
         previous_term=previous_term,
         lease_seconds=60.0,

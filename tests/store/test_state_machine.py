@@ -1,7 +1,5 @@
 """The store's operations in any order, against a model; and that the machine finds bugs that are there on purpose."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
@@ -55,8 +53,7 @@ def test_it_finds_a_bug_in_the_fence_of_outcomes(
 ) -> None:
     right = claims.FINISH
     assert FENCE in right.definition, "the statement no longer has what this bug replaces"
-    wrong = replace(
-        right,
+    wrong = right._replace(
         name="wrong_finish",
         definition=right.definition.replace(FENCE, OUTCOME_BUGS[bug]).replace(right.name, "wrong_finish"),
         call=right.call.replace(right.name, "wrong_finish"),

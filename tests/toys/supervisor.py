@@ -7,7 +7,6 @@ import json
 import os
 import sys
 import threading
-from dataclasses import asdict
 from typing import Any
 
 from orchestrator.board.birth import ChildSettings, ForkserverOrders
@@ -58,7 +57,7 @@ class ToyDatabase:
         self._reports.post(Registered(self._worker_id, "toy"))
 
     def post(self, order: Order) -> None:
-        self._store.record_order(type(order).__name__, asdict(order))
+        self._store.record_order(type(order).__name__, order._asdict())
         match order:
             case Begin() if self._serves:
                 self._reports.post(Serving(0))
@@ -100,7 +99,7 @@ class Answers(threading.Thread):
     def _answer(self, request: dict[str, Any]) -> object:
         match request.pop("do"):
             case "status":
-                return asdict(self._supervisor.status)
+                return self._supervisor.status._asdict()
             case "report":
                 self._reports.post(REPORTS[request.pop("kind")](**request))
             case "executable":

@@ -16,7 +16,7 @@ NOW = 100.0
 
 def claim(number: int, *, attempt: int = 1, max_retries: int = 3, started: float | None = None) -> BoardClaim:
     return BoardClaim(
-        index=number,
+        place=number,
         task_id=f"task-{number}",
         type="t",
         token=number,

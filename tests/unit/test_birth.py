@@ -1,7 +1,5 @@
 """What crosses exec between supervisor and forkserver: told whole, read whole."""
 
-from dataclasses import asdict
-
 import pytest
 
 from orchestrator.board.birth import (
@@ -59,11 +57,11 @@ def test_a_fork_request_arrives_and_its_marker_names_this_child_only() -> None:
 
 def test_types_arrive_as_they_were_registered() -> None:
     types = (TaskType("a", 0, 1.5, 0.0, 0.0), TaskType("ü" * 100))
-    kind, facts = decode(encode("types", types=[asdict(each) for each in types]))
+    kind, facts = decode(encode("types", types=[each._asdict() for each in types]))
     assert (kind, told_types(facts)) == ("types", types)
 
 
 @pytest.mark.parametrize("character", ["x", '"', "ü", "€", "\U0001f600"])
 def test_a_message_of_types_with_the_longest_names_fits(character: str) -> None:
     longest = TaskType(character * (MAX_TYPE_LENGTH // len(character.encode())), 2**31 - 1, *[MAX_SECONDS - 1 / 3] * 3)
-    assert len(encode("types", types=[asdict(longest)] * TYPES_PER_MESSAGE)) <= MESSAGE_BYTES
+    assert len(encode("types", types=[longest._asdict()] * TYPES_PER_MESSAGE)) <= MESSAGE_BYTES

@@ -78,9 +78,9 @@ def test_a_new_board_holds_nothing(board: Halves) -> None:
 def test_claims_stand_on_the_board_as_they_were_published(board: Halves) -> None:
     board.child.publish([(claim(7, type="ü" * 100, is_running=True), 5), (claim(8, type="x" * MAX_TYPE_LENGTH), 0)])
     first, second = board.read().unstarted
-    assert (first.index, first.task_id, first.type, first.token) == (0, f"{7:036d}", "ü" * 100, 7)
+    assert (first.place, first.task_id, first.type, first.token) == (0, f"{7:036d}", "ü" * 100, 7)
     assert (first.attempt, first.max_retries, first.is_running) == (2, 5, True)
-    assert (second.index, second.type, second.max_retries, second.is_running) == (1, "x" * MAX_TYPE_LENGTH, 0, False)
+    assert (second.place, second.type, second.max_retries, second.is_running) == (1, "x" * MAX_TYPE_LENGTH, 0, False)
     assert first.started_ns == first.deadline_ns == 0
 
 
@@ -247,7 +247,7 @@ def test_claims_are_added_behind_outcomes_that_are_not_written(board: Halves) ->
     board.publish(3, first=11)
     view = board.read()
     assert [each.token for each in view.outcomes] == [1, 2]
-    assert [(each.index, each.token) for each in view.unstarted] == [(2, 11), (3, 12), (4, 13)]
+    assert [(each.place, each.token) for each in view.unstarted] == [(2, 11), (3, 12), (4, 13)]
     assert board.supervisor.tokens() == frozenset({1, 2, 11, 12, 13})
     board.child.start(0)
     board.child.end(outcome(11))
@@ -259,7 +259,7 @@ def test_claims_are_added_behind_outcomes_that_are_not_written(board: Halves) ->
     assert board.child.has_settled and not board.child.has_place(1)
     board.child.outcomes_written()
     board.publish(1, first=21)
-    assert [(each.index, each.token) for each in board.read().unstarted] == [(0, 21)]
+    assert [(each.place, each.token) for each in board.read().unstarted] == [(0, 21)]
 
 
 def test_the_supervisor_knows_which_tokens_are_the_childs_business(board: Halves) -> None:
@@ -308,7 +308,7 @@ def test_a_board_that_a_task_scribbled_over_does_not_end_the_supervisor(
     supervisor = board.supervisor
     view = supervisor.read()
     if view is not None:
-        assert all(0 <= each.index < CAPACITY for each in view.unstarted)
+        assert all(0 <= each.place < CAPACITY for each in view.unstarted)
         assert [each.token for each in view.outcomes] in ([1], [])
     assert supervisor.state in SlotState
     assert supervisor.order in ChildOrder

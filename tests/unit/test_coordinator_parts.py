@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -40,14 +39,14 @@ def test_this_process_lives_and_its_pid_with_another_start_does_not() -> None:
     process = this_process()
     assert process.pid == os.getpid()
     assert is_gone(process) is False
-    assert is_gone(replace(process, start_ticks=process.start_ticks - 1)) is True
+    assert is_gone(process._replace(start_ticks=process.start_ticks - 1)) is True
 
 
 def test_nothing_can_be_told_of_a_process_elsewhere() -> None:
     process = this_process()
-    assert is_gone(replace(process, boot_id="other")) is None
-    assert is_gone(replace(process, pid_namespace="other")) is None
-    assert is_gone(replace(process, hostname="other")) is None
+    assert is_gone(process._replace(boot_id="other")) is None
+    assert is_gone(process._replace(pid_namespace="other")) is None
+    assert is_gone(process._replace(hostname="other")) is None
 
 
 def test_a_killed_process_is_gone_before_and_after_it_is_reaped() -> None:
@@ -57,7 +56,7 @@ def test_a_killed_process_is_gone_before_and_after_it_is_reaped() -> None:
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
-        process = replace(this_process(), pid=child.pid, start_ticks=int(child.stdout.readline()))
+        process = this_process()._replace(pid=child.pid, start_ticks=int(child.stdout.readline()))
         assert is_gone(process) is False
         child.send_signal(signal.SIGKILL)
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)

@@ -1,7 +1,5 @@
 """What /health, /livez and /readyz answer, for every way a worker can be; and the gauges made of the same picture."""
 
-from dataclasses import replace
-
 import pytest
 
 from orchestrator.status.gauges import SnapshotGauges
@@ -42,18 +40,18 @@ class TestHealth:
     def test_a_worker_at_work_answers_as_the_guide_shows_and_among_others_whether_it_leads(self) -> None:
         guide = [("status", "healthy"), ("worker_id", "host-1-abc"), ("version", "1.0.0")]
         for is_leader in (True, False):
-            status, facts = health(replace(AT_WORK, is_leader=is_leader))
+            status, facts = health(AT_WORK._replace(is_leader=is_leader))
             assert status == 200
             assert list(facts.items()) == [*guide, ("distributed", True), ("leader", is_leader)]
-        assert list(health(replace(AT_WORK, distributed=False)).facts.items()) == [*guide, ("distributed", False)]
+        assert list(health(AT_WORK._replace(distributed=False)).facts.items()) == [*guide, ("distributed", False)]
 
     def test_a_paused_worker_is_healthy_and_says_that_it_is_paused(self) -> None:
         for state in ("paused", "reloading"):
-            status, facts = health(replace(AT_WORK, state=state, is_paused=True))
+            status, facts = health(AT_WORK._replace(state=state, is_paused=True))
             assert (status, facts["status"], facts["state"]) == (200, "healthy", "paused")
 
     def test_a_reload_leaves_the_old_children_at_work_so_it_is_healthy(self) -> None:
-        assert health(replace(AT_WORK, state="reloading")).status == 200
+        assert health(AT_WORK._replace(state="reloading")).status == 200
 
     @pytest.mark.parametrize(
         ("change", "reason"),
@@ -89,7 +87,7 @@ class TestHealth:
         ],
     )
     def test_a_worker_that_does_not_work_is_503_and_says_why(self, change: dict[str, object], reason: str) -> None:
-        snapshot = replace(AT_WORK, **change)  # type: ignore[arg-type]
+        snapshot = AT_WORK._replace(**change)  # type: ignore[arg-type]
         status, facts = health(snapshot)
         assert (status, facts["status"], facts["reason"]) == (503, "unhealthy", reason)
         assert facts["state"] == snapshot.state
@@ -97,8 +95,8 @@ class TestHealth:
         assert readyz(snapshot).status == 503
 
     def test_fewer_than_half_of_the_slots_backing_off_is_no_crash_loop(self) -> None:
-        assert health(replace(AT_WORK, slots_backing_off=4)).status == 200
-        assert health(replace(AT_WORK, slots_total=0, slots_backing_off=0)).status == 200
+        assert health(AT_WORK._replace(slots_backing_off=4)).status == 200
+        assert health(AT_WORK._replace(slots_total=0, slots_backing_off=0)).status == 200
 
 
 class TestProbes:
@@ -116,11 +114,11 @@ class TestProbes:
         ],
     )
     def test_a_worker_that_would_not_take_a_task_is_not_ready(self, change: dict[str, object], reason: str) -> None:
-        status, facts = readyz(replace(AT_WORK, **change))  # type: ignore[arg-type]
+        status, facts = readyz(AT_WORK._replace(**change))  # type: ignore[arg-type]
         assert (status, facts["reason"]) == (503, reason)
 
     def test_a_worker_with_one_child_that_takes_tasks_is_ready(self) -> None:
-        assert readyz(replace(AT_WORK, slots_ready=1)).status == 200
+        assert readyz(AT_WORK._replace(slots_ready=1)).status == 200
 
 
 class TestGauges:
@@ -141,26 +139,26 @@ class TestGauges:
         assert "tasks_running type=unknown" not in seen
 
     def test_only_the_leader_tells_the_queue_for_alerts_sum_over_instances(self) -> None:
-        follower = gauges(replace(AT_WORK, is_leader=False))
+        follower = gauges(AT_WORK._replace(is_leader=False))
         assert follower["leader_status worker_id=host-1-abc"] == 0
         assert not [name for name in follower if name.startswith(("tasks_pending", "tasks_running"))]
 
     def test_a_single_instance_always_tells_the_queue(self) -> None:
-        assert gauges(replace(AT_WORK, distributed=False, is_leader=False))["tasks_pending type=email:send"] == 5
+        assert gauges(AT_WORK._replace(distributed=False, is_leader=False))["tasks_pending type=email:send"] == 5
 
     def test_a_queue_that_was_never_counted_is_not_shown_as_empty(self) -> None:
-        assert "tasks_pending type=email:send" not in gauges(replace(AT_WORK, counts_age_seconds=None, pending={}))
+        assert "tasks_pending type=email:send" not in gauges(AT_WORK._replace(counts_age_seconds=None, pending={}))
 
     def test_a_queue_of_very_many_types_is_summed_up_and_loses_no_task(self) -> None:
         pending = {f"type:{number}": number for number in range(3 * MAX_TYPES)}
-        shown = {name: value for name, value in gauges(replace(AT_WORK, pending=pending)).items() if "pending" in name}
+        shown = {name: value for name, value in gauges(AT_WORK._replace(pending=pending)).items() if "pending" in name}
         assert len(shown) == MAX_TYPES + 1
         assert sum(shown.values()) == sum(pending.values())
         assert f"tasks_pending type={OTHER_TYPES}" in shown
 
     def test_exactly_one_state_is_set(self) -> None:
         for state in STATES:
-            seen = gauges(replace(AT_WORK, state=state, is_paused=state == "paused"))
+            seen = gauges(AT_WORK._replace(state=state, is_paused=state == "paused"))
             assert [name for name, value in seen.items() if name.startswith("worker_state") and value] == [
                 f"worker_state state={state}"
             ]

@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -24,9 +24,9 @@ IMPORTING = PoolStatus(
     state="starting", is_paused=False, is_ready=False, capacity=2, ready=0, settled=0, unconnected=0, active=0,
     backing_off=0, types=(), is_app_lost=False, turned_at=0.0,
 )  # fmt: skip
-LOADED = replace(IMPORTING, types=("t",))
-BOOTING = replace(LOADED, state="running")
-UP = replace(BOOTING, is_ready=True, ready=2)
+LOADED = IMPORTING._replace(types=("t",))
+BOOTING = LOADED._replace(state="running")
+UP = BOOTING._replace(is_ready=True, ready=2)
 EXTENSION = "EXTEND_TIMEOUT_USEC=30000000"
 
 
@@ -79,25 +79,25 @@ def test_ready_is_told_once_when_the_pool_is_up_and_stopping_once_at_the_end(tel
     assert told.turn(BOOTING, 100.1) == []
     assert told.turn(UP, 100.2) == ["READY=1"]
     assert told.turn(UP, 100.3) == []
-    assert told.turn(replace(UP, state="paused", ready=1), 100.4) == []
-    assert told.turn(replace(UP, state="draining"), 100.5) == ["STOPPING=1", EXTENSION]
-    assert told.turn(replace(UP, state="stopping"), 100.6) == []
+    assert told.turn(UP._replace(state="paused", ready=1), 100.4) == []
+    assert told.turn(UP._replace(state="draining"), 100.5) == ["STOPPING=1", EXTENSION]
+    assert told.turn(UP._replace(state="stopping"), 100.6) == []
 
 
 def test_a_reload_begins_with_the_time_and_ends_with_ready_whatever_became_of_the_code(tell: Tell) -> None:
     told = tell()
     told.turn(UP, 100.0)
-    reloading, at = told.turn(replace(UP, state="reloading"), 100.1)
+    reloading, at = told.turn(UP._replace(state="reloading"), 100.1)
     assert reloading == "RELOADING=1"
     assert at.startswith("MONOTONIC_USEC=") and int(at.partition("=")[2]) > 0
-    assert told.turn(replace(UP, state="reloading"), 100.2) == []
+    assert told.turn(UP._replace(state="reloading"), 100.2) == []
     assert told.turn(UP, 100.3) == ["READY=1"]
 
 
 def test_a_pool_that_comes_up_while_it_reloads_is_ready_first(tell: Tell) -> None:
     told = tell()
-    assert told.turn(replace(UP, state="reloading"), 100.0) == ["READY=1"]
-    assert told.turn(replace(UP, state="reloading"), 100.1)[0] == "RELOADING=1"
+    assert told.turn(UP._replace(state="reloading"), 100.0) == ["READY=1"]
+    assert told.turn(UP._replace(state="reloading"), 100.1)[0] == "RELOADING=1"
 
 
 def test_the_watchdog_is_fed_four_times_in_its_patience_and_the_loop_knows_when(tell: Tell) -> None:
@@ -128,7 +128,7 @@ def test_a_status_is_told_when_it_is_new_at_most_every_other_second_and_at_once_
     assert told.whole_turn(UP, 100.0 + STATUS_SECONDS + 0.1) == []
     assert told.whole_turn(UP, 100.0 + 2 * STATUS_SECONDS) == ["STATUS=1/2 running"]
     told.line = "1/2 running,\npaused"
-    assert told.whole_turn(replace(UP, state="paused"), 100.1 + 2 * STATUS_SECONDS) == ["STATUS=1/2 running, paused"]
+    assert told.whole_turn(UP._replace(state="paused"), 100.1 + 2 * STATUS_SECONDS) == ["STATUS=1/2 running, paused"]
 
 
 @pytest.mark.parametrize(
@@ -137,9 +137,9 @@ def test_a_status_is_told_when_it_is_new_at_most_every_other_second_and_at_once_
         (IMPORTING, False),  # an import that hangs is systemd's to end
         (LOADED, True),  # the database, or another instance's lease, is waited for
         (BOOTING, False),  # no child comes up
-        (replace(BOOTING, ready=1), True),  # one works already, and is not to be killed for the other
+        (BOOTING._replace(ready=1), True),  # one works already, and is not to be killed for the other
         (UP, False),
-        (replace(UP, state="draining"), True),
+        (UP._replace(state="draining"), True),
     ],
 )
 def test_time_is_asked_for_while_it_is_well_spent(tell: Tell, status: PoolStatus, is_extended: bool) -> None:
@@ -153,7 +153,7 @@ def test_an_end_right_after_a_start_that_took_its_time_gets_time_too(tell: Tell)
     told = tell()
     assert told.turn(LOADED, 100.0) == [EXTENSION]
     assert told.turn(UP, 100.1) == ["READY=1"]
-    assert told.turn(replace(UP, state="draining"), 100.2) == ["STOPPING=1", EXTENSION]
+    assert told.turn(UP._replace(state="draining"), 100.2) == ["STOPPING=1", EXTENSION]
 
 
 def test_what_nobody_took_is_told_again_and_the_loop_does_not_spin_meanwhile(tell: Tell, notices: Notices) -> None:

@@ -4,7 +4,7 @@ Each statement checks the term, so a leader that lost its lease changes nothing,
 its living owner is just finishing is looked at again the next time.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from orchestrator.coordinator.counting import Counting
 from orchestrator.coordinator.duties.duty import leaders_call_seconds
@@ -17,8 +17,7 @@ from orchestrator.telemetry import logs
 RECOVERED_AT_ONCE = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Silence:
+class Silence(NamedTuple):
     """A worker unheard of for `timeout_seconds` is dead; who has not beaten for `gap_seconds` itself judges nobody."""
 
     timeout_seconds: float
