@@ -30,6 +30,20 @@ def add_tasks(connection: Connection, count: int) -> None:
     connection.execute("INSERT INTO tasks (type) SELECT 't' FROM generate_series(1, %(n)s)", {"n": count}, within=60.0)
 
 
+def add_many(connection: Connection, count: int, **columns: str) -> None:
+    """Rows by the thousand; the columns are SQL in which `i` counts them. Random ids would take half of the time."""
+    given = {"type": "'t'", **columns}
+    connection.execute(
+        f"""
+        INSERT INTO tasks (id, {", ".join(given)})
+        SELECT overlay(first.id PLACING lpad(to_hex(i), 12, '0') FROM 25)::uuid, {", ".join(given.values())}
+        FROM generate_series(1, %(n)s) AS i, (SELECT orchestrator_new_id()::text AS id OFFSET 0) AS first
+        """,
+        {"n": count},
+        within=60.0,
+    )
+
+
 def value(connection: Connection, column: str, task_id: str) -> Any:
     """One column of a task."""
     rows = connection.execute(f"SELECT {column} FROM tasks WHERE id = %(id)s", {"id": task_id}, within=5.0)

@@ -12,7 +12,7 @@ from orchestrator.model import Outcome
 from orchestrator.store import claims, upkeep
 from orchestrator.store.connection import Connection
 from tests.store.plans import Recorder, buffers, nodes
-from tests.store.rows import add_tasks, add_worker, claim, ending, finish
+from tests.store.rows import add_many, add_tasks, add_worker, claim, ending, finish
 
 WAITING = 100_000
 STARTS = [None, claims.Place(0, "-infinity")]  # both statements; what is due stands behind the place
@@ -29,14 +29,7 @@ def claim_plan(
 
 def add_waiting(connection: Connection) -> None:
     """Tasks of the highest priority that are due far in the future."""
-    connection.execute(
-        """
-        INSERT INTO tasks (type, priority, next_retry_at)
-        SELECT 't', 9, now() + i * interval '1 minute' FROM generate_series(1, %(n)s) AS i
-        """,
-        {"n": WAITING},
-        within=60.0,
-    )
+    add_many(connection, WAITING, priority="9", next_retry_at="now() + i * interval '1 minute'")
 
 
 def test_waiting_tasks_of_higher_priority_cost_a_claim_nothing(
@@ -61,10 +54,10 @@ def test_statistics_of_a_quiet_hour_do_not_mislead_a_claim(connection: Connectio
     """ANALYZE saw nothing pending and nothing claimed; then a burst came. Autovacuum is late to such parties."""
     add_worker(connection)
     connection.execute("ALTER TABLE tasks SET (autovacuum_enabled = off)", within=5.0)
-    add_tasks(connection, 20_000)
+    add_many(connection, 20_000)
     connection.execute("UPDATE tasks SET status = 'completed'", within=60.0)
     connection.execute("VACUUM (FULL, ANALYZE) tasks", within=60.0)
-    add_tasks(connection, 20_000)
+    add_many(connection, 20_000)
     taken = claim(connection, 2000)
     for start in STARTS:
         found = claim_plan(make_recorder(), 100, [ending(one) for one in taken[:100]], start)
@@ -90,7 +83,7 @@ def test_a_plan_that_was_made_on_an_empty_table_serves_a_full_one(
         for limit in (0, 1, 100):
             claims.finish_and_claim(recorder, [], worker_id="w", slot=0, limit=limit, within=60.0, start=start)
     add_waiting(connection)
-    add_tasks(connection, 50_000)
+    add_many(connection, 50_000)
     taken = claim(connection, 1000)
     for recorder, start in recorders:
         found = claim_plan(recorder, 100, [ending(one) for one in taken[:100]], start)
@@ -105,7 +98,7 @@ def test_a_plan_that_was_made_on_an_empty_table_serves_a_full_one(
 
 def test_a_large_batch_is_not_joined_pair_by_pair(connection: Connection, recorder: Recorder) -> None:
     add_worker(connection)
-    add_tasks(connection, 10_000)
+    add_many(connection, 10_000)
     taken = claim(connection, 5000)
     found = claim_plan(recorder, 5000, [ending(one) for one in taken])
     compared = sum(node.get("Rows Removed by Join Filter", 0) for node in nodes(found["Plan"]))
@@ -114,7 +107,7 @@ def test_a_large_batch_is_not_joined_pair_by_pair(connection: Connection, record
 
 def test_finishing_looks_each_task_up_by_its_key(connection: Connection, recorder: Recorder) -> None:
     add_worker(connection)
-    add_tasks(connection, 50_000)
+    add_many(connection, 50_000)
     connection.execute("VACUUM ANALYZE tasks", within=60.0)
     taken = claim(connection, 100)
     found = claim_plan(recorder, 0, [ending(one) for one in taken])
@@ -150,7 +143,7 @@ def test_a_poll_whose_plan_was_made_on_an_empty_table_serves_a_full_one(
     upkeep.promote_due(recorder, limit=1000, within=60.0)
     add_waiting(connection)
     for count in (0, 10, 50_000):  # of the due, beside those
-        add_tasks(connection, count)
+        add_many(connection, count)
         upkeep.promote_due(recorder, limit=1000, within=60.0)
         found = recorder.plan()
         assert {node["Index Name"] for node in nodes(found["Plan"]) if "Index Name" in node} >= {
@@ -174,7 +167,7 @@ def test_promotion_reads_what_is_due_and_not_what_waits(connection: Connection, 
 
 def test_recovery_does_not_read_finished_or_pending_tasks(connection: Connection, recorder: Recorder) -> None:
     add_worker(connection)
-    add_tasks(connection, 50_000)
+    add_many(connection, 50_000)
     connection.execute("UPDATE tasks SET status = 'completed' WHERE random() < 0.5", within=60.0)
     claim(connection, 10)
     connection.execute("VACUUM ANALYZE tasks", within=60.0)
@@ -188,7 +181,7 @@ def test_a_claim_does_not_read_what_is_behind_its_limit(
     connection: Connection, recorder: Recorder, priority: int
 ) -> None:
     add_worker(connection)
-    add_tasks(connection, 100_000)
+    add_many(connection, 100_000)
     connection.execute(
         "INSERT INTO tasks (type, priority) SELECT 't', %(p)s FROM generate_series(1, 10)", {"p": priority}, within=5.0
     )
@@ -203,7 +196,7 @@ def test_a_held_snapshot_costs_a_claim_that_begins_where_the_last_ended_nothing(
     holder = Connection.open(database_url, within=10.0, application_name="test")
     holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM tasks", within=5.0)
     add_worker(connection)
-    add_tasks(connection, 22_000)
+    add_many(connection, 22_000)
     place = None
     for _ in range(4):
         batch = claims.finish_and_claim(connection, [], worker_id="w", slot=0, limit=5_000, within=60.0, start=place)

@@ -10,7 +10,7 @@ from orchestrator.store import arrivals, retention, statistics
 from orchestrator.store.arrivals import EnqueuedCount
 from orchestrator.store.connection import Connection
 from tests.store.plans import Recorder, buffers, nodes
-from tests.store.rows import add_tasks
+from tests.store.rows import add_many
 
 ROWS = 60_000
 
@@ -31,7 +31,7 @@ def test_a_step_of_counting_what_was_enqueued_reads_no_further_than_its_limit(
 
     beginning = count(None, 0.0)
     assert beginning is not None
-    add_tasks(connection, ROWS)
+    add_many(connection, ROWS)
     connection.execute("ANALYZE tasks" if is_analyzed else "SELECT", within=60.0)
     found = count(beginning.counted_to, arrivals.sample(connection, within=5.0).clock)
     assert found is not None and found.by_type == (("t", 1000),) and not found.is_complete
@@ -47,7 +47,7 @@ def test_a_step_of_retention_reads_no_further_than_its_stretch(
         """
         INSERT INTO tasks (id, type, status, created_at, completed_at)
         SELECT overlay(orchestrator_id_at(now() - interval '9 days' + g * interval '1 second')::text
-                       PLACING right(gen_random_uuid()::text, 12) FROM 25)::uuid,
+                       PLACING lpad(to_hex(g), 12, '0') FROM 25)::uuid,
             't', 'completed', now() - interval '9 days', now() - interval '8 days'
         FROM generate_series(1, %(rows)s) AS g
         """,
@@ -69,7 +69,7 @@ def test_the_counts_are_the_work_of_one_process_that_sorts_nothing(
     connection: Connection, recorder: Recorder, is_analyzed: bool
 ) -> None:
     """Parallel workers would take the cores from the tasks, and what the planner doesn't know of yet it would sort."""
-    add_tasks(connection, ROWS)
+    add_many(connection, ROWS)
     connection.execute("ANALYZE tasks" if is_analyzed else "SELECT", within=60.0)
     recorder.execute("SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0", within=5.0)
     recorder.execute("SET min_parallel_table_scan_size = 0; SET min_parallel_index_scan_size = 0", within=5.0)

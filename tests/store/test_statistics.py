@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from orchestrator.model import TaskStatus, TaskType
 from orchestrator.store import statistics, types
 from orchestrator.store.connection import Connection
-from tests.store.rows import add_task, add_tasks, add_worker, claim
+from tests.store.rows import add_many, add_task, add_tasks, add_worker, claim
 
 STATUSES = ["pending", "claimed", "running", "completed", "failed", "dead_letter"]
 
@@ -57,7 +57,7 @@ def test_totals_count_every_status(connection: Connection) -> None:
 
 def test_finished_tasks_cost_the_counts_nothing(connection: Connection, other: Connection) -> None:
     add_worker(connection)
-    add_tasks(connection, 50_000)
+    add_many(connection, 50_000)
     connection.execute("UPDATE tasks SET status = 'completed'", within=60.0)
     add_tasks(connection, 20)
     claim(connection, 5)
