@@ -66,7 +66,7 @@ def kill_children_on_the_way(daemon: Daemon, queue: Queue) -> int:
 
 def test_every_file_counts_once_though_children_are_killed(daemon: Start, queue: Queue, tmp_path: Path) -> None:
     folder = tmp_path / "logs"
-    known = generate.generate(folder, files=FILES, lines=800, seed=3).as_json()
+    known = generate.generate(folder, files=FILES, lines=300, seed=3).as_json()
     assert known["files"] == FILES
     assert run("enqueue", folder, queue.url) == f"{FILES} files are in the queue\n"
 
