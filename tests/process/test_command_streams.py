@@ -55,19 +55,34 @@ def redirected(redirection: str, *arguments: str, **variables: str) -> "subproce
     )
 
 
-@pytest.mark.parametrize("redirection", [">&-", "<&- >&-", "<&- >&- 2>&-", "2>&-"])
-def test_nobody_who_wants_an_answer_is_no_error(database_url: str, redirection: str) -> None:
-    for command in (("stats",), ("check",), ("migrate",), ("enqueue", "ok"), ("tasks", "list", "--json"), ("workers",)):
-        done = redirected(redirection, *command, DATABASE_URL=database_url)
+@pytest.mark.parametrize(
+    ("redirection", "commands"),
+    [
+        (">&-", ["stats", "check", "migrate"]),
+        ("<&- >&-", ["stats", "check", "enqueue ok"]),
+        ("<&- >&- 2>&-", ["stats", "check", "tasks list --json"]),
+        ("2>&-", ["stats", "check", "workers"]),
+    ],
+)
+def test_nobody_who_wants_an_answer_is_no_error(database_url: str, redirection: str, commands: list[str]) -> None:
+    for command in commands:
+        done = redirected(redirection, *command.split(), DATABASE_URL=database_url)
         assert (command, done.returncode, done.stderr) == (command, 0, b"")
 
 
-@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "<&- >&- 2>&-"])
-@pytest.mark.parametrize("command", ["stats", "migrate", "check", "enqueue ok", "tasks show a", "start"])
-def test_an_error_that_nobody_can_read_is_told_by_the_exit_code(command: str, redirection: str) -> None:
+@pytest.mark.parametrize(
+    ("redirection", "commands"),
+    [
+        ("2>&-", ["stats", "start", "migrate"]),
+        ("2>/dev/full", ["stats", "start", "check"]),
+        ("<&- >&- 2>&-", ["stats", "start", "enqueue ok", "tasks show a"]),
+    ],
+)
+def test_an_error_that_nobody_can_read_is_told_by_the_exit_code(redirection: str, commands: list[str]) -> None:
     variables = {"DATABASE_URL": "postgres://127.0.0.1:1/x", "DATABASE_WAIT": "0s", "METRICS_PORT": "0"}
-    assert redirected(redirection, *command.split(), **variables).returncode == 4
-    wrong = redirected(redirection, *command.split(), "--no-such-flag", **variables)
+    for command in commands:
+        assert (command, redirected(redirection, *command.split(), **variables).returncode) == (command, 4)
+    wrong = redirected(redirection, *commands[-1].split(), "--no-such-flag", **variables)
     assert (wrong.returncode, wrong.stdout) == (2, b"")
 
 

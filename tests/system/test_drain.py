@@ -89,7 +89,7 @@ def test_term_at_any_moment_of_the_start_ends_it_and_claims_nothing(daemon: Star
 def test_term_at_many_moments_ends_it_in_time_with_children_hung_in_c_and_uses_no_attempt(
     daemon: Start, queue: Queue
 ) -> None:
-    end_at_moments(daemon, queue, moments=8)
+    end_at_moments(daemon, queue, moments=6)
 
 
 @pytest.mark.slow
