@@ -14,8 +14,10 @@ from tests.fixtures.waiting import eventually
 from tests.toys.workshop import Workshop
 
 STARTING = """
-import json, multiprocessing, os, subprocess, time
+import json, multiprocessing, os, subprocess, tempfile, time
 from pathlib import Path
+
+tempfile.tempdir = os.getcwd()  # a manager that is killed leaves its socket
 
 def daemon():
     reader, writer = os.pipe()
