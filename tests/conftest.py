@@ -1,6 +1,7 @@
 """The plugins of the tests: fixtures by topic, each in a file of its own in tests/fixtures."""
 
 pytest_plugins = [
+    "tests.fixtures.clients",
     "tests.fixtures.command",
     "tests.fixtures.connections",
     "tests.fixtures.coordination",

@@ -1,6 +1,6 @@
 """Enqueueing in a transaction that SQLAlchemy or Django manages: it decides what becomes of the task.
 
-The drivers' own connections are in test_client.py.
+The drivers' own connections are in test_client_in_transactions.py.
 """
 
 import asyncio
