@@ -7,6 +7,7 @@ pytest_plugins = [
     "tests.fixtures.coordination",
     "tests.fixtures.daemon",
     "tests.fixtures.database",
+    "tests.fixtures.desk",
     "tests.fixtures.fleet",
     "tests.fixtures.gates",
     "tests.fixtures.notices",

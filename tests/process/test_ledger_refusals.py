@@ -1,0 +1,189 @@
+"""Outcomes that the database refuses or whose row is locked: the others are written, and each counts once."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from orchestrator.board.layout import Word
+from orchestrator.board.supervisor_half import SupervisorBoard
+from orchestrator.child import statements
+from orchestrator.errors import DatabaseUnavailable, StatementRefused
+from orchestrator.store.claims import finish_and_claim, finish_for_children
+from orchestrator.store.connection import Connection
+from tests.fixtures.desk import COUNT, Desk, statuses
+from tests.store.rows import add_tasks, add_worker, wait_until
+
+END_BLOCKED = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+"""
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_an_outcome_that_cannot_be_stored_costs_neither_its_batch_nor_the_claims(
+    desk: Desk, connection: Connection, is_busy: bool
+) -> None:
+    add_worker(connection)
+    add_tasks(connection, 6 * COUNT)
+    if is_busy:
+        desk.get_busy()
+    desk.run(desk.claim(), result="no JSON")
+    assert len(desk.claim()) == COUNT
+    desk.ledger.hear()
+    completed = 3 * COUNT if is_busy else COUNT
+    assert statuses(connection) == {"completed": completed, "claimed": COUNT, "pending": 5 * COUNT - completed}
+    odd = connection.execute("SELECT result->>'note' FROM tasks WHERE result IS NOT NULL", within=5.0)
+    assert odd == [("the result could not be stored",)]
+    assert desk.counted("tasks_completed_total", status="success") == completed
+    assert len(desk.unwritten) == 0
+
+
+def test_what_was_written_one_by_one_before_the_connection_was_lost_is_neither_written_nor_counted_again(
+    desk: Desk, connection: Connection, database_url: str
+) -> None:
+    add_worker(connection)
+    add_tasks(connection, 3)
+    claims = desk.claim()
+    desk.run(claims, result="no JSON")
+    other = Connection.open(database_url, within=10.0, application_name="other")
+    other.execute("BEGIN", within=5.0)
+    other.execute("SELECT FROM tasks WHERE id = %(id)s FOR UPDATE", {"id": claims[-1].task_id}, within=5.0)
+    with ThreadPoolExecutor(1) as pool:
+        exchange = pool.submit(desk.ledger.exchange, 0)
+        wait_until(lambda: bool(connection.execute(END_BLOCKED, within=5.0)))
+        with pytest.raises(DatabaseUnavailable):
+            exchange.result(10)
+    other.close()
+    assert desk.board.word(Word.WRITTEN) == len(claims) - 1 and len(desk.unwritten) == 1
+    wait_until(desk.database.try_to_connect)
+    desk.ledger.exchange(0)
+    assert desk.counted("tasks_completed_total", status="success") == len(claims), "each once"
+
+
+def test_outcomes_that_cannot_be_sent_do_not_stop_the_claims_for_ever(desk: Desk, connection: Connection) -> None:
+    add_worker(connection)
+    add_tasks(connection, 6 * COUNT)
+    desk.get_busy()
+    desk.run(desk.claim(), error="a NUL: \0")
+    with pytest.raises(DatabaseUnavailable):
+        desk.claim()
+    wait_until(desk.database.try_to_connect)
+    assert len(desk.claim()) == COUNT
+    assert statuses(connection)["completed"] == 3 * COUNT
+
+
+def test_a_row_that_somebody_has_locked_keeps_its_outcome_waiting_and_no_other(
+    desk: Desk, connection: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statements, "EXCHANGE_SECONDS", 0.6)
+    add_worker(connection)
+    add_tasks(connection, 9)
+    claims = desk.claim(9)
+    desk.run(claims)
+    other.execute("BEGIN", within=5.0)
+    other.execute("SELECT FROM tasks WHERE id = %(id)s FOR UPDATE", {"id": claims[4].task_id}, within=5.0)
+    for _ in range(2):
+        with pytest.raises(StatementRefused):
+            desk.ledger.exchange(0)
+        assert connection.execute("SELECT count(*) FROM tasks WHERE status = 'completed'", within=5.0) == [(8,)]
+        assert len(desk.unwritten) == 1
+    seen = SupervisorBoard(desk.descriptor)
+    view = seen.read()
+    assert view is not None and [each.token for each in view.outcomes] == [claims[4].token]
+    seen.close()
+
+    other.execute("ROLLBACK", within=5.0)
+    desk.ledger.exchange(0)
+    assert connection.execute("SELECT count(*) FROM tasks WHERE status = 'completed'", within=5.0) == [(9,)]
+    assert desk.board.is_written
+    assert desk.counted("tasks_completed_total", status="success") == 9
+
+
+def test_a_large_result_that_is_refused_may_follow_outcomes_that_the_supervisor_has_written(
+    desk: Desk, connection: Connection
+) -> None:
+    add_worker(connection)
+    add_tasks(connection, 3)
+    *brief, long = desk.claim(3)
+    desk.run(tuple(brief))
+    seen = SupervisorBoard(desk.descriptor)
+    view = seen.read()
+    assert view is not None
+    finish_for_children(connection, view.outcomes[1:], within=5.0)
+    seen.mark_written(frozenset(each.token for each in view.outcomes[1:]))
+    connection.execute("ALTER TABLE tasks ADD CHECK (length(result::text) < 100000)", within=5.0)
+
+    large = desk.run_large(long)
+    desk.ledger.exchange(0, extra=(large,))
+    assert connection.execute("SELECT count(*) FROM tasks WHERE status = 'completed'", within=5.0) == [(3,)]
+    assert desk.board.is_written
+    seen.close()
+
+
+def test_what_was_written_past_a_locked_row_before_the_connection_was_lost_is_not_counted_again(
+    desk: Desk, connection: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statements, "EXCHANGE_SECONDS", 0.6)
+    add_worker(connection)
+    add_tasks(connection, 3)
+    claims = desk.claim(3)
+    desk.run(claims)
+    other.execute("BEGIN", within=5.0)
+    other.execute("SELECT FROM tasks WHERE id = %(id)s FOR UPDATE", {"id": claims[-1].task_id}, within=5.0)
+    monkeypatch.setattr(statements, "LOCK_SECONDS", 20.0)  # time enough to lose the connection meanwhile
+    with ThreadPoolExecutor(1) as pool:
+        exchange = pool.submit(desk.ledger.exchange, 0)
+        wait_until(lambda: statuses(connection).get("completed") == 2)
+        wait_until(lambda: bool(connection.execute(END_BLOCKED, within=5.0)))
+        with pytest.raises(DatabaseUnavailable):
+            exchange.result(10)
+    assert len(desk.unwritten) == 1
+    other.execute("ROLLBACK", within=5.0)
+    wait_until(desk.database.try_to_connect)
+    desk.ledger.exchange(0)
+    assert statuses(connection) == {"completed": 3}
+    assert desk.counted("tasks_completed_total", status="success") == 3, "each once"
+
+
+def test_a_large_result_may_follow_outcomes_of_which_the_last_was_written_past_a_locked_row(
+    desk: Desk, connection: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statements, "EXCHANGE_SECONDS", 0.6)
+    add_worker(connection)
+    add_tasks(connection, 4)
+    *brief, long = desk.claim(4)
+    desk.run(tuple(brief))
+    large = desk.run_large(long)
+    other.execute("BEGIN", within=5.0)
+    other.execute("SELECT FROM tasks WHERE id = %(id)s FOR UPDATE", {"id": brief[1].task_id}, within=5.0)
+    with pytest.raises(StatementRefused):
+        desk.ledger.exchange(0, extra=(large,))
+    other.execute("ROLLBACK", within=5.0)
+    desk.ledger.exchange(0, extra=(large,))
+    assert statuses(connection) == {"completed": 4}
+    assert desk.board.is_written and desk.board.has_settled
+    assert desk.counted("tasks_completed_total", status="success") == 4
+
+
+def test_what_the_supervisor_found_written_is_counted_once_though_a_row_beside_it_is_locked(
+    desk: Desk, connection: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statements, "EXCHANGE_SECONDS", 0.6)
+    add_worker(connection)
+    add_tasks(connection, 2)
+    claims = desk.claim(2)
+    desk.run(claims)
+    found = desk.unwritten.left_to_us()[:1]
+    finish_and_claim(connection, found, worker_id="w", slot=0, limit=0, within=5.0)  # by us; the reply was lost
+    seen = SupervisorBoard(desk.descriptor)
+    seen.mark_written(frozenset({found[0].token}), by_child=frozenset({found[0].token}))
+    other.execute("BEGIN", within=5.0)
+    other.execute("SELECT FROM tasks WHERE id = %(id)s FOR UPDATE", {"id": claims[1].task_id}, within=5.0)
+    for _ in range(2):
+        with pytest.raises(StatementRefused):
+            desk.ledger.exchange(0)
+    assert desk.counted("tasks_completed_total", status="success") == 1
+    other.execute("ROLLBACK", within=5.0)
+    desk.ledger.exchange(0)
+    assert desk.counted("tasks_completed_total", status="success") == 2
+    assert desk.board.is_written and len(desk.unwritten) == 0
+    seen.close()
