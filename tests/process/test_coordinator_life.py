@@ -16,6 +16,7 @@ from orchestrator.mailbox import Activity, Audited, DeclaredDead, LeaseLost, Reg
 from orchestrator.model import NewTask
 from orchestrator.store.connection import Connection
 from tests.fixtures.coordination import Database, Events, MakeWorker, Reports, Worker, eventually, workers_of
+from tests.fixtures.psql import empty_all_tables
 
 
 def wake_of(worker: Worker) -> float:
@@ -64,7 +65,7 @@ def test_a_worker_whose_row_and_lease_somebody_deleted_registers_and_leads_again
     worker = make_worker()
     worker_id = worker.serve()
     term = database.value("SELECT term FROM leadership")
-    database.run("TRUNCATE tasks, workers, leadership, sleepers, task_types")
+    empty_all_tables(database.url)
     new_id = worker.reports.wait(DeclaredDead).worker_id
     assert new_id != worker_id
     eventually(lambda: database.value("SELECT holder FROM leadership") == new_id)

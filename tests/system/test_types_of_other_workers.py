@@ -5,6 +5,7 @@ import signal
 from tests.fixtures.daemon import Queue
 from tests.fixtures.fleet import NOTICED, SLACK, Fleet
 from tests.fixtures.gates import APP, Gates
+from tests.fixtures.psql import empty_all_tables
 from tests.fixtures.waiting import eventually
 
 FOREIGN = """
@@ -20,7 +21,7 @@ def test_the_limits_of_a_type_are_known_again_after_somebody_has_emptied_all_tab
 ) -> None:
     leader = fleet.add(APP, DATABASE_URL=queue.url)
     other = fleet.add(APP + FOREIGN, DATABASE_URL=queue.url)
-    queue.rows("TRUNCATE tasks, workers, leadership, sleepers, task_types")
+    empty_all_tables(queue.url)
     for worker in (leader, other):
         worker.wait_log("declared_dead new_worker_id")
     eventually(lambda: len(fleet.leaders()) == 1, within=10, why="one leads")
