@@ -1,5 +1,6 @@
 """The Linux calls that Python lacks, and small readings from /proc. Any process uses them."""
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -8,8 +9,10 @@ import os
 import resource
 import signal
 import socket
+import sys
 import threading
 import time
+from typing import NoReturn
 
 from orchestrator.errors import NO_ROOM, NoRoomError
 
@@ -41,6 +44,17 @@ def start_thread(thread: threading.Thread) -> None:
 def why_not_started(error: OSError) -> str:
     """Why a process could not be started, in words."""
     return NO_ROOM if error.errno == errno.EAGAIN else error.strerror or str(error)
+
+
+def end_as_python_would(raised: BaseException | None) -> NoReturn:
+    """End this process with the exit code of one that this exception ends, or none; what it has printed is not lost."""
+    code = int(raised is not None)
+    if isinstance(raised, SystemExit):
+        code = raised.code if isinstance(raised.code, int) else int(raised.code is not None)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(code & 0xFF)
 
 
 OOM_STEP, OOM_MOST = 100, 1000

@@ -4,11 +4,13 @@ Else such a one would go on as a second child of this slot: on the same connecti
 while the handler perhaps waits for its end.
 """
 
-import contextlib
 import os
 import sys
 import time
 import traceback
+from typing import NoReturn
+
+from orchestrator.board.kernel import end_as_python_would
 
 BRIEF_NANOSECONDS = 50_000
 """No fork takes so little: with the page tables of a bare interpreter to copy, 150 us (tried)."""
@@ -35,14 +37,7 @@ class Origin:
             _end(sys.exc_info()[1])
 
 
-def _end(raised: BaseException | None) -> None:
-    code = 0
-    if isinstance(raised, SystemExit):
-        code = raised.code if isinstance(raised.code, int) else int(raised.code is not None)
-    elif raised is not None:
+def _end(raised: BaseException | None) -> NoReturn:
+    if raised is not None and not isinstance(raised, SystemExit):
         traceback.print_exception(raised)
-        code = 1
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
-    os._exit(code & 0xFF)
+    end_as_python_would(raised)

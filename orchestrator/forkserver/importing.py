@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from orchestrator.app import App, load_app
 from orchestrator.board.birth import MARKER_VARIABLE, ForkserverOrders, app_marker
-from orchestrator.board.kernel import take_signal_stack
+from orchestrator.board.kernel import end_as_python_would, take_signal_stack
 from orchestrator.board.reactions import STACK_SIGNAL
 from orchestrator.telemetry import logs
 
@@ -48,16 +48,12 @@ def _marked(marker: str) -> Iterator[None]:
 def _end_copy() -> NoReturn:
     """As Python ends a process; an exception is told in words."""
     raised = sys.exc_info()[1]
-    cause = raised.__cause__ if raised is not None else None
-    code = 1 if raised is not None else 0
-    if isinstance(cause, SystemExit):
-        code = cause.code if isinstance(cause.code, int) else int(cause.code is not None)
-    elif raised is not None:
-        logs.get("forkserver").warning("copy_failed", error=str(raised))
+    if raised is not None and isinstance(raised.__cause__, SystemExit):
+        end_as_python_would(raised.__cause__)
+    log = logs.get("forkserver")
+    if raised is not None:
+        log.warning("copy_failed", error=str(raised))
     else:
         found = "the app forked at import, and the copy went on with the import: it was ended where that was over"
-        logs.get("forkserver").warning("fork_safety", found=found)
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
-    os._exit(code & 0xFF)
+        log.warning("fork_safety", found=found)
+    end_as_python_would(raised)
