@@ -17,7 +17,6 @@ from orchestrator.errors import (
     DatabaseUnavailable,
     OptionError,
     Problem,
-    SchemaError,
     StatementRefused,
 )
 from orchestrator.limits import client_timeout_problem
@@ -25,7 +24,7 @@ from orchestrator.model import NewTask
 from orchestrator.new_tasks import NOTHING, ToEnqueue, checked_batch, has_key, new_task
 from orchestrator.store.addresses import url_problem
 from orchestrator.store.enqueue import BATCH, enqueue, enqueue_many
-from orchestrator.store.failures import TRY_AGAIN_STATES
+from orchestrator.store.failures import TRY_AGAIN_STATES, missing_tables
 from orchestrator.store.session import Session, open_session
 
 MAX_CONNECTIONS = 4
@@ -33,8 +32,6 @@ MAX_CONNECTIONS = 4
 
 _TRIES = 5
 """Of a transaction that a deadlock or another's serializable one undoes."""
-
-_NO_TABLES = frozenset({"42P01", "42703", "42883", "3F000"})
 
 Row = TypeVar("Row")
 
@@ -219,10 +216,8 @@ class _Sessions:
             is_sound = True
         except StatementRefused as refused:
             is_sound = True
-            if refused.sqlstate in _NO_TABLES:
-                raise SchemaError(
-                    f"this database has no tables for tasks yet, or old ones: run `orchestratord migrate` ({refused})"
-                ) from refused
+            if (cure := missing_tables(refused)) is not None:
+                raise cure from refused
             raise
         finally:
             if is_sound and session.is_open:

@@ -17,6 +17,7 @@ from orchestrator.errors import (
     StatementRefused,
 )
 from orchestrator.exit_codes import ExitCode
+from orchestrator.store.failures import missing_tables
 from orchestrator.telemetry import logs
 
 CODES: tuple[tuple[type[OrchestratorError], ExitCode], ...] = (
@@ -32,7 +33,6 @@ CODES: tuple[tuple[type[OrchestratorError], ExitCode], ...] = (
 )
 """The first that fits decides."""
 
-_NO_TABLES = frozenset({"42P01", "42703", "42883", "3F000"})
 _NO_RIGHTS = "42501"
 
 
@@ -65,10 +65,8 @@ def _explained(refusal: OrchestratorError) -> OrchestratorError:
     """The refusals that have a cure of their own; any other error as it is."""
     if not isinstance(refusal, StatementRefused):
         return refusal
-    if refusal.sqlstate in _NO_TABLES:
-        return SchemaError(
-            f"this database has no tables for tasks yet, or old ones: run `orchestratord migrate` ({refusal})"
-        )
+    if (cure := missing_tables(refusal)) is not None:
+        return cure
     if refusal.sqlstate == _NO_RIGHTS:
         return SchemaError(f"the role of DATABASE_URL may not do that: {refusal}")
     return refusal

@@ -4,7 +4,7 @@ from typing import Any
 
 import psycopg2
 
-from orchestrator.errors import DatabaseUnavailable, StatementRefused
+from orchestrator.errors import DatabaseUnavailable, SchemaError, StatementRefused
 
 # sqlstates after which this server, or this session, is of no use: connection trouble (08), it is going away or is
 # starting (57P0x), no room for us (53300), and read-only (25006: a failover has left us on a standby).
@@ -14,6 +14,8 @@ _NO_ROOM = ("too many", "remaining connection slots")
 # A deadlock with another statement, or an isolation level above READ COMMITTED that the role has as its default:
 # nothing was changed, and the same statement again will do.
 TRY_AGAIN_STATES = frozenset({"40001", "40P01"})
+# No such table, column, function or schema.
+_NO_TABLES_STATES = frozenset({"42P01", "42703", "42883", "3F000"})
 
 
 def meaning(raw: Any, error: Exception) -> DatabaseUnavailable | StatementRefused:
@@ -31,6 +33,15 @@ def meaning(raw: Any, error: Exception) -> DatabaseUnavailable | StatementRefuse
         return DatabaseUnavailable(one_line(error), sent=True)
     # Only the primary message: the whole text quotes the statement with its data.
     return StatementRefused(error.diag.message_primary or one_line(error), sqlstate=state)
+
+
+def missing_tables(refusal: StatementRefused) -> SchemaError | None:
+    """What to do about it, if our tables or something of theirs is not there."""
+    if refusal.sqlstate not in _NO_TABLES_STATES:
+        return None
+    return SchemaError(
+        f"this database has no tables for tasks yet, or old ones: run `orchestratord migrate` ({refusal})"
+    )
 
 
 def one_line(error: Exception) -> str:
