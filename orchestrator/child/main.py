@@ -43,35 +43,43 @@ def run(context: ChildContext) -> None:
     if not _is_started(app, origin):
         board.leave_because(LeaveReason.BOOT)
         os._exit(ExitCode.APP)
+    loop = _composed(context, app, board, channel, origin, metrics)
+    board.enter(SlotState.CONNECTING)  # before READY: from then on the supervisor asks since when
+    channel.send(READY)
+    reason = loop.run()
+    board.leave_because(reason)
+    _say_goodbye(app, origin)
+    os._exit(0)
+
+
+def _composed(
+    context: ChildContext, app: App, board: ChildBoard, channel: Channel, origin: Origin, metrics: TaskMetrics
+) -> Loop:
+    """The child at work, and all that it works with. The start hooks have run: a healthy child is as they left it."""
+    settings = context.settings
     time_limit = TimeLimit()  # a hook may have taken its signal
-    database = Database(context.settings.database_url, f"orchestratord child {slot}")
-    own = context.board, context.permits, context.channel.fileno(), context.stacks
+    database = Database(settings.database_url, f"orchestratord child {context.request.slot}")
+    own = context.board, context.permits, channel.fileno(), context.stacks
     sanity = Sanity(time_limit, own, database.descriptor)
     executor = Executor(
         app,
         time_limit,
         origin,
-        default_timeout=context.settings.task_timeout,
-        max_result_size=context.settings.max_result_size,
+        default_timeout=settings.task_timeout,
+        max_result_size=settings.max_result_size,
     )
-    board.enter(SlotState.CONNECTING)  # before READY: from then on the supervisor asks since when
-    channel.send(READY)
-    loop = Loop(
+    return Loop(
         context,
         board=board,
         permits=Permits(context.permits),
         channel=channel,
         database=database,
-        crowd=Crowd(context.roster, slot),
+        crowd=Crowd(context.roster, context.request.slot),
         executor=executor,
         runner=Runner(context, board, executor, sanity),
         sanity=sanity,
         metrics=metrics,
     )
-    reason = loop.run()
-    board.leave_because(reason)
-    _say_goodbye(app, origin)
-    os._exit(0)
 
 
 def _is_started(app: App, origin: Origin) -> bool:
