@@ -8,6 +8,7 @@ from orchestrator.board.layout import Word
 from orchestrator.board.supervisor_half import SupervisorBoard
 from orchestrator.child import statements
 from orchestrator.errors import DatabaseUnavailable, StatementRefused
+from orchestrator.model import Claim
 from orchestrator.store.claims import finish_and_claim, finish_for_children
 from orchestrator.store.connection import Connection
 from tests.fixtures.desk import COUNT, Desk, statuses
@@ -16,6 +17,16 @@ from tests.store.rows import add_tasks, add_worker, wait_until
 END_BLOCKED = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
 """
+
+
+def lock(other: Connection, claim: Claim) -> None:
+    """Somebody else locks this claim's row, until `unlock`."""
+    other.execute("BEGIN", within=5.0)
+    other.execute("SELECT FROM tasks WHERE id = %(id)s FOR UPDATE", {"id": claim.task_id}, within=5.0)
+
+
+def unlock(other: Connection) -> None:
+    other.execute("ROLLBACK", within=5.0)
 
 
 @pytest.mark.parametrize("is_busy", [False, True])
@@ -45,8 +56,7 @@ def test_what_was_written_one_by_one_before_the_connection_was_lost_is_neither_w
     claims = desk.claim()
     desk.run(claims, result="no JSON")
     other = Connection.open(database_url, within=10.0, application_name="other")
-    other.execute("BEGIN", within=5.0)
-    other.execute("SELECT FROM tasks WHERE id = %(id)s FOR UPDATE", {"id": claims[-1].task_id}, within=5.0)
+    lock(other, claims[-1])
     with ThreadPoolExecutor(1) as pool:
         exchange = pool.submit(desk.ledger.exchange, 0)
         wait_until(lambda: bool(connection.execute(END_BLOCKED, within=5.0)))
@@ -79,8 +89,7 @@ def test_a_row_that_somebody_has_locked_keeps_its_outcome_waiting_and_no_other(
     add_tasks(connection, 9)
     claims = desk.claim(9)
     desk.run(claims)
-    other.execute("BEGIN", within=5.0)
-    other.execute("SELECT FROM tasks WHERE id = %(id)s FOR UPDATE", {"id": claims[4].task_id}, within=5.0)
+    lock(other, claims[4])
     for _ in range(2):
         with pytest.raises(StatementRefused):
             desk.ledger.exchange(0)
@@ -91,7 +100,7 @@ def test_a_row_that_somebody_has_locked_keeps_its_outcome_waiting_and_no_other(
     assert view is not None and [each.token for each in view.outcomes] == [claims[4].token]
     seen.close()
 
-    other.execute("ROLLBACK", within=5.0)
+    unlock(other)
     desk.ledger.exchange(0)
     assert connection.execute("SELECT count(*) FROM tasks WHERE status = 'completed'", within=5.0) == [(9,)]
     assert desk.board.is_written
@@ -127,8 +136,7 @@ def test_what_was_written_past_a_locked_row_before_the_connection_was_lost_is_no
     add_tasks(connection, 3)
     claims = desk.claim(3)
     desk.run(claims)
-    other.execute("BEGIN", within=5.0)
-    other.execute("SELECT FROM tasks WHERE id = %(id)s FOR UPDATE", {"id": claims[-1].task_id}, within=5.0)
+    lock(other, claims[-1])
     monkeypatch.setattr(statements, "LOCK_SECONDS", 20.0)  # time enough to lose the connection meanwhile
     with ThreadPoolExecutor(1) as pool:
         exchange = pool.submit(desk.ledger.exchange, 0)
@@ -137,7 +145,7 @@ def test_what_was_written_past_a_locked_row_before_the_connection_was_lost_is_no
         with pytest.raises(DatabaseUnavailable):
             exchange.result(10)
     assert len(desk.unwritten) == 1
-    other.execute("ROLLBACK", within=5.0)
+    unlock(other)
     wait_until(desk.database.try_to_connect)
     desk.ledger.exchange(0)
     assert statuses(connection) == {"completed": 3}
@@ -153,11 +161,10 @@ def test_a_large_result_may_follow_outcomes_of_which_the_last_was_written_past_a
     *brief, long = desk.claim(4)
     desk.run(tuple(brief))
     large = desk.run_large(long)
-    other.execute("BEGIN", within=5.0)
-    other.execute("SELECT FROM tasks WHERE id = %(id)s FOR UPDATE", {"id": brief[1].task_id}, within=5.0)
+    lock(other, brief[1])
     with pytest.raises(StatementRefused):
         desk.ledger.exchange(0, extra=(large,))
-    other.execute("ROLLBACK", within=5.0)
+    unlock(other)
     desk.ledger.exchange(0, extra=(large,))
     assert statuses(connection) == {"completed": 4}
     assert desk.board.is_written and desk.board.has_settled
@@ -176,13 +183,12 @@ def test_what_the_supervisor_found_written_is_counted_once_though_a_row_beside_i
     finish_and_claim(connection, found, worker_id="w", slot=0, limit=0, within=5.0)  # by us; the reply was lost
     seen = SupervisorBoard(desk.descriptor)
     seen.mark_written(frozenset({found[0].token}), by_child=frozenset({found[0].token}))
-    other.execute("BEGIN", within=5.0)
-    other.execute("SELECT FROM tasks WHERE id = %(id)s FOR UPDATE", {"id": claims[1].task_id}, within=5.0)
+    lock(other, claims[1])
     for _ in range(2):
         with pytest.raises(StatementRefused):
             desk.ledger.exchange(0)
     assert desk.counted("tasks_completed_total", status="success") == 1
-    other.execute("ROLLBACK", within=5.0)
+    unlock(other)
     desk.ledger.exchange(0)
     assert desk.counted("tasks_completed_total", status="success") == 2
     assert desk.board.is_written and len(desk.unwritten) == 0
