@@ -1,4 +1,7 @@
-"""Arrays as PostgreSQL itself writes them, or JSON. Drivers write ARRAY[…], which both sides take longer for. Pure."""
+"""Arrays as PostgreSQL itself writes them, or JSON. Drivers write ARRAY[…], which both sides take longer for. Pure.
+
+None of them holds a NULL: a session with array_nulls off, which a caller's may be, reads the word NULL as a text.
+"""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,16 +12,16 @@ def words(items: Iterable[str]) -> str:
 
 
 def texts(items: Sequence[str | None]) -> str:
-    """Of any texts, with NULL for None; of nothing but None: an empty one, which unnest() fills with NULLs."""
+    """Of any texts, with '' for None; of nothing but None: an empty one, which unnest() fills with NULLs."""
     if all(each is None for each in items):
         return "{}"
-    quoted = ["NULL" if each is None else '"' + each.replace("\\", "\\\\").replace('"', '\\"') + '"' for each in items]
+    quoted = ['""' if each is None else '"' + each.replace("\\", "\\\\").replace('"', '\\"') + '"' for each in items]
     return "{" + ",".join(quoted) + "}"
 
 
 def values(items: Sequence[object]) -> str:
-    """Of numbers or times, with NULL for None."""
-    return "{" + ",".join(["NULL" if each is None else f'"{each}"' for each in items]) + "}"
+    """Of numbers or times."""
+    return "{" + ",".join([f'"{each}"' for each in items]) + "}"
 
 
 def jsons(items: Sequence[str | None]) -> str:

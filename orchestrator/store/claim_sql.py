@@ -30,7 +30,7 @@ finished AS (
         started_at = CASE WHEN o.status <> 'pending' THEN now() - o.started_ago * interval '1 us' END,
         completed_at = CASE WHEN o.status <> 'pending' THEN now() - o.ended_ago * interval '1 us' END,
         next_retry_at = CASE WHEN o.status = 'pending' AND o.delay > 0 THEN now() + o.delay * interval '1 second' END,
-        last_error = coalesce(o.error, t.last_error),
+        last_error = coalesce(nullif(o.error, ''), t.last_error),
         result = nullif(o.result, 'null'),
         updated_at = now()
     FROM (

@@ -165,7 +165,7 @@ INSERT INTO tasks (type, payload, priority, next_retry_at, max_retries, timeout_
 SELECT type, payload::jsonb, coalesce(priority, 0),
     CASE WHEN delay > 0 THEN clock_timestamp() + delay * interval '1 second'
          WHEN run_at > clock_timestamp() THEN run_at END,
-    max_retries, timeout_seconds
+    nullif(max_retries, -1), nullif(timeout_seconds, 0)
 FROM (
     SELECT unnest(%(types)s::text[]) AS type, unnest(%(payloads)s::text[]) AS payload,
         unnest(%(priorities)s::integer[]) AS priority, unnest(%(delays)s::double precision[]) AS delay,
@@ -179,18 +179,18 @@ RETURNING id::text AS id
 # the whole table). NULL: committed by somebody else since this statement's snapshot.
 _INSERT_KEYED = """
 WITH new AS MATERIALIZED (
-    SELECT orchestrator_new_id() AS id, clock_timestamp() AS created_at, n.*
+    SELECT orchestrator_new_id() AS id, clock_timestamp() AS created_at, nullif(given_key, '') AS key, n.*
     FROM unnest(%(types)s::text[], %(payloads)s::text[], %(priorities)s::integer[], %(delays)s::double precision[],
                 %(run_ats)s::timestamptz[], %(keys)s::text[], %(max_retries)s::integer[],
                 %(timeouts)s::double precision[])
-        WITH ORDINALITY AS n (type, payload, priority, delay, run_at, key, max_retries, timeout_seconds, position)
+        WITH ORDINALITY AS n (type, payload, priority, delay, run_at, given_key, max_retries, timeout_seconds, position)
 ), inserted AS (
     INSERT INTO tasks (id, created_at, type, payload, priority, next_retry_at, idempotency_key, max_retries,
         timeout_seconds)
     SELECT id, created_at, type, payload::jsonb, coalesce(priority, 0),
         CASE WHEN delay > 0 THEN clock_timestamp() + delay * interval '1 second'
              WHEN run_at > clock_timestamp() THEN run_at END,
-        key, max_retries, timeout_seconds
+        key, nullif(max_retries, -1), nullif(timeout_seconds, 0)
     FROM new ORDER BY type, key, position
     ON CONFLICT (type, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
     RETURNING id, type, idempotency_key
@@ -204,22 +204,27 @@ ORDER BY new.position
 
 
 def columns_of(batch: Sequence[NewTask]) -> dict[str, str]:
-    """One array per column; a column that nobody uses is empty, which unnest() fills with NULLs."""
-    max_retries = [task.max_retries for task in batch]
+    """One array per column; a column that nobody uses is empty, which unnest() fills with NULLs.
+
+    Where one task has no value and others have: what none can have, which the statements know (arrays.py).
+    """
     return {
         "types": texts([task.type for task in batch]),
         "payloads": texts([task.payload for task in batch]),
-        "priorities": _used([task.priority for task in batch]),
-        "delays": _used([task.delay_seconds for task in batch]),
-        "run_ats": _used([task.run_at for task in batch]),
+        "priorities": _used([task.priority for task in batch], 0),
+        "delays": _used([task.delay_seconds for task in batch], 0),
+        "run_ats": _used([task.run_at for task in batch], "-infinity"),
         "keys": texts([task.idempotency_key for task in batch]),
-        "max_retries": values(max_retries) if any(each is not None for each in max_retries) else "{}",
-        "timeouts": _used([task.timeout_seconds for task in batch]),
+        "max_retries": _used([task.max_retries for task in batch], -1),
+        "timeouts": _used([task.timeout_seconds for task in batch], 0),
     }
 
 
-def _used(column: list[Any]) -> str:
-    return values(column) if any(column) else "{}"
+def _used(column: list[Any], nothing: object) -> str:
+    """`nothing` says the same as None."""
+    if column.count(None) + column.count(nothing) == len(column):
+        return "{}"
+    return values([nothing if each is None else each for each in column])
 
 
 def _id(row: Any) -> Any:

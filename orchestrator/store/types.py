@@ -15,7 +15,7 @@ def register(connection: Connection, types: Sequence[TaskType], *, within: float
     connection.execute(
         """
         INSERT INTO task_types (type, max_retries, timeout_seconds, retry_base_seconds, retry_cap_seconds, last_seen)
-        SELECT type, max_retries, timeout_seconds, retry_base_seconds, retry_cap_seconds, now()
+        SELECT type, max_retries, nullif(timeout_seconds, 0), retry_base_seconds, retry_cap_seconds, now()
         FROM unnest(%(types)s::text[], %(max_retries)s::integer[], %(timeouts)s::double precision[],
                     %(bases)s::double precision[], %(caps)s::double precision[])
             AS t (type, max_retries, timeout_seconds, retry_base_seconds, retry_cap_seconds)
@@ -29,7 +29,7 @@ def register(connection: Connection, types: Sequence[TaskType], *, within: float
             "only_missing": only_missing,
             "types": [t.name for t in types],
             "max_retries": [t.max_retries for t in types],
-            "timeouts": [t.timeout_seconds for t in types],
+            "timeouts": [t.timeout_seconds or 0.0 for t in types],  # arrays.py says why no NULL
             "bases": [t.retry_base_seconds for t in types],
             "caps": [t.retry_cap_seconds for t in types],
         },
