@@ -62,14 +62,14 @@ def _begin(server: Address) -> Any:
     settings: dict[str, Any] = {**server.parameters, "async_": 1}
     try:
         return psycopg2.connect(**settings)
-    except psycopg2.Error as error:
+    except (psycopg2.Error, UnicodeDecodeError) as error:
         raise DatabaseUnavailable(f"{server.name}: {refused(error)}") from error
 
 
 def _go_on(raw: Any, server: Address, deadline: float, readiness: Readiness) -> None:
     try:
         drive(raw, deadline, readiness)
-    except psycopg2.Error as error:
+    except (psycopg2.Error, UnicodeDecodeError) as error:
         raw.close()
         raise DatabaseUnavailable(f"{server.name}: {refused(error)}") from error
     except DatabaseUnavailable as failure:

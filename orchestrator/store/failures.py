@@ -45,12 +45,16 @@ def missing_tables(refusal: StatementRefused) -> SchemaError | None:
 
 
 def one_line(error: Exception) -> str:
-    """libpq's words without its hints, which it indents."""
-    lines = [line.strip() for line in str(error).splitlines() if not line.startswith("\t")]
+    """libpq's words without its hints, which it indents.
+
+    What refuses a connection is said in the server's own language and encoding, which the driver takes for UTF-8.
+    """
+    text = error.object.decode(errors="replace") if isinstance(error, UnicodeDecodeError) else str(error)
+    lines = [line.strip() for line in text.splitlines() if not line.startswith("\t")]
     return " ".join(line for line in lines if line)[:500] or type(error).__name__
 
 
-def refused(error: psycopg2.Error) -> str:
+def refused(error: Exception) -> str:
     """Why a server did not take us."""
     reason = one_line(error)
     if any(words in reason for words in _NO_ROOM):

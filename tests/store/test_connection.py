@@ -164,6 +164,25 @@ def test_a_server_that_accepts_and_says_nothing_costs_no_more_than_the_deadline(
             Connection.open(f"postgres://a:secret@127.0.0.1:{port}/x", within=0.4, application_name="test")
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
+def test_a_refusal_in_the_servers_own_language_and_encoding_is_a_refusal(encoding: str) -> None:
+    words = "SFATAL\0C28P01\0MPasswort-Authentifizierung für »ann« fehlgeschlagen\0\0".encode(encoding)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def refuse() -> None:
+            with listener.accept()[0] as peer:
+                peer.recv(1024)
+                peer.sendall(b"E" + (len(words) + 4).to_bytes(4, "big") + words)
+
+        server = threading.Thread(target=refuse)
+        server.start()
+        port = listener.getsockname()[1]
+        url = f"postgres://ann@127.0.0.1:{port}/db?sslmode=disable&gssencmode=disable"
+        with pytest.raises(DatabaseUnavailable, match=rf"127.0.0.1:{port}: .*Passwort-.* f.r .ann. fehlgeschlagen$"):
+            Connection.open(url, within=5.0, application_name="test")
+        server.join()
+
+
 def test_a_network_that_falls_silent_costs_no_more_than_the_deadline(
     private_postgres_tcp: PrivatePostgres, wire: Wire
 ) -> None:
