@@ -137,6 +137,7 @@ def _look_at_database(connection: Connection, settings: Settings, app: TriedApp 
         return
     yield Finding("database", "ok", shown)
     looks: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
+        ("database", lambda: _look_whether_it_can_be_written(connection)),
         ("encoding", lambda: _look_at_encoding(connection)),
         ("connections", lambda: _look_at_room(connection, settings)),
         ("schema", lambda: _look_at_schema(connection)),
@@ -148,6 +149,12 @@ def _look_at_database(connection: Connection, settings: Settings, app: TriedApp 
         except OrchestratorError as error:
             yield _problem(subject, error)
             return
+
+
+def _look_whether_it_can_be_written(connection: Connection) -> Iterator[Finding]:
+    problem = server.writing_problem(connection, within=ANSWER_SECONDS)
+    if problem is not None:
+        yield Finding("database", "problem", problem, ExitCode.DATABASE)
 
 
 def _look_at_encoding(connection: Connection) -> Iterator[Finding]:

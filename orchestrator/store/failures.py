@@ -10,6 +10,10 @@ from orchestrator.errors import DatabaseUnavailable, SchemaError, StatementRefus
 # starting (57P0x), no room for us (53300), and read-only (25006: a failover has left us on a standby).
 _LOST_STATES = frozenset({"25006", "53300"})
 _LOST_CLASSES = ("08", "57P")
+READ_ONLY = (
+    "the server is read-only: a standby, which target_session_attrs=read-write in DATABASE_URL would pass over, "
+    "or default_transaction_read_only is on for this role or database"
+)
 _NO_ROOM = ("too many", "remaining connection slots")
 # A deadlock with another statement, or an isolation level above READ COMMITTED that the role has as its default:
 # nothing was changed, and the same statement again will do.
@@ -26,7 +30,7 @@ def meaning(raw: Any, error: Exception) -> DatabaseUnavailable | StatementRefuse
         return StatementRefused(f"a parameter cannot be sent: {error}", sqlstate=None)
     state: str | None = error.pgcode
     if state == "25006":
-        return DatabaseUnavailable("the server is read-only (a standby?)")
+        return DatabaseUnavailable(READ_ONLY)
     if raw.closed or state in _LOST_STATES or (state or "").startswith(_LOST_CLASSES):
         return DatabaseUnavailable(one_line(error), sent=True)
     if state is None and not isinstance(error, psycopg2.ProgrammingError):

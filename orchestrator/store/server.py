@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from orchestrator.store.connection import Connection
+from orchestrator.store.failures import READ_ONLY
 
 LEASE_IS_FREE = "lease"
 """The message of a leader that leaves; an empty one tells of tasks."""
@@ -17,6 +18,12 @@ def encoding_problem(connection: Connection) -> str | None:
     if encoding == "SQL_ASCII":
         harm = "a task whose texts are no UTF-8 would stop all claims"
     return f"the database's encoding is {encoding}: {harm}; use one that was made with ENCODING 'UTF8'"
+
+
+def writing_problem(connection: Connection, *, within: float) -> str | None:
+    """Why nothing can be written by this session, and what to do; None: it can."""
+    ((setting,),) = connection.execute("SELECT current_setting('transaction_read_only')", within=within)
+    return READ_ONLY if setting == "on" else None
 
 
 class Capacity(NamedTuple):

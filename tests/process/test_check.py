@@ -192,6 +192,14 @@ def test_check_warns_of_an_encoding_in_which_one_task_may_stop_all(orchestratord
     assert "encoding" not in orchestratord("check", DATABASE_URL=database_url).stdout
 
 
+def test_check_says_that_nothing_could_be_written(orchestratord: Command, database_url: str) -> None:
+    read_only = make_conninfo(database_url, options="-c default_transaction_read_only=on")
+    done = orchestratord("check", DATABASE_URL=read_only)
+    assert done.returncode == 4
+    assert "problem  database: the server is read-only: a standby, which target_session_attrs=" in done.stdout
+    assert "ok       schema: " in done.stdout, "what else there is to see is looked at all the same"
+
+
 def test_check_has_patience_with_a_database_that_answers_slowly(orchestratord: Command, proxy: Proxy) -> None:
     proxy.slow(0.4)  # each message: a connection takes a few of them
     done = orchestratord("check", DATABASE_URL=proxy.url)
