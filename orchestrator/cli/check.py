@@ -180,14 +180,17 @@ def _look_at_schema(connection: Connection) -> Iterator[Finding]:
         yield Finding("schema", "problem", message, ExitCode.SCHEMA)
     elif (present or 0) < schema.SCHEMA_VERSION:
         found = "there are no tables yet" if present is None else f"version {present} is old"
-        if schema.may_apply(connection, within=ANSWER_SECONDS):
+        cure = schema.cure(connection, within=ANSWER_SECONDS)
+        if cure is None:
             yield Finding("schema", "warning", f"{found}: `orchestratord migrate` or `start` makes it right")
         else:
-            message = f"{found}, and this role may not change that: {schema.NO_RIGHTS_CURE}"
+            message = f"{found}, and this role may not change that: {cure}"
             yield Finding("schema", "problem", message, ExitCode.SCHEMA)
     elif present is not None and present > schema.SCHEMA_VERSION:
         message = f"version {present} is newer than the {schema.SCHEMA_VERSION} of this orchestratord"
         yield Finding("schema", "problem", message, ExitCode.SCHEMA)
+    elif (lacking := schema.missing_rights(connection, within=ANSWER_SECONDS)) is not None:
+        yield Finding("schema", "problem", lacking, ExitCode.SCHEMA)
     elif missing := schema.missing(connection, within=ANSWER_SECONDS):
         yield Finding("schema", "warning", f"missing: {', '.join(missing)}; `orchestratord migrate` makes them again")
     else:

@@ -5,11 +5,13 @@ from orchestrator.coordinator.election import Election
 from orchestrator.coordinator.guard import Guard
 from orchestrator.coordinator.leadership import Leadership
 from orchestrator.coordinator.membership import Membership
+from orchestrator.errors import SchemaError
 from orchestrator.store import schema, server
 from orchestrator.store.connection import Connection
 from orchestrator.telemetry import logs
 
 MIGRATE_SECONDS = 60.0
+RIGHTS_SECONDS = 5.0
 CAPACITY_SECONDS = 5.0
 SUPERVISOR_CONNECTIONS = 2
 
@@ -42,6 +44,8 @@ class Starting:
         if not self._is_migrated:
             if schema.migrate(connection, within=MIGRATE_SECONDS):
                 self._log.info("schema_applied", version=schema.SCHEMA_VERSION)
+            if (lacking := schema.missing_rights(connection, within=RIGHTS_SECONDS)) is not None:
+                raise SchemaError(lacking)
             self._is_migrated = True
         if self._guard is not None and not self._leadership.is_held:
             again = self._guard.look(connection, self._membership.worker_id)

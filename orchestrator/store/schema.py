@@ -13,6 +13,10 @@ SCHEMA_VERSION = 3
 
 NO_RIGHTS_CURE = "let a role that may create tables run `orchestratord migrate`, and grant this one its rights on them"
 
+NO_SCHEMA_CURE = (
+    "no schema that this role may use is in its search_path: ALTER ROLE … SET search_path, or GRANT USAGE on the schema"
+)
+
 OWN_SCHEMA_CURE = (
     "let the queue have a schema of its own: CREATE SCHEMA queue, and ?options=-csearch_path%3Dqueue at the end of "
     "DATABASE_URL"
@@ -23,7 +27,7 @@ _LOCK_SECONDS = 5.0
 # Refusals that say nothing about the schema or our rights: somebody else is at work; try again.
 _PASSING_STATES = frozenset({"40001", "40P01", "55P03", "57014"})
 # A right that this role lacks; no schema in its search_path to create anything in.
-_NO_RIGHTS_STATES = frozenset({"42501", "3F000"})
+_CURES = {"42501": NO_RIGHTS_CURE, "3F000": NO_SCHEMA_CURE}
 _RELATION = re.compile(r"^CREATE (?:UNLOGGED TABLE|TABLE|SEQUENCE|(?:UNIQUE )?INDEX) IF NOT EXISTS (\w+)", re.MULTILINE)
 _MARKS = {
     "tasks": "claim_token",
@@ -33,6 +37,14 @@ _MARKS = {
     "sleepers": "is_sleeping",
 }
 """A column by which each table is known to be ours."""
+_RIGHTS = {
+    "tasks": ("SELECT", "UPDATE"),
+    "task_types": ("SELECT", "INSERT", "UPDATE"),
+    "workers": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "leadership": ("SELECT", "UPDATE"),
+    "sleepers": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+}
+"""Without one of these a worker runs no task."""
 _TRIGGER = re.compile(r"^CREATE OR REPLACE TRIGGER (\w+)", re.MULTILINE)
 _BOUND_FUNCTION = re.compile(r"^CREATE OR REPLACE FUNCTION (\w+)\([^;]*?SET search_path FROM CURRENT", re.MULTILINE)
 
@@ -103,18 +115,42 @@ def strangers(connection: Connection, *, within: float) -> list[str]:
     return [name for (name,) in rows]
 
 
-def may_apply(connection: Connection, *, within: float) -> bool:
-    """Whether this role may create our tables, or change them if they are there."""
-    rows = connection.execute(
+def cure(connection: Connection, *, within: float) -> str | None:
+    """What has to be done before this role can create our tables, or change them if they are there. None: nothing."""
+    ((has_home, may_apply),) = connection.execute(
         """
-        SELECT coalesce(
+        SELECT current_schema() IS NOT NULL, coalesce(
             (SELECT has_schema_privilege(relnamespace, 'CREATE') AND pg_has_role(relowner, 'USAGE') FROM pg_class
              WHERE oid = to_regclass('tasks')),
             has_schema_privilege(current_schema(), 'CREATE'), false)
         """,
         within=within,
     )
-    return bool(rows[0][0])
+    if may_apply:
+        return None
+    return NO_RIGHTS_CURE if has_home else NO_SCHEMA_CURE
+
+
+def missing_rights(connection: Connection, *, within: float) -> str | None:
+    """What this role needs on our tables and has not got, as what their owner has to run. None: nothing."""
+    needed = [(table, right) for table, rights in _RIGHTS.items() for right in rights]
+    rows = connection.execute(
+        """
+        SELECT format('GRANT %%s ON %%I TO %%I', string_agg(needed, ', '), name, current_user)
+        FROM unnest(%(tables)s::text[], %(rights)s::text[]) AS needs (name, needed)
+        WHERE NOT has_table_privilege(to_regclass(name), needed)
+        GROUP BY name
+        UNION ALL
+        SELECT format('GRANT USAGE ON SEQUENCE claim_tokens TO %%I', current_user)
+        WHERE NOT has_sequence_privilege(to_regclass('claim_tokens'), 'USAGE')
+        ORDER BY 1
+        """,
+        {"tables": [table for table, _ in needed], "rights": [right for _, right in needed]},
+        within=within,
+    )
+    if not rows:
+        return None
+    return f"this role lacks rights; let the owner of the tables run: {'; '.join(grant for (grant,) in rows)}"
 
 
 def migrate(connection: Connection, *, within: float, repairs: bool = False) -> bool:
@@ -154,6 +190,6 @@ def _schema_error(refusal: StatementRefused) -> SchemaError | StatementRefused:
     if refusal.sqlstate in _PASSING_STATES:
         return refusal
     message = f"the schema cannot be applied: {refusal}"
-    if refusal.sqlstate in _NO_RIGHTS_STATES:
-        message += f"; {NO_RIGHTS_CURE}"
+    if refusal.sqlstate in _CURES:
+        message += f"; {_CURES[refusal.sqlstate]}"
     return SchemaError(message)

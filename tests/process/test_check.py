@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from orchestrator.cli import run
 from tests.fixtures.command import Command
@@ -217,6 +217,32 @@ def test_check_says_that_start_would_not_be_allowed_to_make_the_tables(
     assert done.returncode == migrated.returncode == 6
     assert "problem  schema: there are no tables yet, and this role may not change that: let a role" in done.stdout
     assert "permission denied for schema public; let a role that may create tables run" in migrated.stderr
+
+
+def test_check_and_start_name_the_rights_that_the_role_lacks(orchestratord: Command, database_url: str) -> None:
+    tables = ("tasks", "task_types", "workers", "leadership", "sleepers")
+    with a_role(database_url) as url:
+        role = conninfo_to_dict(url)["user"]
+        sql(database_url, f"GRANT SELECT ON orchestrator_schema TO {role}")
+        sql(database_url, f"GRANT SELECT, INSERT, UPDATE, DELETE ON {', '.join(tables)} TO {role}")
+        sql(database_url, f"REVOKE UPDATE ON task_types FROM {role}")
+        cure = f"run: GRANT UPDATE ON task_types TO {role}; GRANT USAGE ON SEQUENCE claim_tokens TO {role}\n"
+        checked = orchestratord("check", DATABASE_URL=url)
+        started = orchestratord("start", DATABASE_URL=url)
+        sql(database_url, f"DROP OWNED BY {role}")
+    assert checked.returncode == started.returncode == 6
+    assert f"problem  schema: this role lacks rights; let the owner of the tables {cure}" in checked.stdout
+    assert cure.strip() in started.stderr
+
+
+def test_check_and_migrate_tell_that_the_search_path_names_no_schema(
+    orchestratord: Command, empty_database_url: str
+) -> None:
+    url = make_conninfo(empty_database_url, options="-c search_path=nowhere")
+    checked, migrated = orchestratord("check", DATABASE_URL=url), orchestratord("migrate", DATABASE_URL=url)
+    assert checked.returncode == migrated.returncode == 6
+    cure = "no schema that this role may use is in its search_path: ALTER ROLE … SET search_path"
+    assert cure in checked.stdout and cure in migrated.stderr
 
 
 def test_what_was_dropped_is_told_by_check_and_made_again_by_migrate(orchestratord: Command, database_url: str) -> None:
