@@ -7,6 +7,7 @@ from orchestrator.coordinator.counting import Counting
 from orchestrator.coordinator.standing import Standing
 from orchestrator.coordinator.waiting import Bell
 from orchestrator.errors import DatabaseUnavailable, StoreError
+from orchestrator.store import peer
 from orchestrator.store.connection import Connection
 from orchestrator.telemetry import logs
 
@@ -23,6 +24,9 @@ LONGEST_PAUSE_SECONDS, SHORTEST_PAUSE_LIMIT_SECONDS = 5.0, 0.5
 SHARE_OF_WORKER_TIMEOUT = 0.25
 
 HURRIED_SECONDS = 0.25
+
+LEAST_SECONDS = 0.5
+"""For what is asked of a new session, if connecting has used up the time."""
 
 
 def longest_pause(worker_timeout: float) -> float:
@@ -59,6 +63,7 @@ class Session:
 
     def open(self, *, within: float = CONNECT_SECONDS) -> Connection:
         """A new connection. Raises DatabaseUnavailable."""
+        deadline = time.monotonic() + within
         self._connection = Connection.open(
             self._url,
             within=within,
@@ -66,6 +71,7 @@ class Session:
             interrupt=self._abort.fileno(),
             on_call=lambda by: self._standing.calls(self._thread, by),
         )
+        peer.limit(self._connection, within=max(LEAST_SECONDS, deadline - time.monotonic()))
         return self._connection
 
     def answered(self) -> None:

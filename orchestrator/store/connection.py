@@ -125,7 +125,7 @@ class Connection:
         A pooler that may hand it to others makes up the process id that it tells its clients.
         """
         ((server_pid,),) = self.execute("SELECT pg_backend_pid()", within=within)
-        if server_pid == self._raw.info.backend_pid:
+        if server_pid == self.server_process:
             self.execute(f"SET statement_timeout={round(limit * 1000)};{settings}", within=within)
             self._standing_limit = limit
 
@@ -266,6 +266,11 @@ class Connection:
     @property
     def is_open(self) -> bool:
         return not self._raw.closed
+
+    @property
+    def server_process(self) -> int:
+        """The process id of the session, or what a pooler has made up."""
+        return int(self._raw.info.backend_pid)
 
     @property
     def server_version(self) -> int:

@@ -15,6 +15,7 @@ from hashlib import sha256
 from typing import Any, NamedTuple
 
 from orchestrator.errors import StatementRefused
+from orchestrator.store import peer
 from orchestrator.store.connection import Connection
 from orchestrator.store.failures import TRY_AGAIN_STATES
 
@@ -27,14 +28,8 @@ _PLANNING = (
 _PLANNING_OF_SESSION = _PLANNING.replace("SET LOCAL", "SET")
 # What is claimed and finished all the time would undo others' statements, and be undone, if it were more.
 _ISOLATION_OF_SESSION = "SET default_transaction_isolation='read committed';"
-# The server's side of what addresses.TCP_LIMITS is on ours: by default it keeps the sessions of a host that is gone for
-# two hours, and may have no connection left once that host is back. What its owner has set stays.
-_PEER_OF_SESSION = """
-SELECT set_config(s.name, wanted.setting, false) FROM pg_settings AS s
-JOIN (VALUES ('tcp_keepalives_idle', '15'), ('tcp_keepalives_interval', '5'), ('tcp_keepalives_count', '3'),
-             ('tcp_user_timeout', '15000')) AS wanted (name, setting) ON wanted.name = s.name
-WHERE s.source = 'default'
-"""
+# A child that has nothing to do keeps its session. Ending idle ones is meant for those that were forgotten.
+_PATIENCE_OF_SESSION = "SET idle_session_timeout=0;"
 _UNKNOWN_STATEMENT = "26000"
 _KNOWN_ALREADY = "42P05"
 _TRIES = 5
@@ -122,7 +117,7 @@ def send_prepared(
 def settle(connection: Connection, *, limit: float, within: float) -> None:
     """Has what such statements need, and a limit of so many seconds for each, stay with the session, if there is no
     pooler. All that is sent on it is planned like that from now on."""
-    settings = _PLANNING_OF_SESSION + _ISOLATION_OF_SESSION + _PEER_OF_SESSION
+    settings = _PLANNING_OF_SESSION + _ISOLATION_OF_SESSION + _PATIENCE_OF_SESSION + peer.LIMITS
     connection.settle(settings, limit=limit, within=within)
 
 

@@ -1,12 +1,17 @@
 """A session of the Client's own, for enqueueing outside of the caller's transactions. Used by user processes."""
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.errors import DatabaseUnavailable, StatementRefused
 from orchestrator.model import NewTask
+from orchestrator.store import peer
 from orchestrator.store.connection import Connection
 from orchestrator.store.enqueue import columns_of, enqueue_batch, enqueue_on
+
+_LEAST_SECONDS = 0.5
+"""For what is asked of a new session, if connecting has used up the time."""
 
 
 class Session:
@@ -87,4 +92,7 @@ class _Upcoming:
 
 def open_session(url: str, *, within: float, application_name: str = "orchestrator-client") -> Session:
     """Connects within so many seconds, or DatabaseUnavailable."""
-    return Session(Connection.open(url, within=within, application_name=application_name))
+    deadline = time.monotonic() + within
+    connection = Connection.open(url, within=within, application_name=application_name)
+    peer.limit(connection, within=max(_LEAST_SECONDS, deadline - time.monotonic()))
+    return Session(connection)

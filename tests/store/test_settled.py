@@ -1,15 +1,21 @@
 """Settings that stay with a session that is nobody else's, and never with one that a pooler hands on."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from orchestrator.child.database import Database
+from orchestrator.coordinator.session import Session
+from orchestrator.coordinator.standing import Standing
+from orchestrator.coordinator.waiting import Bell
 from orchestrator.errors import StatementRefused
 from orchestrator.store import holdings
 from orchestrator.store.connection import Connection
 from orchestrator.store.prepared import execute_prepared, prepared, settle
+from orchestrator.store.session import open_session
+from orchestrator.telemetry.metrics import TaskMetrics
 
 OWN = "SELECT name, setting FROM pg_settings WHERE source = 'session' ORDER BY name"
 SHOW = prepared(
@@ -40,6 +46,21 @@ class Pooled(Watched):
     is_pooled = True
 
 
+def of_a_child(url: str) -> Connection:
+    database = Database(url, "test")
+    assert database.try_to_connect() and database.connection is not None
+    return database.connection
+
+
+def of_a_client(url: str) -> Connection:
+    return open_session(url, within=10.0)._connection
+
+
+def of_a_supervisor(url: str) -> Connection:
+    counting = TaskMetrics(CollectorRegistry())
+    return Session(url, thread="pulse", standing=Standing(), counting=counting, abort=Bell(), longest_pause=1.0).open()
+
+
 def shown(connection: Connection, *, within: float = 20.0, lock_within: float = 20.0) -> list[str]:
     """What holds while a prepared statement runs."""
     rows = execute_prepared(connection, SHOW, {"names": NAMES}, within=within, lock_within=lock_within)
@@ -61,16 +82,24 @@ def test_a_statement_runs_under_the_same_settings_whether_they_stay_or_are_sent(
     settle(connection, limit=18.0, within=5.0)
     assert shown(connection) == ["off", "off", "off", "force_generic_plan", "18000"]
     assert ("SET" in connection.last) == connection.is_pooled
-    assert len(connection.execute(OWN, within=5.0)) == (0 if connection.is_pooled else 10)
+    assert len(connection.execute(OWN, within=5.0)) == (0 if connection.is_pooled else 11)
     connection.close()
 
 
-def test_the_server_asks_whether_we_are_there_as_we_ask_it_unless_its_owner_says_how(database_url: str) -> None:
+def test_a_session_of_our_own_may_be_idle_for_as_long_as_it_likes(connection: Connection) -> None:
+    connection.execute("SET idle_session_timeout = '1min'", within=5.0)
+    settle(connection, limit=18.0, within=5.0)
+    assert connection.execute("SHOW idle_session_timeout", within=5.0) == [("0",)]
+
+
+@pytest.mark.parametrize("open_one", [of_a_child, of_a_client, of_a_supervisor])
+def test_the_server_asks_whether_we_are_there_as_we_ask_it_unless_its_owner_says_how(
+    database_url: str, open_one: Callable[[str], Connection]
+) -> None:
     sources = "SELECT name, source FROM pg_settings WHERE name LIKE 'tcp\\_%'"
     separator = "&" if "?" in database_url else "?"
     for options, idle in (("", "session"), (f"{separator}options=-ctcp_keepalives_idle%3D60", "client")):
-        connection = Connection.open(database_url + options, within=10.0, application_name="test")
-        settle(connection, limit=18.0, within=5.0)
+        connection = open_one(database_url + options)
         assert dict(connection.execute(sources, within=5.0)) == {  # type: ignore[arg-type]
             "tcp_keepalives_idle": idle, "tcp_keepalives_interval": "session", "tcp_keepalives_count": "session",
             "tcp_user_timeout": "session",

@@ -1,0 +1,20 @@
+"""What the server does about a host of ours that is gone: the other side of `addresses.TCP_LIMITS`."""
+
+from orchestrator.store.connection import Connection
+
+# By default it keeps such sessions for two hours, and may have no connection left once that host is back. What its
+# owner has set stays.
+LIMITS = """
+SELECT set_config(s.name, wanted.setting, false) FROM pg_settings AS s
+JOIN (VALUES ('tcp_keepalives_idle', '15'), ('tcp_keepalives_interval', '5'), ('tcp_keepalives_count', '3'),
+             ('tcp_user_timeout', '15000')) AS wanted (name, setting) ON wanted.name = s.name
+WHERE s.source = 'default'
+"""
+
+
+def limit(connection: Connection, *, within: float) -> None:
+    """Has the server end this session half a minute after our host has fallen silent.
+
+    Not where a pooler may hand it to others: that makes up the process id which it tells its clients.
+    """
+    connection.execute(LIMITS + " AND pg_backend_pid() = %(pid)s", {"pid": connection.server_process}, within=within)
