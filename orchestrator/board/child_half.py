@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from orchestrator.board.layout import (
     ARENA_BYTES,
     END,
+    FLAG_GIVEN_UP,
     FLAG_IS_RUNNING,
     HEADER_BYTES,
     MAX_INLINE_BYTES,
@@ -187,6 +188,10 @@ class ChildBoard(Board):
     def count_found(self, index: int) -> None:
         """What the supervisor found written by us we count, as if it had been the one: it need not when we die."""
         self._words[self._at(index, Field.SUPERVISOR_WROTE)] = self._words[self._at(index, Field.TOKEN)]
+
+    def give_up(self, index: int) -> None:
+        """This claim's outcome is the supervisor's to write and to count, once it has marked it as written."""
+        self._words[self._at(index, Field.FLAGS)] |= FLAG_GIVEN_UP
 
     def outcomes_written(self, count: int | None = None) -> None:
         """The first so many outcomes stand in the database (None: all), if not more; once all do, their texts may be

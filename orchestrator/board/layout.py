@@ -118,6 +118,9 @@ class Field:
 FLAG_IS_RUNNING = 1
 """The claim statement has marked the task running already."""
 
+FLAG_GIVEN_UP = 2
+"""The child could not write the outcome, and leaves it to the supervisor."""
+
 OUTCOME_STATUSES = (TaskStatus.COMPLETED, TaskStatus.PENDING, TaskStatus.FAILED, TaskStatus.DEAD_LETTER)
 
 

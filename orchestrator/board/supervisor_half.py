@@ -1,9 +1,11 @@
 """The supervisor's half of a slot's board: it reads whole batches, and notes what it took back or wrote."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from orchestrator.board.layout import (
     ARENA_BYTES,
+    FLAG_GIVEN_UP,
     FLAG_IS_RUNNING,
     HEADER_BYTES,
     OUTCOME_STATUSES,
@@ -36,12 +38,14 @@ class BoardClaim(NamedTuple):
 
 
 class BatchView(NamedTuple):
-    """A batch read whole. `running` is the claim whose handler is at work, `unstarted` those handed to nobody yet."""
+    """A batch read whole. `running` is the claim whose handler is at work, `unstarted` those handed to nobody yet;
+    `given_up` are tokens of outcomes that the child leaves to us."""
 
     batch: int
     outcomes: tuple[Outcome, ...]
     running: BoardClaim | None
     unstarted: tuple[BoardClaim, ...]
+    given_up: frozenset[int] = frozenset()
 
 
 class Glance(NamedTuple):
@@ -91,11 +95,12 @@ class SupervisorBoard(Board):
         outcomes = tuple(self._outcome(index) for index in range(written, ended) if not self._is_written(index))
         running = self._claim(ended, has_started=True) if started > ended else None
         unstarted = tuple(self._claim(index, has_started=False) for index in range(started, count - handed_back))
+        given_up = frozenset(self._given_up(range(written, ended)))
         if words[Word.BATCH] != batch or words[Word.WRITTEN] != written:
             return None
         if words[Word.ENDED] != ended or words[Word.STARTED] != started:
             return None  # whole, but old: the running claim has changed
-        return BatchView(batch, outcomes, running, unstarted)
+        return BatchView(batch, outcomes, running, unstarted, given_up)
 
     def glance(self) -> Glance | None:
         """A twentieth of the cost of `read`; None likewise."""
@@ -135,15 +140,15 @@ class SupervisorBoard(Board):
         return claims
 
     def mark_written(self, tokens: frozenset[int], by_child: frozenset[int] = frozenset()) -> list[int]:
-        """Tell the child that these claims' outcomes stand in the database; those `by_child` by its own doing. Returns
-        those of which it had not heard itself.
+        """Tell the child that these claims' outcomes stand in the database, or are ours to write; those `by_child`
+        it has written itself. Returns those of which it had not heard before, from us or otherwise.
 
         A batch replaced meanwhile does no harm: the child compares tokens, and tokens are never used twice.
         """
         told = []
         for index in range(max(self._words[Word.WRITTEN], 0), min(self._words[Word.ENDED], self.capacity)):
             token = self._words[self._at(index, Field.TOKEN)]
-            if token in tokens:
+            if token in tokens and not self._is_written(index):
                 self._words[self._at(index, Field.SUPERVISOR_WROTE)] = -token if token in by_child else token
                 self._words[Word.MARKS] = (self._words[Word.MARKS] + 1) & 0x7FFFFFFF
                 told.append(token)
@@ -167,6 +172,11 @@ class SupervisorBoard(Board):
         indexes = range(max(words[Word.WRITTEN], 0), min(words[Word.COUNT] - words[Word.HANDED_BACK], self.capacity))
         held = frozenset(words[self._at(i, Field.TOKEN)] for i in indexes)
         return held if words[Word.BATCH] == batch else None
+
+    def _given_up(self, indexes: range) -> Iterator[int]:
+        for index in indexes:
+            if self._words[self._at(index, Field.FLAGS)] & FLAG_GIVEN_UP:
+                yield self._words[self._at(index, Field.TOKEN)]
 
     def _is_written(self, index: int) -> bool:
         return abs(self._mark(index)) == self._words[self._at(index, Field.TOKEN)]

@@ -174,6 +174,8 @@ class Ledger:
             try:
                 batch = sent.receive(self._statements.left())
             except StatementRefused as refusal:
+                if refusal.blames_lock:
+                    self._refusals.finish_past_locks(sent.connection)
                 if not refusal.blames_data:
                     raise
                 self._refusals.finish_one_by_one(sent.connection, sent.outcomes, refusal)

@@ -1,6 +1,7 @@
 """When the server refuses a batch of outcomes for the sake of one of them: the others are written all the same. Runs in
 a child."""
 
+import time
 from collections.abc import Sequence
 
 from orchestrator.board.child_half import ChildBoard
@@ -12,6 +13,9 @@ from orchestrator.model import Outcome
 from orchestrator.store.claims import Batch
 from orchestrator.store.connection import Connection
 from orchestrator.telemetry import logs
+
+PAST_LOCKS_SECONDS = 10.0
+"""All rows may be locked, one by one or with their table: what was not tried by then is not."""
 
 
 class Refusals:
@@ -25,22 +29,30 @@ class Refusals:
         self._log = logs.get("child")
 
     def finish_past_locks(self, connection: Connection) -> None:
-        """Somebody has locked a row for as long as a statement may take: write what stands beside it. On the board that
-        is as if the supervisor had, since those before it are not written."""
+        """Somebody has locked a row for as long as a statement may take: write what stands beside it (on the board that
+        is as if the supervisor had, since those before it are not written), and leave the others to the supervisor,
+        who can wait for them while we go on."""
         left = list(self._unwritten.all())
+        until = time.monotonic() + PAST_LOCKS_SECONDS
         for each in self._unwritten.all():
             index, outcome = each
-            try:
-                batch = self._statements.run_past_locks(connection, outcome)
-            except StatementRefused as refusal:
-                if not refusal.blames_lock:
-                    raise
+            batch = self._finish_unless_locked(connection, outcome) if time.monotonic() < until else None
+            if batch is None:
+                self._board.give_up(index)
             else:
                 self._board.count_found(index)
                 self._count(connection, outcome, batch, -1)
                 left.remove(each)
                 self._unwritten.are_written_but(left)  # whatever becomes of those behind it
         self._log.warning("rows_are_locked", outcomes=len(left), then="their outcomes wait; look at pg_locks")
+
+    def _finish_unless_locked(self, connection: Connection, outcome: Outcome) -> Batch | None:
+        try:
+            return self._statements.run_past_locks(connection, outcome)
+        except StatementRefused as refusal:
+            if not refusal.blames_lock:
+                raise
+            return None
 
     def finish_one_by_one(self, connection: Connection, outcomes: Sequence[Outcome], refusal: StatementRefused) -> None:
         """PostgreSQL cannot store one's texts: that one loses them."""

@@ -262,6 +262,11 @@ class Pool:
         if uncounted:
             self.listeners.on_ended(uncounted)
 
+    def take_over(self, link: Link, outcomes: Sequence[Outcome]) -> None:
+        """What a living child has given up is ours from now on, as if it were dead: it goes on without them."""
+        self.inherit(outcomes, ())
+        link.board.mark_written(frozenset(each.token for each in outcomes))
+
     def written(self, report: Written) -> None:
         """Outcomes stand in the database: their children need not write them, but count those they wrote themselves.
 

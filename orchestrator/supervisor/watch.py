@@ -122,6 +122,9 @@ class Watch:
         view = link.board.read()
         if view is None:
             return
+        given_up = tuple(each for each in view.outcomes if each.token in view.given_up)
+        if given_up:
+            self._pool.take_over(link, given_up)
         late = tuple(
             outcome
             for outcome in view.outcomes

@@ -1,12 +1,13 @@
 """Outcomes that the database refuses or whose row is locked: the others are written, and each counts once."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from orchestrator.board.layout import Word
 from orchestrator.board.supervisor_half import SupervisorBoard
-from orchestrator.child import statements
+from orchestrator.child import refusals, statements
 from orchestrator.errors import DatabaseUnavailable, StatementRefused
 from orchestrator.model import Claim
 from orchestrator.store.claims import finish_and_claim, finish_for_children
@@ -95,16 +96,58 @@ def test_a_row_that_somebody_has_locked_keeps_its_outcome_waiting_and_no_other(
             desk.ledger.exchange(0)
         assert connection.execute("SELECT count(*) FROM tasks WHERE status = 'completed'", within=5.0) == [(8,)]
         assert len(desk.unwritten) == 1
-    seen = SupervisorBoard(desk.descriptor)
-    view = seen.read()
-    assert view is not None and [each.token for each in view.outcomes] == [claims[4].token]
-    seen.close()
-
     unlock(other)
     desk.ledger.exchange(0)
     assert connection.execute("SELECT count(*) FROM tasks WHERE status = 'completed'", within=5.0) == [(9,)]
     assert desk.board.is_written
     assert desk.counted("tasks_completed_total", status="success") == 9
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_once_the_supervisor_has_taken_over_what_is_locked_the_child_goes_on(
+    desk: Desk, connection: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch, is_busy: bool
+) -> None:
+    monkeypatch.setattr(statements, "EXCHANGE_SECONDS", 0.6)
+    add_worker(connection)
+    add_tasks(connection, 6 * COUNT)
+    if is_busy:
+        desk.get_busy()
+    claims = desk.claim()
+    desk.run(claims)
+    lock(other, claims[4])
+    if is_busy:  # it is sent behind the next claims, and heard of after those
+        desk.run(desk.claim())
+    with pytest.raises(StatementRefused):
+        desk.ledger.exchange(COUNT)
+    seen = SupervisorBoard(desk.descriptor)
+    view = seen.read()
+    assert view is not None and [each.token for each in view.outcomes] == [claims[4].token]
+    assert view.given_up == {claims[4].token}
+    seen.mark_written(view.given_up)
+    assert len(desk.claim()) == COUNT
+    assert len(desk.unwritten) == 0
+    assert statuses(connection)["completed"] == (4 * COUNT if is_busy else COUNT) - 1
+    seen.close()
+
+
+def test_when_all_is_locked_the_child_does_not_try_each_outcome(
+    desk: Desk, connection: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statements, "EXCHANGE_SECONDS", 0.6)
+    monkeypatch.setattr(refusals, "PAST_LOCKS_SECONDS", 0.25)
+    add_worker(connection)
+    add_tasks(connection, 100)
+    claims = desk.claim(100)
+    desk.run(claims)
+    other.execute("BEGIN; LOCK TABLE tasks IN SHARE MODE", within=5.0)
+    began = time.monotonic()
+    with pytest.raises(StatementRefused):
+        desk.ledger.exchange(0)
+    assert time.monotonic() - began < 5.0, "which at a tenth of a second each it would not be"
+    seen = SupervisorBoard(desk.descriptor)
+    view = seen.read()
+    assert view is not None and view.given_up == {claim.token for claim in claims}
+    seen.close()
 
 
 def test_a_large_result_that_is_refused_may_follow_outcomes_that_the_supervisor_has_written(

@@ -181,6 +181,22 @@ def test_what_a_child_wrote_and_did_not_count_can_be_told_once_it_is_dead(board:
     board.supervisor.mark_written(frozenset({2, 3, 4}), by_child=frozenset({3, 4}))
     board.child.count_found(3)
     assert [each.token for each in board.supervisor.uncounted()] == [3]
+    assert board.supervisor.mark_written(frozenset({4}), by_child=frozenset({4})) == [], "it knows, and has counted"
+    assert [each.token for each in board.supervisor.uncounted()] == [3]
+
+
+def test_an_outcome_that_a_child_gives_up_is_told_until_the_supervisor_has_it(board: Halves) -> None:
+    board.publish(3)
+    for token in (1, 2):
+        board.child.start(0)
+        board.child.end(outcome(token))
+    board.child.give_up(1)
+    view = board.read()
+    assert view.given_up == {2} and [each.token for each in view.outcomes] == [1, 2]
+    board.supervisor.mark_written(view.given_up)
+    assert [each.token for each in board.read().outcomes] == [1]
+    board.child.outcomes_written()
+    assert board.read().given_up == frozenset()
 
 
 def test_a_large_result_is_written_by_the_child_itself(board: Halves) -> None:

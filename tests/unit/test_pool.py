@@ -202,6 +202,24 @@ def test_what_a_dead_child_wrote_and_did_not_count_is_counted_whenever_that_is_f
     assert theatre.counted == [outcome(4), outcome(2)]
 
 
+@pytest.mark.parametrize("by_child", [(), (1,)])
+def test_what_a_living_child_gave_up_is_counted_once_by_the_supervisor(
+    theatre: Theatre, by_child: tuple[int, ...]
+) -> None:
+    """`by_child`: it had been ordered already, as the child's own, and turns out to have been written by it."""
+    first, *_ = theatre.get_ready()
+    first.board.publish([claim(1)])
+    first.board.start(0)
+    first.board.end(outcome(1))
+    theatre.pool.finish(Finish((outcome(1),)))
+    theatre.pool.take_over(theatre.pool.links[0], [outcome(1)])
+    assert len(theatre.orders) == 1
+    theatre.pool.written(Written((1,), by_child=by_child))
+    assert theatre.counted == [outcome(token) for token in by_child], "else by whoever has written it"
+    assert not first.board.supervisor_found(0, 1)
+    assert not theatre.pool.links[0].board.uncounted()
+
+
 @pytest.mark.parametrize("has_heard", [False, True])
 def test_a_refused_outcome_is_stale_unless_its_child_has_heard_of_it_meanwhile(
     theatre: Theatre, has_heard: bool

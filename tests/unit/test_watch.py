@@ -1,11 +1,11 @@
-"""When the supervisor hands back what waits in a child's batch, and what the others hear of it."""
+"""When the supervisor hands back what waits in a child's batch, what the others hear of it, and what it takes over."""
 
 import time
 
 import pytest
 
 from orchestrator.board.layout import SlotState, Word
-from orchestrator.mailbox import Order, Release
+from orchestrator.mailbox import Finish, Order, Release
 from orchestrator.supervisor.surroundings import PoolSettings, SupervisorSettings
 from orchestrator.supervisor.watch import (
     BATCH_SECONDS,
@@ -24,6 +24,7 @@ class Scene:
     def __init__(self, theatre: Theatre, *, claims: int = 5, done: int = 2) -> None:
         self._pool = theatre.pool
         self._orders: list[Order] = theatre.orders
+        self.finishes: list[Finish] = []
         self.busy, self.second, self.third = self.actors = theatre.get_ready()
         settings = SupervisorSettings("app", 3, 30.0, 5.0, 0, PoolSettings("w", CAPACITY, 20.0))
         self._watch = Watch(theatre.pool, theatre.reaper, settings, post=theatre.orders.append)
@@ -50,6 +51,7 @@ class Scene:
         """Look so long after the batch began: the tokens that are handed back."""
         del self._orders[:]
         self._watch.look(self.began + seconds)
+        self.finishes += [order for order in self._orders if isinstance(order, Finish)]
         releases = [order for order in self._orders if isinstance(order, Release)]
         assert all(order.reason == "slow_task" for order in releases)
         return sorted(ref.token for order in releases for ref in order.claims)
@@ -100,3 +102,16 @@ def test_brief_tasks_are_left_where_they_are_though_others_have_nothing_to_do(th
     scene = Scene(theatre, claims=60, done=30)
     assert scene.look(30 * SLOW_SECONDS - LOOK_SECONDS) == []
     assert scene.look(30 * SLOW_SECONDS + LOOK_SECONDS) == list(range(31, 61)), "as soon as they are no longer brief"
+
+
+def test_what_a_child_gives_up_is_taken_over_once_and_the_child_can_tell(scene: Scene) -> None:
+    """It may well be claiming: it has been refused just then."""
+    board = scene.busy.board
+    board.enter(SlotState.CLAIMING)
+    board.give_up(0)
+    for seconds in (1.0, 2.0):
+        scene.look(seconds)
+    ((taken,), is_estate), *others = scene.finishes
+    assert (taken.token, is_estate, others) == (1, True, [])
+    assert board.supervisor_wrote(0, 1) and not board.supervisor_found(0, 1)
+    assert not board.supervisor_wrote(1, 2)
