@@ -13,12 +13,16 @@ from orchestrator.errors import DatabaseUnavailable, DeadlineExceeded, Statement
 from orchestrator.store.connection import Connection
 from orchestrator.telemetry import logs
 
+LONGEST_PAUSE_SECONDS = 5.0
+"""Between tries of a duty whose own pace is quicker: whatever refuses it, somebody's lock mostly, soon after its end it
+is to be done again. No task that waits for its time runs before that."""
+
 
 @dataclass(slots=True)
 class _Entry:
     duty: Duty
     due_at: float = 0.0
-    backoff: Backoff = field(default_factory=lambda: Backoff(base=1.0))
+    backoff: Backoff = field(default_factory=lambda: Backoff(base=1.0, cap=LONGEST_PAUSE_SECONDS))
 
 
 class Schedule:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import cast
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -13,14 +14,18 @@ from prometheus_client import CollectorRegistry
 from orchestrator.coordinator.backoff import Backoff
 from orchestrator.coordinator.order_book import OrderBook
 from orchestrator.coordinator.process import is_gone, new_worker_id, this_process
+from orchestrator.coordinator.schedule import Schedule
 from orchestrator.coordinator.session import Session, longest_pause
 from orchestrator.coordinator.standing import PATIENCE_SECONDS, Lead, Standing
 from orchestrator.coordinator.waiting import Bell, wait_until
 from orchestrator.errors import StatementRefused
 from orchestrator.mailbox import Activity, Audit, Begin, Finish, MarkRunning, Order, Release, Types
 from orchestrator.model import ClaimRef, Outcome, Start, TaskStatus, TaskType, Term
+from orchestrator.store.connection import Connection
 from orchestrator.telemetry.metrics import TaskMetrics
 from tests.fixtures.coordination import eventually
+
+NO_CONNECTION = cast(Connection, None)
 
 
 def outcome(token: int) -> Outcome:
@@ -102,6 +107,30 @@ def test_after_a_long_outage_a_worker_is_back_before_it_could_be_taken_for_dead(
         session.failed(StatementRefused("a lock", sqlstate="55P03"))
         waits.append(session.retry_at - began)
     assert most / 2 < max(waits) <= most + 0.05
+
+
+class Refused:
+    """A duty that the database has refused for long."""
+
+    name = "refused"
+    every_seconds = 1.0
+
+    def is_wanted(self) -> bool:
+        return True
+
+    def run_once(self, connection: Connection) -> float | None:
+        raise StatementRefused("a lock", sqlstate="55P03")
+
+
+def test_a_duty_that_was_refused_for_long_is_done_soon_after_the_end_of_that() -> None:
+    schedule = Schedule((Refused(),), TaskMetrics(CollectorRegistry()))
+    waits = []
+    for _ in range(100):
+        schedule.hasten(Refused.name)
+        assert schedule.run_one(NO_CONNECTION)
+        waits.append(schedule.due_at - time.monotonic())
+    assert 3.0 < max(waits) <= 5.0
+    assert min(waits) > 0.9, "and no sooner than it would have been"
 
 
 def test_orders_are_outstanding_until_they_are_settled() -> None:
