@@ -73,7 +73,7 @@ import os
 from psycopg.conninfo import conninfo_to_dict
 url = conninfo_to_dict(os.environ["DATABASE_URL"])
 names = {"NAME": "dbname", "USER": "user", "PASSWORD": "password", "HOST": "host", "PORT": "port"}
-DATABASES = {"default": {"ENGINE": "django.db.backends.postgresql", "CONN_MAX_AGE": None,
+DATABASES = {"default": {"ENGINE": "django.db.backends.postgresql", "CONN_MAX_AGE": None, "CONN_HEALTH_CHECKS": True,
                          **{name: url.get(key, "") for name, key in names.items()}}}
 INSTALLED_APPS = ["stock.apps.Stock"]
 """
@@ -121,8 +121,7 @@ def test_djangos_connections_and_its_thread_stay_and_a_lost_one_is_made_anew(
         queue.enqueue(type_name, {"shelf": 1}, max_retries=0)
     queue.wait_empty()
 
-    after = queue.rows("SELECT type, status::text FROM tasks ORDER BY id")[4:]
-    assert after[2:] == [("stock:count", "completed"), ("stock:count_async", "completed")]
+    assert queue.rows("SELECT DISTINCT status::text FROM tasks") == [("completed",)]
     assert worker.children() == children
 
 

@@ -11,8 +11,8 @@ from tests.fixtures.daemon import Queue
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "testing.md").read_text()
 CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
-HANDLERS, ENQUEUED, MIGRATION = CODE.findall(PAGE)
-BILLING = CODE.findall((ROOT / "docs" / "handlers.md").read_text())[0]
+HANDLERS, ENQUEUED, MIGRATION, DJANGOS = CODE.findall(PAGE)
+BILLING, STOCK, *_ = CODE.findall((ROOT / "docs" / "handlers.md").read_text())
 AS_A_WORKER = "for type, payload in enqueued(): billing.app.handlers[type].function(**payload)"
 
 MORE = f"""
@@ -39,6 +39,28 @@ names = {"NAME": "dbname", "USER": "user", "PASSWORD": "password", "HOST": "host
 values = {name: url.get(key, "") for name, key in names.items()}
 DATABASES = {"default": {"ENGINE": "django.db.backends.postgresql", **values}}
 INSTALLED_APPS = ["stock"]
+"""
+
+MODELS = """
+from django.db import models
+
+class Item(models.Model):
+    id = models.BigAutoField(primary_key=True)
+    shelf = models.IntegerField()
+"""
+
+ITEMS = """
+from django.db import migrations, models
+
+class Migration(migrations.Migration):
+    dependencies = [("stock", "0001_tasks")]
+    fields = [("id", models.BigAutoField(primary_key=True)), ("shelf", models.IntegerField())]
+    operations = [migrations.CreateModel("Item", fields)]
+"""
+
+ANOTHER_TEST = """
+    def test_it_is_gone_afterwards(self):
+        self.test_what_is_enqueued_can_be_run()
 """
 
 
@@ -68,7 +90,7 @@ def test_its_tests_pass_and_leave_no_task(queue: Queue, tmp_path: Path) -> None:
     assert queue.one("SELECT count(*) FROM tasks") == 0
 
 
-def test_a_migration_of_djangos_makes_the_tables(
+def test_a_migration_of_djangos_makes_the_tables_and_its_tests_find_what_is_enqueued(
     empty_database_url: str, tmp_path: Path, orchestratord: Command
 ) -> None:
     (tmp_path / "settings.py").write_text(SETTINGS)
@@ -77,6 +99,10 @@ def test_a_migration_of_djangos_makes_the_tables(
     for package in (migrations, migrations.parent):
         (package / "__init__.py").touch()
     (migrations / "0001_tasks.py").write_text(MIGRATION)
+    (migrations / "0002_items.py").write_text(ITEMS)
+    (tmp_path / "stock" / "models.py").write_text(MODELS)
+    (tmp_path / "stock" / "tasks.py").write_text(STOCK)
+    (tmp_path / "stock" / "tests.py").write_text(DJANGOS + ANOTHER_TEST)
     django = ("-m", "django", "migrate", "--settings", "settings")
 
     assert "Applying stock.0001_tasks... OK" in run(tmp_path, *django, url=empty_database_url)
@@ -85,7 +111,8 @@ def test_a_migration_of_djangos_makes_the_tables(
     assert told.startswith("the schema was already at version"), told
     queue = Queue(empty_database_url)
     queue.enqueue("a")
-    queue.rows("DELETE FROM django_migrations")
+    queue.rows("DELETE FROM django_migrations; DROP TABLE stock_item")
     run(tmp_path, *django, url=empty_database_url)  # where they are there already
+    run(tmp_path, "-m", "django", "test", "--settings", "settings", url=empty_database_url)
     assert queue.one("SELECT count(*) FROM tasks") == 1
     queue.connection.close()
