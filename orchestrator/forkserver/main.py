@@ -119,12 +119,13 @@ def _import_app(orders: ForkserverOrders, supervisor: socket.socket) -> App | No
         refusal = AppLoadError(orders.app or EXAMPLES, NO_TASKS)
         supervisor.send(encode("refused", reason=str(refusal)))
         return None
+    mended = mend()
     findings = inspect(frozenset({supervisor.fileno()}))
     if findings.unsafe and not orders.may_have_threads:
         reason = f"importing {orders.app} left what forking breaks: {'; '.join(findings.unsafe)}. Cure: {CURE}"
         supervisor.send(encode("refused", reason=reason[: MESSAGE_BYTES // 8]))
         return None
-    for doubt in (*mend(), *findings.doubtful, *(f"{danger}: {CURE}" for danger in findings.unsafe)):
+    for doubt in (*mended, *findings.doubtful, *(f"{danger}: {CURE}" for danger in findings.unsafe)):
         supervisor.send(encode("doubtful", found=doubt[: MESSAGE_BYTES // 8]))
     return app
 

@@ -4,6 +4,7 @@ A thread is not copied by fork, but the locks it held are; a connected socket is
 read each other's replies. Both belong in `on_child_start`.
 """
 
+import faulthandler
 import os
 import signal
 import socket
@@ -34,6 +35,7 @@ def mend() -> tuple[str, ...]:
         )
     if {signal.setitimer(timer, 0.0) for timer in _TIMERS} != {(0.0, 0.0)}:
         mended.append("a timer ran (signal.alarm, signal.setitimer) that might have ended this process: it is stopped")
+    faulthandler.cancel_dump_traceback_later()  # has a thread; a child that cancelled it would wait for that for ever
     return tuple(mended)
 
 

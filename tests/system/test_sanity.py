@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from orchestrator import App
 
 app = App()
+faulthandler.dump_traceback_later(600)  # as who looks for a hang at import
 DIRECTORY = os.getcwd()
 
 def leave_alarm():
