@@ -225,7 +225,8 @@ def test_check_and_start_name_the_rights_that_the_role_lacks(orchestratord: Comm
         role = conninfo_to_dict(url)["user"]
         sql(database_url, f"GRANT SELECT ON orchestrator_schema TO {role}")
         sql(database_url, f"GRANT SELECT, INSERT, UPDATE, DELETE ON {', '.join(tables)} TO {role}")
-        sql(database_url, f"REVOKE UPDATE ON task_types FROM {role}")
+        sql(database_url, f"REVOKE UPDATE ON task_types, workers FROM {role}")
+        sql(database_url, f"GRANT UPDATE (last_heartbeat) ON workers TO {role}")
         cure = f"run: GRANT UPDATE ON task_types TO {role}; GRANT USAGE ON SEQUENCE claim_tokens TO {role}\n"
         checked = orchestratord("check", DATABASE_URL=url)
         started = orchestratord("start", DATABASE_URL=url)
