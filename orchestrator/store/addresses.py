@@ -49,11 +49,15 @@ def addresses(url: str, *, application_name: str) -> list[Address]:
     """The servers of `url` in the order in which they are to be tried.
 
     `postgres://` and `postgresql://` URLs and `key=value` strings alike. What the URL says wins over what we add; only
-    `client_encoding` is ours. DatabaseUnavailable, with what `url_problem` says, if it cannot be used.
+    `client_encoding` is ours. Of several servers those that can only be read are passed over, unless it says
+    otherwise. DatabaseUnavailable, with what `url_problem` says, if it cannot be used.
     """
     given = _parameters(url)
     parameters = {**TCP_LIMITS, "application_name": application_name, **given, "client_encoding": "UTF8"}
     servers = _servers(parameters)
+    if len(servers) > 1:
+        for server in servers:
+            server.parameters.setdefault("target_session_attrs", "read-write")
     if parameters.pop("load_balance_hosts", "disable") == "random":
         random.shuffle(servers)
     return servers

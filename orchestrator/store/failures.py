@@ -11,7 +11,7 @@ from orchestrator.errors import DatabaseUnavailable, SchemaError, StatementRefus
 _LOST_STATES = frozenset({"25006", "53300"})
 _LOST_CLASSES = ("08", "57P")
 READ_ONLY = (
-    "the server is read-only: a standby, which target_session_attrs=read-write in DATABASE_URL would pass over, "
+    "the server is read-only: it is a standby (name the primary, or both hosts, in DATABASE_URL), "
     "or default_transaction_read_only is on for this role or database"
 )
 _NO_ROOM = ("too many", "remaining connection slots")

@@ -196,7 +196,7 @@ def test_check_says_that_nothing_could_be_written(orchestratord: Command, databa
     read_only = make_conninfo(database_url, options="-c default_transaction_read_only=on")
     done = orchestratord("check", DATABASE_URL=read_only)
     assert done.returncode == 4
-    assert "problem  database: the server is read-only: a standby, which target_session_attrs=" in done.stdout
+    assert "problem  database: the server is read-only: it is a standby (name the primary, or both" in done.stdout
     assert "ok       schema: " in done.stdout, "what else there is to see is looked at all the same"
 
 

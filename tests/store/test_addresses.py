@@ -33,6 +33,15 @@ def test_all_but_host_and_port_is_shared_by_the_addresses() -> None:
         assert shared["application_name"] == "w"
 
 
+def test_of_several_hosts_one_that_can_be_written_is_wanted_unless_the_url_says_otherwise() -> None:
+    wanted = [each.parameters["target_session_attrs"] for each in addresses("postgres://a,b/x", application_name="w")]
+    assert wanted == ["read-write", "read-write"]
+    for url in ("postgres://a,b/x?target_session_attrs=any", "host=a,b target_session_attrs=any"):
+        assert {each.parameters["target_session_attrs"] for each in addresses(url, application_name="w")} == {"any"}
+    (only,) = addresses("postgres://a/x", application_name="w")
+    assert "target_session_attrs" not in only.parameters
+
+
 def test_what_the_url_says_wins_over_what_we_add() -> None:
     (plain,) = addresses("postgres://a/x", application_name="w")
     (special,) = addresses(

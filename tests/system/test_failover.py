@@ -138,7 +138,7 @@ def test_a_standby_is_passed_over_until_it_is_promoted(
 ) -> None:
     hosts = [urlsplit(server.url()) for server in (standby, private_postgres_tcp)]
     addresses = ",".join(f"{each.hostname}:{each.port}" for each in hosts)
-    url = f"postgresql://{hosts[0].username}:{hosts[0].password}@{addresses}/postgres?target_session_attrs=read-write"
+    url = f"postgresql://{hosts[0].username}:{hosts[0].password}@{addresses}/postgres"
     primary, promoted = queue_at(private_postgres_tcp.url()), Queue(standby.url())
     assert promoted.one("SELECT pg_is_in_recovery()")
 
