@@ -19,6 +19,9 @@ FORGETS_SECONDS = 1.0
 """So old may a claim be that a crash of the database server undoes: the WAL writer brings what nobody waits for to the
 disk within three times wal_writer_delay (0.2 s), and shares this machine."""
 
+ZOMBIE_SECONDS = 10.0
+"""So long after a crash of the database server a child may still begin what it had claimed before: it may be paused."""
+
 ENDS = {"completed", "failed", "dead_letter"}
 OWNED = {"claimed", "running"}
 
@@ -70,7 +73,10 @@ def nothing_is_lost(history: History) -> Iterator[Violation]:
 
 
 def ends_are_as_promised(history: History) -> Iterator[Violation]:
+    cancelled = {each.task_id for each in history.cancels}
     for row in history.rows:
+        if row.task_id in cancelled and row.status == "failed":
+            continue
         if row.status in ENDS and row.status not in PROMISES[row.type]:
             yield Violation("wrong end", row.task_id, f"a task of type {row.type} ended {row.status}")
         if row.status == "dead_letter" and row.attempts != LIMITS.get(row.type, row.attempts):
@@ -225,6 +231,19 @@ def nothing_runs_before_its_time(history: History) -> Iterator[Violation]:
             yield Violation("too early", run.task_id, f"{due[run.task_id] - run.started:.2f} s before its time")
 
 
+def what_is_cancelled_begins_no_more(history: History) -> Iterator[Violation]:
+    """Unless a claim of it was recovered, or forgotten in a crash, and whoever had that does not know yet."""
+    cancels = {each.task_id: each.at for each in history.cancels if each.at is not None}
+    recovered = {change.task_id for change in history.changes if change.is_recovery}
+    claims = _Claims(history)
+    for run in history.executions:
+        at = cancels.get(run.task_id)
+        if at is None or run.started < at + CLOCKS or run.task_id in recovered:
+            continue
+        if not claims.crashed(run.started - ZOMBIE_SECONDS, run.started):
+            yield Violation("cancelled", run.task_id, f"began {run.started - at:.2f} s after it was cancelled")
+
+
 def batches_run_in_order(history: History) -> Iterator[Violation]:
     """Of the tasks that one statement claimed, a child runs the higher priority first, then the older."""
     rows = {row.task_id: row for row in history.rows}
@@ -267,5 +286,6 @@ RULES = (
     only_the_dead_are_recovered_from,
     nothing_runs_twice_at_once,
     nothing_runs_before_its_time,
+    what_is_cancelled_begins_no_more,
     batches_run_in_order,
 )

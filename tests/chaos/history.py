@@ -19,6 +19,14 @@ class Enqueue:
 
 
 @dataclass(frozen=True, slots=True)
+class Cancel:
+    """One try to cancel a task; `at` None: no reply, so it may be cancelled or not."""
+
+    task_id: str
+    at: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Execution:
     """A handler's run; `ended` None: it raised, crashed, hung or was killed."""
 
@@ -106,6 +114,7 @@ class History:
     is_distributed: bool
     worker_timeout: float
     enqueues: list[Enqueue] = field(default_factory=list)
+    cancels: list[Cancel] = field(default_factory=list)
     executions: list[Execution] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     deaths: list[Death] = field(default_factory=list)
@@ -121,6 +130,7 @@ class History:
                 ended = "never" if each.ended is None else f"{each.ended:.3f}"
                 events.append((each.started, f"attempt {each.attempt} began in {each.pid}, ended {ended}"))
         events += [(each.at, str(each)) for each in self.changes if each.task_id == task_id]
+        events += [(each.at, "cancelled") for each in self.cancels if each.task_id == task_id and each.at]
         events += [(each.at, f"{each.what} {each.target}") for each in self.deeds]
         return [f"{at:.3f} {text}" for at, text in sorted(events)]
 

@@ -8,25 +8,31 @@ import signal
 import time
 from collections.abc import Callable
 
+import psycopg2
+
+from orchestrator.child.database import STATEMENT_SECONDS
 from tests.chaos.cluster import TIMEOUT, Cluster, Node
 from tests.chaos.history import Deed
+from tests.fixtures.daemon import Queue
 
 PROFILES = {
     "mixed": {
         "kill child": 8, "kill supervisor": 3, "kill forkserver": 2, "pause child": 3, "pause supervisor": 3,
         "pause forkserver": 1, "crash database": 1, "cut": 3, "silence": 2, "lose replies": 2, "slow": 2, "drain": 2,
-        "reload": 2,
+        "reload": 2, "lock rows": 3, "lock table": 1, "cancel statements": 2, "halve replies": 2, "stop claiming": 2,
+        "grow": 1, "shrink": 1,
     },
     "zombies": {"pause supervisor": 6, "silence": 3, "pause all": 3, "kill child": 2, "kill supervisor": 1},
     "replies": {"lose replies": 8, "cut": 4, "kill child": 2, "crash database": 1},
     "single": {
         "kill child": 8, "kill supervisor": 4, "kill forkserver": 2, "pause child": 2, "crash database": 1, "cut": 3,
-        "lose replies": 2, "drain": 2, "reload": 2,
+        "lose replies": 2, "drain": 2, "reload": 2, "lock rows": 3, "cancel statements": 2, "halve replies": 2,
     },
 }  # fmt: skip
 """Deeds and how often, by profile: what a mixed one seldom hits needs one of its own."""
 
 LONGEST_AWAY = 4.0
+LONGER_THAN_A_STATEMENT = (STATEMENT_SECONDS, 1.3 * STATEMENT_SECONDS)
 JUST_OVER = (TIMEOUT * 1.02, TIMEOUT * 2.5)
 
 
@@ -169,10 +175,42 @@ class Nemesis:
         node.proxy.lose_replies(self._random.choice(["", "child", "coordinator"]))
         self._after((0.05, 0.6), lambda: self._heal(node))
 
+    def _halve_replies(self, node: Node) -> None:
+        self._note("halve replies", node.role)
+        node.proxy.halve_replies(self._random.choice(["", "child", "coordinator"]))
+        self._after((0.05, 0.6), lambda: self._heal(node))
+
     def _slow(self, node: Node) -> None:
         self._note("slow", node.role)
         node.proxy.slow(self._random.uniform(0.01, 0.2))
         self._after((0.2, 2.0), lambda: self._heal(node))
+
+    def _lock_rows(self, node: Node) -> None:
+        """As an operator does who looks at them with FOR UPDATE and forgets his transaction."""
+        count = self._random.randrange(1, 30)
+        rows = f"SELECT 1 FROM tasks WHERE status = 'running' LIMIT {count} FOR UPDATE SKIP LOCKED"
+        self._hold("lock rows", rows, self._random.choice([(0.1, 1.5), LONGER_THAN_A_STATEMENT]))
+
+    def _lock_table(self, node: Node) -> None:
+        table = self._random.choice(["tasks", "workers", "leadership", "sleepers"])
+        self._hold("lock table", f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE", (0.1, 1.5))
+
+    def _hold(self, what: str, sql: str, seconds: tuple[float, float]) -> None:
+        """A transaction of somebody else's, for a while."""
+        with contextlib.suppress(psycopg2.Error):
+            queue = Queue(self._cluster.server.url())
+            queue.connection.autocommit = False
+            self._after(seconds, queue.connection.close)
+            queue.rows("SET LOCAL lock_timeout = '200ms'")
+            queue.rows(sql)
+            self._note(what, "database")
+
+    def _cancel_statements(self, node: Node) -> None:
+        with contextlib.suppress(psycopg2.Error):
+            queue = Queue(self._cluster.server.url())
+            queue.rows("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE usename = %s", node.role)
+            queue.connection.close()
+            self._note("cancel statements", node.role)
 
     def _heal(self, node: Node) -> None:
         self._note("heal", node.role)
@@ -195,3 +233,18 @@ class Nemesis:
 
     def _reload(self, node: Node) -> None:
         self._signal(self._supervisor(node), signal.SIGHUP, f"{node.role} supervisor")
+
+    def _stop_claiming(self, node: Node) -> None:
+        pid = self._settled(node)
+        if self._signal(pid, signal.SIGUSR2, f"{node.role} supervisor"):
+            self._after((0.1, 1.5), lambda: self._signal(pid, signal.SIGUSR2, f"{node.role} supervisor") and None)
+
+    def _grow(self, node: Node) -> None:
+        self._signal(self._settled(node), signal.SIGTTIN, f"{node.role} supervisor")
+
+    def _shrink(self, node: Node) -> None:
+        self._signal(self._settled(node), signal.SIGTTOU, f"{node.role} supervisor")
+
+    def _settled(self, node: Node) -> int | None:
+        """Its supervisor, unless these signals would still stop it as they do any process."""
+        return self._supervisor(node) if node.worker is not None and "starting" in node.worker.log() else None

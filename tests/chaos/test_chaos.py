@@ -64,7 +64,10 @@ def run(
     cluster = Cluster(server, daemon, folder, 1 if profile == "single" else 3, clocks)
     audit = Audit(cluster.queue)
     nemesis = Nemesis(cluster, profile, seed)
-    workload = Workload(server.url(), seed=seed, rate=RATE[profile], longest_ms=LONGEST_MS[profile])
+    is_varied = profile in ("mixed", "single")
+    workload = Workload(
+        server.url(), seed=seed, rate=RATE[profile], longest_ms=LONGEST_MS[profile], is_varied=is_varied
+    )
     try:
         for node in cluster.nodes:
             node.start()
@@ -106,6 +109,7 @@ def _history(cluster: Cluster, audit: Audit, workload: Workload, nemesis: Nemesi
         is_distributed=len(cluster.nodes) > 1,
         worker_timeout=TIMEOUT,
         enqueues=workload.enqueues,
+        cancels=workload.cancels,
         executions=executions((folder / "record").read_text().splitlines()),
         changes=audit.changes(),
         deaths=audit.deaths(),

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tests.chaos.checker import check
-from tests.chaos.history import Change, Death, Deed, Enqueue, Execution, History, Leadership, Row
+from tests.chaos.history import Cancel, Change, Death, Deed, Enqueue, Execution, History, Leadership, Row
 
 PENDING = Change(
     at=1.0, transaction=1, role="postgres", holder_role="a", task_id="t", old_status=None, new_status="pending",
@@ -85,6 +85,7 @@ def test_a_history_with_nothing_wrong() -> None:
             {"changes": [PENDING, CLAIMED, RUNNING, RECOVERED], "deaths": [Death(2.6, "a", "a", "wa", 2.0)]},
         ),
         ("overlap", {"executions": [RUN, replace(RUN, pid=101, started=2.5, ended=3.0)]}),
+        ("cancelled", {"cancels": [Cancel("t", 1.5)]}),
         ("too early", {"enqueues": [replace(TRIED, run_at=2.5)]}),
     ],
 )  # fmt: skip
