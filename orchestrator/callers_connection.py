@@ -56,7 +56,7 @@ CallersConnection = _HasCursor | _SqlalchemyConnection | _SqlalchemySession | _P
 def cursor_on(connection: CallersConnection) -> Cursor:
     """What runs statements in the transaction of `connection`; OptionError if it is none that we can use."""
     given: Any = connection
-    kinds = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(given).__mro__}
+    kinds = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in _classes(given)}
     if "psycopg.AsyncConnection" in kinds or ("psycopg2.connection" in kinds and given.async_):
         raise OptionError("connection= takes no asynchronous connection: its transaction cannot be joined by a call")
     if kinds & _ASYNCIO:
@@ -78,10 +78,15 @@ def cursor_on(connection: CallersConnection) -> Cursor:
     return cursor
 
 
+def _classes(given: Any) -> Iterable[type]:
+    """Its own, and those of what it stands for: a tracer's wrapper (Datadog's, Elastic's), a LocalProxy of Flask's."""
+    return {*type(given).__mro__, *given.__class__.__mro__}
+
+
 def _psycopg_cursor(connection: Any) -> Cursor:
     """A cursor of psycopg 3's, whatever rows the caller's own factory makes."""
     cursor: Cursor = connection.cursor(row_factory=_tuple_rows)
-    if any(kind.__name__ == "RawCursorMixin" for kind in type(cursor).__mro__):  # it knows $1, and no names
+    if any(kind.__name__ == "RawCursorMixin" for kind in _classes(cursor)):  # it knows $1, and no names
         cursor = sys.modules["psycopg"].Cursor(connection, row_factory=_tuple_rows)
     return cursor
 

@@ -67,6 +67,30 @@ def test_what_is_enqueued_in_a_transaction_is_rolled_back_with_it(client: Client
     assert look("SELECT * FROM tasks") == []
 
 
+class Traced:
+    """A connection or cursor as Datadog's and Elastic's tracers wrap it, and Flask's LocalProxy."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    @property
+    def __class__(self) -> Any:
+        return type(self.inner)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def cursor(self, *args: Any, **kwargs: Any) -> Any:
+        return Traced(self.inner.cursor(*args, **kwargs))
+
+
+def test_a_connection_that_a_tracer_has_wrapped_is_taken_too(client: Client, callers: Any, look: Look) -> None:
+    one = client.enqueue("one", {"n": 1}, connection=Traced(callers))
+    two = client.enqueue_many(BOTH, connection=Traced(callers))
+    callers.commit()
+    assert {task_id for (task_id,) in look("SELECT id::text FROM tasks")} == {one, *two}
+
+
 def test_a_task_that_is_refused_leaves_the_transaction_alone(client: Client, callers: Any, look: Look) -> None:
     callers.cursor().execute("CREATE TABLE mine (n int)")
     with pytest.raises(PayloadError):
