@@ -64,6 +64,7 @@ class Sanity:
         self._umask = os.umask(0o022)
         os.umask(self._umask)
         self._threads = started_threads()
+        self._known_threads = threading.enumerate()
         self._has_children = _has_children()
         self._streams = (sys.stdin, sys.stdout, sys.stderr)
         # None, where a process was started without that descriptor, cannot be closed; nor can a start hook's own object
@@ -117,8 +118,9 @@ class Sanity:
         except OSError as error:
             wrong.append(f"there is no way back to the working directory: {error}")
         if started_threads() > self._threads and not self._threads_end():
-            names = ", ".join(sorted(thread.name for thread in threading.enumerate()))
-            wrong.append(f"threads were left running ({names}); start those that shall stay in @app.on_child_start")
+            left = [thread.name for thread in threading.enumerate() if thread not in self._known_threads]
+            names = f" ({', '.join(sorted(left))})" if left else ""  # _thread's have none
+            wrong.append(f"threads were left running{names}; start those that shall stay in @app.on_child_start")
         self._not_inspected += 1
         self._unseen_seconds += seconds
         if wrong or seconds >= BRIEF_SECONDS or self._not_inspected >= BRIEF_TASKS:

@@ -259,6 +259,7 @@ def test_after_what_cannot_be_undone_the_next_task_runs_in_a_new_child(
     eventually(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in left), within=1)
     eventually(lambda: worker.metric("worker_child_restarts_total", reason="insane") == len(NOT_UNDONE), within=5)
     assert worker.health()[0] == 200, "no crash loop"
+    assert "left running (Thread-" in worker.log(), "and the threads that had been there before are not named"
 
 
 def test_a_large_result_gets_home_from_a_child_that_lost_its_connection(
