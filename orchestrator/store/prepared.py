@@ -28,8 +28,12 @@ _PLANNING = (
 _PLANNING_OF_SESSION = _PLANNING.replace("SET LOCAL", "SET")
 # What is claimed and finished all the time would undo others' statements, and be undone, if it were more.
 _ISOLATION_OF_SESSION = "SET default_transaction_isolation='read committed';"
-# A child that has nothing to do keeps its session. Ending idle ones is meant for those that were forgotten.
-_PATIENCE_OF_SESSION = "SET idle_session_timeout=0;"
+# They would end the session of a child that has nothing to do, or that waits for a locked row: it would take that for
+# an outage and try the same again, instead of writing what is not locked. (The second is there since version 17.)
+_PATIENCE_OF_SESSION = """
+SELECT set_config(name, '0', false) FROM pg_settings
+WHERE name IN ('idle_session_timeout', 'transaction_timeout') AND setting <> '0';
+"""
 _UNKNOWN_STATEMENT = "26000"
 _KNOWN_ALREADY = "42P05"
 _TRIES = 5

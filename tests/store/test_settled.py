@@ -82,14 +82,16 @@ def test_a_statement_runs_under_the_same_settings_whether_they_stay_or_are_sent(
     settle(connection, limit=18.0, within=5.0)
     assert shown(connection) == ["off", "off", "off", "force_generic_plan", "18000"]
     assert ("SET" in connection.last) == connection.is_pooled
-    assert len(connection.execute(OWN, within=5.0)) == (0 if connection.is_pooled else 11)
+    assert len(connection.execute(OWN, within=5.0)) == (0 if connection.is_pooled else 10)
     connection.close()
 
 
-def test_a_session_of_our_own_may_be_idle_for_as_long_as_it_likes(connection: Connection) -> None:
-    connection.execute("SET idle_session_timeout = '1min'", within=5.0)
+def test_a_session_of_our_own_is_ended_by_no_limit_of_its_role(connection: Connection) -> None:
+    limits = ["idle_session_timeout"] + ["transaction_timeout"] * (connection.server_version >= 170000)
+    for name in limits:
+        connection.execute(f"SET {name} = '1min'", within=5.0)
     settle(connection, limit=18.0, within=5.0)
-    assert connection.execute("SHOW idle_session_timeout", within=5.0) == [("0",)]
+    assert [connection.execute(f"SHOW {name}", within=5.0) for name in limits] == [[("0",)]] * len(limits)
 
 
 @pytest.mark.parametrize("open_one", [of_a_child, of_a_client, of_a_supervisor])
