@@ -45,6 +45,8 @@ _RIGHTS = {
     "sleepers": ("SELECT", "INSERT", "UPDATE", "DELETE"),
 }
 """Without one of these a worker runs no task."""
+_CALLED = ["orchestrator_id_at", "retry_delay"]
+"""Without EXECUTE on these, which is everybody's unless somebody has revoked it, a leader recovers and counts none."""
 _TRIGGER = re.compile(r"^CREATE OR REPLACE TRIGGER (\w+)", re.MULTILINE)
 _BOUND_FUNCTION = re.compile(r"^CREATE OR REPLACE FUNCTION (\w+)\([^;]*?SET search_path FROM CURRENT", re.MULTILINE)
 
@@ -147,9 +149,13 @@ def missing_rights(connection: Connection, *, within: float) -> str | None:
         UNION ALL
         SELECT format('GRANT USAGE ON SEQUENCE claim_tokens TO %%I', current_user)
         WHERE NOT has_sequence_privilege(to_regclass('claim_tokens'), 'USAGE')
+        UNION ALL
+        SELECT format('GRANT EXECUTE ON FUNCTION %%s TO %%I', p.oid::regprocedure, current_user) FROM pg_proc AS p
+        WHERE p.pronamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass('tasks'))
+          AND p.proname = ANY (%(called)s) AND NOT has_function_privilege(p.oid, 'EXECUTE')
         ORDER BY 1
         """,
-        {"tables": [table for table, _ in needed], "rights": [right for _, right in needed]},
+        {"tables": [table for table, _ in needed], "rights": [right for _, right in needed], "called": _CALLED},
         within=within,
     )
     if not rows:

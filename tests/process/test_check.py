@@ -227,7 +227,11 @@ def test_check_and_start_name_the_rights_that_the_role_lacks(orchestratord: Comm
         sql(database_url, f"GRANT SELECT, INSERT, UPDATE, DELETE ON {', '.join(tables)} TO {role}")
         sql(database_url, f"REVOKE UPDATE ON task_types, workers FROM {role}")
         sql(database_url, f"GRANT UPDATE (last_heartbeat) ON workers TO {role}")
-        cure = f"run: GRANT UPDATE ON task_types TO {role}; GRANT USAGE ON SEQUENCE claim_tokens TO {role}\n"
+        sql(database_url, "REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC")
+        functions = ["orchestrator_id_at(timestamp with time zone)"]
+        functions.append("retry_delay(integer,double precision,double precision)")
+        execute = "".join(f"GRANT EXECUTE ON FUNCTION {each} TO {role}; " for each in functions)
+        cure = f"run: {execute}GRANT UPDATE ON task_types TO {role}; GRANT USAGE ON SEQUENCE claim_tokens TO {role}\n"
         checked = orchestratord("check", DATABASE_URL=url)
         started = orchestratord("start", DATABASE_URL=url)
         sql(database_url, f"DROP OWNED BY {role}")

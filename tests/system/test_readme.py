@@ -127,6 +127,7 @@ def test_the_rights_that_it_grants_are_enough(
 ) -> None:
     (grants,) = re.findall(r"```sql\n(GRANT.*?)```", README, re.DOTALL)
     worker_role, web_role = make_role("worker"), make_role("web")
+    queue.rows("REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC")
     queue.rows(grants.replace("worker_role", worker_role).replace("web_role", web_role))
 
     with Client(make_dsn(queue.url, user=web_role, password="p")) as client:
