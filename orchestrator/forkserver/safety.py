@@ -11,7 +11,7 @@ import socket
 import threading
 from typing import NamedTuple
 
-from orchestrator.board.kernel import let_orphans_pass, socket_as_it_is
+from orchestrator.board.kernel import file_identity, let_orphans_pass, socket_as_it_is
 
 CURE = "open it in a function marked @app.on_child_start instead of at import (FORK_SAFETY=warn only warns)"
 
@@ -22,6 +22,9 @@ class Findings(NamedTuple):
     unsafe: tuple[str, ...]
     doubtful: tuple[str, ...]
 
+
+_DATABASES = (".s.PGSQL.", "mysql", "mariadb", "redis", "mongodb")
+"""In the paths of their unix sockets. Others are known to survive a fork: a name service's, which looks at its pid."""
 
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
@@ -50,15 +53,19 @@ def inspect(own: frozenset[int]) -> Findings:
     native = len(os.listdir("/proc/self/task")) - threading.active_count()
     if native > 0:
         doubtful.append(f"{native} native threads run that Python does not know (a numeric library's pool, usually)")
-    unix = 0
+    unix: list[str] = []
+    standard = {file_identity(each) for each in (0, 1, 2)}  # journald's, under systemd
     for descriptor in _sockets() - own:
-        peer = _tcp_peer(descriptor)
-        if peer is None:
-            unix += 1
+        if file_identity(descriptor) in standard:
+            continue
+        family, peer = _peer(descriptor)
+        if family == socket.AF_UNIX and not any(each in peer for each in _DATABASES):
+            unix.append(peer)
         elif peer:
             unsafe.append(f"descriptor {descriptor} is connected to {peer}")
     if unix:
-        doubtful.append(f"{unix} unix sockets are open and will be shared by all children")
+        named = f" ({', '.join(sorted({*filter(None, unix)}))})" if any(unix) else ""
+        doubtful.append(f"{len(unix)} unix sockets are open{named} and will be shared by all children")
     return Findings(tuple(unsafe), tuple(doubtful))
 
 
@@ -73,15 +80,16 @@ def _sockets() -> frozenset[int]:
     return frozenset(found)
 
 
-def _tcp_peer(descriptor: int) -> str | None:
-    """The peer of a connected TCP socket; "" for one that listens or is no stream; None for a unix socket."""
+def _peer(descriptor: int) -> tuple[int, str]:
+    """The family of a socket, and to whom it is connected: host:port of TCP, the path of a unix socket; else ""."""
     with socket_as_it_is(os.dup(descriptor)) as copy:
-        if copy.family == socket.AF_UNIX:
-            return None
-        if copy.family not in (socket.AF_INET, socket.AF_INET6) or copy.type != socket.SOCK_STREAM:
-            return ""
+        is_tcp = copy.family in (socket.AF_INET, socket.AF_INET6) and copy.type == socket.SOCK_STREAM
+        if not is_tcp and copy.family != socket.AF_UNIX:
+            return copy.family, ""
         try:
-            host, port = copy.getpeername()[:2]
+            peer = copy.getpeername()
         except OSError:
-            return ""
-        return f"{host}:{port}"
+            return copy.family, ""
+        if is_tcp:
+            return copy.family, f"{peer[0]}:{peer[1]}"
+        return copy.family, peer if isinstance(peer, str) else repr(peer)  # bytes: an abstract name

@@ -277,6 +277,16 @@ listener = socket.create_server(("127.0.0.1", 0))
 connected = socket.create_connection(listener.getsockname())
 accepted = listener.accept()[0]
 pair = socket.socketpair()
+
+def connect_to(path):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        server.listen()
+        connected = socket.socket(socket.AF_UNIX)
+        connected.connect(path)
+        return connected
+
+database, names = connect_to(".s.PGSQL.5432"), connect_to("names")
 """
 
 
@@ -291,12 +301,13 @@ def test_a_connected_socket_is_refused_by_name_and_a_setting_makes_it_a_warning(
             reason = workshop.events("start_failed")[0]["reason"]
             assert "is connected to 127.0.0.1:" in reason
             assert "on_child_start" in reason
-            assert reason.count("is connected to") == 2  # the one that listens is none
+            assert "is connected to .s.PGSQL.5432" in reason
+            assert reason.count("is connected to") == 3  # the one that listens is none
         else:
             workshop.ready()
             found = [event["found"] for event in workshop.events("fork_safety")]
-            assert sum("is connected to" in each for each in found) == 2
-            assert any("2 unix sockets" in each for each in found)
+            assert sum("is connected to" in each for each in found) == 3
+            assert any("3 unix sockets are open (names) and" in each for each in found)
 
 
 def test_an_app_that_imports_numpy_just_runs(make_workshop: MakeWorkshop) -> None:
