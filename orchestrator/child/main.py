@@ -1,7 +1,9 @@
 """A child's boot and end. Called in a newborn child once the supervisor has said go; returns when it shall exit."""
 
+import contextlib
 import os
 import random
+import sys
 import time
 
 from setproctitle import setproctitle
@@ -32,7 +34,7 @@ def run(context: ChildContext) -> None:
     context.become(str(slot))
     setproctitle(f"orchestratord: child {slot} booting")
     logs.configure(debug=context.settings.debug, format=context.settings.log_format, process=f"child-{slot}")
-    random.seed()
+    _seed()
     answer_with_stacks(context.stacks)
     board = ChildBoard(context.board)
     channel = Channel(context.channel)
@@ -50,6 +52,14 @@ def run(context: ChildContext) -> None:
     board.leave_because(reason)
     _say_goodbye(app, origin)
     os._exit(0)
+
+
+def _seed() -> None:
+    """Random numbers of its own: those of the forkserver's generators would be every child's, one after the other."""
+    random.seed()
+    if (numpys := sys.modules.get("numpy.random")) is not None:
+        with contextlib.suppress(Exception):  # the app may have put another generator there, which cannot be
+            numpys.seed()
 
 
 def _composed(

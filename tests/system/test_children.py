@@ -39,6 +39,14 @@ def wait(until: str) -> None:
         time.sleep(0.01)
 """
 
+DRAW = """
+import random, numpy.random
+
+@app.task("draw")
+def draw() -> tuple[float, float]:
+    return random.random(), numpy.random.random()
+"""
+
 
 def test_tasks_that_are_claimed_one_by_one_begin_on_all_children_though_each_asked_for_more(
     queue: Queue, daemon: Start, tmp_path: Path
@@ -168,9 +176,11 @@ def test_what_has_run_for_a_quarter_of_a_second_is_running_in_the_table(
     assert sorted(look["after"] for look in looks)[1] < 0.25, looks
 
 
-def test_a_child_is_replaced_after_so_many_tasks_or_so_much_memory(queue: Queue, daemon: Start) -> None:
+def test_a_child_is_replaced_after_so_many_tasks_or_so_much_memory_and_the_next_draws_other_numbers(
+    queue: Queue, daemon: Start
+) -> None:
     worker = daemon(
-        APP, "--pool-size", "1", "--max-tasks-per-child", "7", "--max-child-memory", "300MB",
+        APP + DRAW, "--pool-size", "1", "--max-tasks-per-child", "7", "--max-child-memory", "300MB",
         DATABASE_URL=queue.url,
     )  # fmt: skip
     thin = [queue.enqueue("pid") for _ in range(30)]
@@ -187,6 +197,10 @@ def test_a_child_is_replaced_after_so_many_tasks_or_so_much_memory(queue: Queue,
     assert worker.metric("worker_child_restarts_total", reason="max_tasks") == 4
     assert worker.metric("worker_child_restarts_total", reason="crash") == 0
     assert worker.health()[0] == 200
+
+    drawn = [queue.enqueue("draw") for _ in range(14)]
+    queue.wait_empty()
+    assert len({number for each in drawn for number in queue.task(each)["result"]}) == 28
 
 
 def test_a_handler_that_enqueues_a_bad_payload_fails_like_any_other_and_is_tried_again(
