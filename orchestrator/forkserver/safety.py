@@ -1,9 +1,10 @@
 """What an imported app must not leave behind, because forking would hang or corrupt it. Runs in the forkserver.
 
 A thread is not copied by fork, but the locks it held are; a connected socket is shared by all children, who would
-read each other's replies. Both belong in `on_child_start`.
+read each other's replies; so is an event loop's epoll. They belong in `on_child_start`.
 """
 
+import contextlib
 import faulthandler
 import os
 import signal
@@ -53,9 +54,14 @@ def inspect(own: frozenset[int]) -> Findings:
     native = len(os.listdir("/proc/self/task")) - threading.active_count()
     if native > 0:
         doubtful.append(f"{native} native threads run that Python does not know (a numeric library's pool, usually)")
+    open_files = _open_files()
+    if loops := sum(target == "anon_inode:[eventpoll]" for target in open_files.values()):
+        cure = "make them in a function marked @app.on_child_start"
+        doubtful.append(f"{loops} event loops are open, whose wake-ups any child may take from another: {cure}")
     unix: list[str] = []
     standard = {file_identity(each) for each in (0, 1, 2)}  # journald's, under systemd
-    for descriptor in _sockets() - own:
+    sockets = {descriptor for descriptor, target in open_files.items() if target.startswith("socket:")}
+    for descriptor in sockets - own:
         if file_identity(descriptor) in standard:
             continue
         family, peer = _peer(descriptor)
@@ -69,15 +75,13 @@ def inspect(own: frozenset[int]) -> Findings:
     return Findings(tuple(unsafe), tuple(doubtful))
 
 
-def _sockets() -> frozenset[int]:
-    found = set()
+def _open_files() -> dict[int, str]:
+    """What each descriptor is of, as /proc has it."""
+    found = {}
     for name in os.listdir("/proc/self/fd"):
-        try:
-            if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
-                found.add(int(name))
-        except OSError:  # the listing's own descriptor is gone by now
-            continue
-    return frozenset(found)
+        with contextlib.suppress(OSError):  # the listing's own descriptor is gone by now
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+    return found
 
 
 def _peer(descriptor: int) -> tuple[int, str]:
