@@ -54,11 +54,11 @@ def test_check_finds_everything_in_order(orchestratord: Command, database_url: s
 
 
 def test_check_tells_problems_of_app_and_types_and_has_the_code_of_the_first(
-    orchestratord: Command, database_url: str, tmp_path: Path
+    orchestratord_here: Command, database_url: str, tmp_path: Path
 ) -> None:
     sql(database_url, "SELECT enqueue_task('nobody:serves', '{}')")
     (tmp_path / "broken.py").write_text("import no_such_module_at_all\n")
-    done = orchestratord("check", "--app", "broken:app", "--pool-size", "1000", DATABASE_URL=database_url)
+    done = orchestratord_here("check", "--app", "broken:app", "--pool-size", "1000", DATABASE_URL=database_url)
     assert done.returncode == 3
     assert "problem  app: " in done.stdout
     assert "no_such_module_at_all" in done.stdout
@@ -78,10 +78,10 @@ def test_check_tells_problems_of_app_and_types_and_has_the_code_of_the_first(
     ],
 )
 def test_check_has_the_app_imported_as_start_would(
-    orchestratord: Command, database_url: str, tmp_path: Path, code: str, words: str
+    orchestratord_here: Command, database_url: str, tmp_path: Path, code: str, words: str
 ) -> None:
     (tmp_path / "strange.py").write_text(code)
-    done = orchestratord("check", "--app", "strange:app", DATABASE_URL=database_url)
+    done = orchestratord_here("check", "--app", "strange:app", DATABASE_URL=database_url)
     assert done.returncode == 3
     assert re.search(f"problem  app: .*{re.escape(words)}", done.stdout)
     assert "ok       schema: " in done.stdout, "what else there is to see is looked at all the same"
@@ -126,7 +126,7 @@ def test_what_an_app_prints_when_check_imports_it_is_not_in_its_json(
 
 
 def test_check_says_that_the_metrics_have_no_place_or_no_port(
-    orchestratord: Command, database_url: str, tmp_path: Path
+    orchestratord_here: Command, database_url: str, tmp_path: Path
 ) -> None:
     (tmp_path / "taken").touch()
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -136,84 +136,86 @@ def test_check_says_that_the_metrics_have_no_place_or_no_port(
             ({"METRICS_HOST": "192.0.2.1"}, "METRICS_HOST is '192.0.2.1'"),
             ({"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "taken")}, "PROMETHEUS_MULTIPROC_DIR is"),
         ):
-            done = orchestratord("check", DATABASE_URL=database_url, **{"METRICS_HOST": "127.0.0.1", **variables})
+            done = orchestratord_here("check", DATABASE_URL=database_url, **{"METRICS_HOST": "127.0.0.1", **variables})
             assert done.returncode == 2
             assert re.search(f"problem  metrics: .*{re.escape(words)}", done.stdout)
     left = set(Path("/dev/shm").glob("orchestratord-check-*"))  # those of tests beside this one go with their commands
     eventually(lambda: not any(each.exists() for each in left), within=20)
 
 
-def test_check_lists_all_settings_that_cannot_be_used(orchestratord: Command) -> None:
-    done = orchestratord("check", "--pool-size", "0", LOG_FORMAT="xml")
+def test_check_lists_all_settings_that_cannot_be_used(orchestratord_here: Command) -> None:
+    done = orchestratord_here("check", "--pool-size", "0", LOG_FORMAT="xml")
     assert done.returncode == 2
     for name in ("DATABASE_URL is not set", "WORKER_POOL_SIZE (--pool-size) is '0'", "LOG_FORMAT is 'xml'"):
         assert name in done.stdout
 
 
-def test_check_warns_of_a_variable_that_is_nearly_a_setting(orchestratord: Command, database_url: str) -> None:
-    done = orchestratord("check", DATABASE_URL=database_url, SHUTDOWN_TIMOUT="2m")
+def test_check_warns_of_a_variable_that_is_nearly_a_setting(orchestratord_here: Command, database_url: str) -> None:
+    done = orchestratord_here("check", DATABASE_URL=database_url, SHUTDOWN_TIMOUT="2m")
     assert done.returncode == 0
     assert "warning  settings: SHUTDOWN_TIMOUT is not used: is SHUTDOWN_TIMEOUT meant?\n" in done.stdout
 
 
-def test_check_says_that_there_are_no_tables_yet(orchestratord: Command, empty_database_url: str) -> None:
-    done = orchestratord("check", DATABASE_URL=empty_database_url)
+def test_check_says_that_there_are_no_tables_yet(orchestratord_here: Command, empty_database_url: str) -> None:
+    done = orchestratord_here("check", DATABASE_URL=empty_database_url)
     assert done.returncode == 0
     assert "warning  schema: there are no tables yet" in done.stdout
 
 
 def test_check_tells_that_a_name_of_ours_is_taken_and_migrate_where_the_tables_can_go(
-    orchestratord: Command, empty_database_url: str
+    orchestratord_here: Command, empty_database_url: str
 ) -> None:
     sql(empty_database_url, "CREATE TABLE workers (id serial, surname text)")
     told = "public.workers is somebody else's: let the queue have a schema of its own: CREATE SCHEMA queue, and"
-    done = orchestratord("check", DATABASE_URL=empty_database_url)
+    done = orchestratord_here("check", DATABASE_URL=empty_database_url)
     assert (done.returncode, f"problem  schema: {told} " in done.stdout) == (6, True), done.stdout
-    done = orchestratord("migrate", DATABASE_URL=empty_database_url)
+    done = orchestratord_here("migrate", DATABASE_URL=empty_database_url)
     assert (done.returncode, done.stderr.startswith(f"orchestratord: {told} ")) == (6, True), done.stderr
-    done = orchestratord("enqueue", "a", DATABASE_URL=empty_database_url)
+    done = orchestratord_here("enqueue", "a", DATABASE_URL=empty_database_url)
     assert (done.returncode, "run `orchestratord migrate`" in done.stderr) == (6, True), done.stderr
 
     cured = f"{empty_database_url}{'&' if '?' in empty_database_url else '?'}options=-csearch_path%3Dqueue"
     sql(empty_database_url, "CREATE SCHEMA queue")
-    assert orchestratord("migrate", DATABASE_URL=cured).returncode == 0
-    assert orchestratord("enqueue", "a", DATABASE_URL=cured).returncode == 0
+    assert orchestratord_here("migrate", DATABASE_URL=cured).returncode == 0
+    assert orchestratord_here("enqueue", "a", DATABASE_URL=cured).returncode == 0
 
 
-def test_check_warns_of_an_encoding_in_which_one_task_may_stop_all(orchestratord: Command, database_url: str) -> None:
+def test_check_warns_of_an_encoding_in_which_one_task_may_stop_all(
+    orchestratord_here: Command, database_url: str
+) -> None:
     name = f"ascii_{secrets.token_hex(4)}"
     sql(database_url, f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")
     try:
-        done = orchestratord("check", DATABASE_URL=make_conninfo(database_url, dbname=name))
+        done = orchestratord_here("check", DATABASE_URL=make_conninfo(database_url, dbname=name))
     finally:
         sql(database_url, f"DROP DATABASE {name} WITH (FORCE)")
     assert "warning  encoding: the database's encoding is SQL_ASCII: a task whose texts are no UTF-8" in done.stdout
     assert done.returncode == 0
-    assert "encoding" not in orchestratord("check", DATABASE_URL=database_url).stdout
+    assert "encoding" not in orchestratord_here("check", DATABASE_URL=database_url).stdout
 
 
-def test_check_says_that_nothing_could_be_written(orchestratord: Command, database_url: str) -> None:
+def test_check_says_that_nothing_could_be_written(orchestratord_here: Command, database_url: str) -> None:
     read_only = make_conninfo(database_url, options="-c default_transaction_read_only=on")
-    done = orchestratord("check", DATABASE_URL=read_only)
+    done = orchestratord_here("check", DATABASE_URL=read_only)
     assert done.returncode == 4
     assert "problem  database: the server is read-only: it is a standby (name the primary, or both" in done.stdout
     assert "ok       schema: " in done.stdout, "what else there is to see is looked at all the same"
 
 
-def test_check_has_patience_with_a_database_that_answers_slowly(orchestratord: Command, proxy: Proxy) -> None:
+def test_check_has_patience_with_a_database_that_answers_slowly(orchestratord_here: Command, proxy: Proxy) -> None:
     proxy.slow(0.4)  # each message: a connection takes a few of them
-    done = orchestratord("check", DATABASE_URL=proxy.url)
+    done = orchestratord_here("check", DATABASE_URL=proxy.url)
     assert "ok       database: " in done.stdout
     assert done.returncode == 0
 
 
 def test_check_says_that_start_would_not_be_allowed_to_make_the_tables(
-    orchestratord: Command, empty_database_url: str
+    orchestratord_here: Command, empty_database_url: str
 ) -> None:
     sql(empty_database_url, "REVOKE CREATE ON SCHEMA public FROM public")
     with a_role(empty_database_url) as url:
-        done = orchestratord("check", DATABASE_URL=url)
-        migrated = orchestratord("migrate", DATABASE_URL=url)
+        done = orchestratord_here("check", DATABASE_URL=url)
+        migrated = orchestratord_here("migrate", DATABASE_URL=url)
     assert done.returncode == migrated.returncode == 6
     assert "problem  schema: there are no tables yet, and this role may not change that: let a role" in done.stdout
     assert "permission denied for schema public; let a role that may create tables run" in migrated.stderr
@@ -241,22 +243,24 @@ def test_check_and_start_name_the_rights_that_the_role_lacks(orchestratord: Comm
 
 
 def test_check_and_migrate_tell_that_the_search_path_names_no_schema(
-    orchestratord: Command, empty_database_url: str
+    orchestratord_here: Command, empty_database_url: str
 ) -> None:
     url = make_conninfo(empty_database_url, options="-c search_path=nowhere")
-    checked, migrated = orchestratord("check", DATABASE_URL=url), orchestratord("migrate", DATABASE_URL=url)
+    checked, migrated = orchestratord_here("check", DATABASE_URL=url), orchestratord_here("migrate", DATABASE_URL=url)
     assert checked.returncode == migrated.returncode == 6
     cure = "no schema that this role may use is in its search_path: ALTER ROLE … SET search_path"
     assert cure in checked.stdout and cure in migrated.stderr
 
 
-def test_what_was_dropped_is_told_by_check_and_made_again_by_migrate(orchestratord: Command, database_url: str) -> None:
+def test_what_was_dropped_is_told_by_check_and_made_again_by_migrate(
+    orchestratord_here: Command, database_url: str
+) -> None:
     sql(database_url, "DROP INDEX idx_tasks_claimable")
     sql(database_url, "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'idx_tasks_owned'::regclass")
     sql(database_url, "ALTER TABLE tasks DISABLE TRIGGER wake_on_insert")
-    done = orchestratord("check", DATABASE_URL=database_url)
+    done = orchestratord_here("check", DATABASE_URL=database_url)
     assert done.returncode == 0
     assert "schema: missing: idx_tasks_claimable, idx_tasks_owned, wake_on_insert; `orchestratord mig" in done.stdout
-    assert "is now at" in orchestratord("migrate", DATABASE_URL=database_url).stdout
-    assert "was already at" in orchestratord("migrate", DATABASE_URL=database_url).stdout
-    assert "ok       schema: version" in orchestratord("check", DATABASE_URL=database_url).stdout
+    assert "is now at" in orchestratord_here("migrate", DATABASE_URL=database_url).stdout
+    assert "was already at" in orchestratord_here("migrate", DATABASE_URL=database_url).stdout
+    assert "ok       schema: version" in orchestratord_here("check", DATABASE_URL=database_url).stdout

@@ -228,9 +228,9 @@ def test_a_newer_schema_ends_with_6(ask: Ask, database_url: str) -> None:
 
 @pytest.mark.parametrize("command", [("tasks", "list"), ("stats",), ("workers",), ("enqueue", "a")])
 def test_without_tables_a_command_names_migrate_and_ends_with_6(
-    orchestratord: Command, empty_database_url: str, command: tuple[str, ...]
+    orchestratord_here: Command, empty_database_url: str, command: tuple[str, ...]
 ) -> None:
-    done = orchestratord(*command, DATABASE_URL=empty_database_url)
+    done = orchestratord_here(*command, DATABASE_URL=empty_database_url)
     assert done.returncode == 6
     assert "run `orchestratord migrate`" in done.stderr
     assert done.stderr.count("\n") == 1
@@ -256,9 +256,9 @@ def test_a_database_that_is_not_there_ends_with_4_in_one_line_without_the_passwo
     "command", ["start", "check", "migrate", "stats", "workers", "tasks list", "tasks retry a", "enqueue ok"]
 )
 def test_a_password_that_is_not_escaped_is_explained_and_no_part_of_it_is_shown(
-    orchestratord: Command, command: str, url: str
+    orchestratord_here: Command, command: str, url: str
 ) -> None:
-    done = orchestratord(*command.split(), DATABASE_URL=url, DATABASE_WAIT="0s")
+    done = orchestratord_here(*command.split(), DATABASE_URL=url, DATABASE_WAIT="0s")
     said = done.stdout + done.stderr
     assert done.returncode == 2
     assert said.count("\n") == 1
@@ -267,19 +267,19 @@ def test_a_password_that_is_not_escaped_is_explained_and_no_part_of_it_is_shown(
     assert "r3t" not in said
 
 
-def test_what_libpq_says_is_shown_without_the_password(orchestratord: Command) -> None:
+def test_what_libpq_says_is_shown_without_the_password(orchestratord_here: Command) -> None:
     """Here it quotes a parameter that repeats it."""
     url = "postgres://u:s3cr3t@127.0.0.1:1/db?ssl_min_protocol_version=s3cr3t"
     for command in ("stats", "check", "migrate"):
-        done = orchestratord(command, DATABASE_URL=url, DATABASE_WAIT="2s")
+        done = orchestratord_here(command, DATABASE_URL=url, DATABASE_WAIT="2s")
         said = done.stdout + done.stderr
         assert done.returncode == 4
         assert "ssl_min_protocol_version" in said
         assert "s3cr3t" not in said
 
 
-def test_without_a_database_url_a_command_asks_for_it_and_minds_no_other_variable(orchestratord: Command) -> None:
-    done = orchestratord("stats", WORKER_POOL_SIZE="many")
+def test_without_a_database_url_a_command_asks_for_it_and_minds_no_other_variable(orchestratord_here: Command) -> None:
+    done = orchestratord_here("stats", WORKER_POOL_SIZE="many")
     assert done.returncode == 2
     assert done.stderr == "orchestratord: DATABASE_URL is not set: write postgres://user:password@host:port/database\n"
 
@@ -295,13 +295,13 @@ def test_every_command_explains_itself(ask: Ask, command: str) -> None:
     assert answer.out.startswith("Usage: orchestratord ")
 
 
-def test_a_shell_can_complete_commands_options_and_values(orchestratord: Command) -> None:
+def test_a_shell_can_complete_commands_options_and_values(orchestratord_here: Command) -> None:
     def completed(line: str) -> set[str]:
         number = str(line.count(" "))
-        told = orchestratord(_ORCHESTRATORD_COMPLETE="bash_complete", COMP_WORDS=line, COMP_CWORD=number).stdout
+        told = orchestratord_here(_ORCHESTRATORD_COMPLETE="bash_complete", COMP_WORDS=line, COMP_CWORD=number).stdout
         return {each.partition(",")[2] for each in told.split()}
 
-    assert "_orchestratord_completion" in orchestratord(_ORCHESTRATORD_COMPLETE="bash_source").stdout
+    assert "_orchestratord_completion" in orchestratord_here(_ORCHESTRATORD_COMPLETE="bash_source").stdout
     assert completed("orchestratord st") == {"start", "stats"}
     assert "--pool-size" in completed("orchestratord start --p")
     assert "dead_letter" in completed("orchestratord tasks list --status ")

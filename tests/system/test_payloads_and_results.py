@@ -55,9 +55,9 @@ REFUSED_BY_COMMAND = {
 }
 
 
-def test_the_command_refuses_it_too_in_one_line(queue: Queue, orchestratord: Command) -> None:
+def test_the_command_refuses_it_too_in_one_line(queue: Queue, orchestratord_here: Command) -> None:
     for payload, reason in REFUSED_BY_COMMAND.items():
-        ended = orchestratord("enqueue", "t", "-", stdin=payload, DATABASE_URL=queue.url)
+        ended = orchestratord_here("enqueue", "t", "-", stdin=payload, DATABASE_URL=queue.url)
         assert ended.returncode == 2, payload[:50]
         assert reason in ended.stderr
         assert ended.stderr.count("\n") == 1 and len(ended.stderr) < 500
