@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.fixtures.proc import is_alive, parent, pids, state, title
+from tests.fixtures.proc import children, is_alive, pids, state, title
 from tests.fixtures.waiting import eventually
 from tests.toys.store import ToyStore
 
@@ -190,10 +190,10 @@ class Workshop:
 
     def offspring(self) -> list[int]:
         """Living processes whose parent is the supervisor."""
-        return [pid for pid in pids() if parent(pid) == self.pid and is_alive(pid)]
+        return [pid for pid in children(self.pid) if is_alive(pid)]
 
     def zombies(self) -> list[int]:
-        return [pid for pid in pids() if parent(pid) == self.pid and state(pid) == "Z"]
+        return [pid for pid in children(self.pid) if state(pid) == "Z"]
 
     def processes(self) -> list[int]:
         """All that live in this folder: supervisor, forkservers, children and what their tasks started."""
