@@ -10,6 +10,7 @@ pytest_plugins = [
     "tests.fixtures.desk",
     "tests.fixtures.fleet",
     "tests.fixtures.gates",
+    "tests.fixtures.lasting",
     "tests.fixtures.notices",
     "tests.fixtures.prometheus",
     "tests.fixtures.proxy",

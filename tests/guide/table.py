@@ -14,6 +14,7 @@ FIRES = "tests/monitoring/test_alerts.py::test_promtool_fires_every_alert_and_se
 PROMETHEUS = "tests/monitoring/test_prometheus.py::"
 HAS_DATA = PROMETHEUS + "test_every_query_of_dashboard_alerts_and_guide_finds_data_in_a_prometheus_that_scrapes_workers"
 SCALING = "tests/guide/test_scaling.py::"
+REGISTERS = SCALING + "test_each_worker_registers_itself_takes_its_share_at_once_and_the_gauge_counts_them"
 SQL = "tests/guide/test_sql.py::"
 AT_WORK = "tests/guide/test_sql_at_work.py::"
 VIEWS = AT_WORK + "test_the_views_of_the_queue_show_what_two_workers_are_doing"
@@ -83,7 +84,7 @@ TABLE: dict[str, tuple[str, ...]] = {
         FIRST_SCRAPE,
         SETTINGS + "test_without_a_worker_pool_size_ten_tasks_run_at_once_and_no_more",
     ),
-    "workers_total": (FIRST_SCRAPE, SCALING + "test_each_worker_registers_itself_and_the_gauge_counts_them"),
+    "workers_total": (FIRST_SCRAPE, REGISTERS),
     "leader_status": (FIRST_SCRAPE, SCALING + "test_exactly_one_is_elected_and_leader_status_tells_which"),
     "task_duration_seconds": (FIRST_SCRAPE, COUNTS),
     "task_claim_duration_seconds": (
@@ -115,10 +116,10 @@ TABLE: dict[str, tuple[str, ...]] = {
     "Set DISTRIBUTED_MODE=true on all instances": (
         SCALING + "test_with_distributed_mode_on_all_instances_they_share_one_queue",
     ),
-    "Each worker auto-registers on startup": (SCALING + "test_each_worker_registers_itself_and_the_gauge_counts_them",),
+    "Each worker auto-registers on startup": (REGISTERS,),
     "Leader election happens automatically": (SCALING + "test_exactly_one_is_elected_and_leader_status_tells_which",),
     "Scale horizontally by adding more container replicas": (
-        SCALING + "test_a_replica_that_is_added_takes_its_share_at_once",
+        REGISTERS,
         CONTAINERS + "test_no_worker_has_a_name_or_a_host_port_of_its_own_so_there_can_be_any_number",
     ),
     # the queue's state

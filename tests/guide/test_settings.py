@@ -11,8 +11,7 @@ import pytest
 from orchestrator.config import FIELDS, Settings
 from orchestrator.dev.postgres import PrivatePostgres
 from orchestrator.errors import ConfigurationError
-from tests.fixtures.daemon import Queue, Start
-from tests.fixtures.fleet import Fleet
+from tests.fixtures.daemon import Daemon, Queue, Start
 from tests.fixtures.gates import APP, Gates
 from tests.fixtures.waiting import eventually
 from tests.fixtures.working import queue_at
@@ -73,8 +72,25 @@ def test_a_task_of_which_nobody_is_told_is_found_within_a_claim_interval(daemon:
         assert queue.one(waited, task_id) < 1.0 + 1.0, "the default of 1 s, and what a busy machine may add"
 
 
-def test_a_worker_beats_every_heartbeat_interval(fleet: Fleet, queue: Queue) -> None:
-    fleet.add(APP, DATABASE_URL=queue.url, HEARTBEAT_INTERVAL="500ms", WORKER_TIMEOUT="10s")
+@pytest.fixture(scope="module")
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def set_up(lasting_daemon: Start, lasting_database: Queue, free_port: int) -> Daemon:
+    """A worker to which much is said by variables."""
+    return lasting_daemon(
+        None, DATABASE_URL=lasting_database.url, WORKER_POOL_SIZE="1", DISTRIBUTED_MODE="true",
+        HEARTBEAT_INTERVAL="500ms", WORKER_TIMEOUT="10s", LEADER_TERM="30s", METRICS_PORT=str(free_port),
+        METRICS_HOST="0.0.0.0", DEBUG="true", LOG_FORMAT="json", ENQUEUE_EXAMPLES="true",
+    )  # fmt: skip
+
+
+@pytest.mark.usefixtures("set_up")
+def test_a_worker_beats_every_heartbeat_interval(lasting_database: Queue) -> None:
+    queue = lasting_database
     latest = "SELECT date_part('epoch', last_heartbeat) FROM workers"
     beats = [queue.one(latest)]
     while len(beats) < 4:
@@ -84,28 +100,27 @@ def test_a_worker_beats_every_heartbeat_interval(fleet: Fleet, queue: Queue) -> 
     assert all(0.4 < gap < 1.5 for gap in gaps), gaps
 
 
-def test_a_lease_lasts_for_the_leader_term(fleet: Fleet, queue: Queue) -> None:
-    fleet.add(APP, DATABASE_URL=queue.url, LEADER_TERM="30s").wait_ready()
-    fleet.leader()
-    assert queue.one("SELECT date_part('epoch', expires_at - renewed_at) FROM leadership") == pytest.approx(30, abs=0.1)
+@pytest.mark.usefixtures("set_up")
+def test_a_lease_lasts_for_the_leader_term(lasting_database: Queue) -> None:
+    eventually(lambda: lasting_database.one("SELECT holder IS NOT NULL FROM leadership"), within=10)
+    assert lasting_database.one("SELECT date_part('epoch', expires_at - renewed_at) FROM leadership") == pytest.approx(
+        30, abs=0.1
+    )
 
 
-def test_metrics_and_health_are_on_the_metrics_port(daemon: Start, queue: Queue) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    daemon(APP, "--pool-size", "1", DATABASE_URL=queue.url, METRICS_PORT=str(port), METRICS_HOST="0.0.0.0")
+@pytest.mark.usefixtures("set_up")
+def test_metrics_and_health_are_on_the_metrics_port(free_port: int) -> None:
     for page, told in (("metrics", "worker_pool_capacity 1.0"), ("health", '"status": "healthy"')):
-        with urllib.request.urlopen(f"http://localhost:{port}/{page}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://localhost:{free_port}/{page}", timeout=5) as answer:
             assert told in answer.read().decode()
 
 
-def test_debug_logs_in_detail_and_structured(daemon: Start, queue: Queue) -> None:
-    worker = daemon(APP, "--pool-size", "1", DATABASE_URL=queue.url, DEBUG="true", LOG_FORMAT="json")
-    lines = [json.loads(line) for line in worker.log().splitlines()]
+def test_debug_logs_in_detail_and_structured(set_up: Daemon) -> None:
+    lines = [json.loads(line) for line in set_up.log().splitlines()]
     assert {"DEBUG", "INFO"} <= {line["level"].upper() for line in lines}
 
 
-def test_examples_are_enqueued_at_start_if_that_is_asked_for(daemon: Start, queue: Queue) -> None:
-    daemon(None, "--pool-size", "2", DATABASE_URL=queue.url, ENQUEUE_EXAMPLES="true")
+def test_examples_are_enqueued_at_start_if_that_is_asked_for(set_up: Daemon, lasting_database: Queue) -> None:
     done = "SELECT count(*) FROM tasks WHERE type = 'example:task' AND status = 'completed'"
-    eventually(lambda: queue.one(done) >= 2, within=20)
+    eventually(lambda: lasting_database.one(done) >= 2, within=20)
+    assert "no_app" not in set_up.log(), "it is meant to have no other"

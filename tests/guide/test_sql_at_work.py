@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures.daemon import Queue
+from tests.fixtures.daemon import Queue, Start
 from tests.fixtures.fleet import Fleet
 from tests.fixtures.gates import APP, Gates
 from tests.fixtures.waiting import eventually
@@ -35,23 +35,36 @@ def other(name):
 NUMBERED = """
 INSERT INTO tasks (type, payload) SELECT %s, jsonb_build_object('name', %s || n) FROM generate_series(1, %s) AS n
 """
+NUMBERED_HOLD = """
+INSERT INTO tasks (type, payload) SELECT 'hold', jsonb_build_object('name', %s) FROM generate_series(1, %s)
+"""
 DEAD = 40
 
 
-@pytest.fixture
-def two_workers(fleet: Fleet, queue: Queue) -> Fleet:
-    """Two workers with two children each, and 40 dead letters of one type beside 5 of another."""
+@pytest.fixture(scope="module")
+def two_workers(lasting_daemon: Start, lasting_database: Queue) -> Fleet:
+    """Two workers with two children each."""
+    fleet = Fleet(lasting_daemon)
     for _ in range(2):
-        fleet.add(BROKEN, DATABASE_URL=queue.url)
-    queue.rows(NUMBERED, "example:task", "task ", DEAD)
-    queue.rows(NUMBERED, "example:other", "other ", 5)
-    queue.wait_empty()
+        fleet.add(BROKEN, DATABASE_URL=lasting_database.url)
     return fleet
 
 
-def test_the_views_of_the_queue_show_what_two_workers_are_doing(two_workers: Fleet, queue: Queue, gates: Gates) -> None:
+@pytest.fixture
+def queue(two_workers: Fleet, lasting_queue: Queue, lasting_folder: Path) -> Queue:
+    """40 dead letters of one type beside 5 of another."""
+    (lasting_folder / "cured").unlink(missing_ok=True)
+    lasting_queue.rows(NUMBERED, "example:task", "task ", DEAD)
+    lasting_queue.rows(NUMBERED, "example:other", "other ", 5)
+    lasting_queue.wait_empty()
+    return lasting_queue
+
+
+def test_the_views_of_the_queue_show_what_two_workers_are_doing(
+    two_workers: Fleet, queue: Queue, lasting_gates: Gates
+) -> None:
     ids = {each.health()[1]["worker_id"] for each in two_workers.alive()}
-    queue.rows("INSERT INTO tasks (type) SELECT 'hold' FROM generate_series(1, 7)")
+    queue.rows(NUMBERED_HOLD, "views", 7)
     eventually(lambda: len(queue.rows(code("Currently running tasks"))) == 4, within=20)
 
     running = queue.rows(code("Currently running tasks"))
@@ -62,15 +75,13 @@ def test_the_views_of_the_queue_show_what_two_workers_are_doing(two_workers: Fle
     assert Counter(row[1] for row in dead) == {"example:task": DEAD, "example:other": 5}
     assert all("the mail server is away" in last_error and attempts == 1 for *_, last_error, attempts in dead)
     assert queue.rows(code("Orphaned tasks (assigned to non-existent workers)")) == []
-    gates.open("hold")
+    lasting_gates.open("views")
     queue.wait_empty()
 
 
-def test_all_dead_letters_of_a_type_are_retried_by_hand_while_workers_run(
-    two_workers: Fleet, queue: Queue, tmp_path: Path
-) -> None:
+def test_all_dead_letters_of_a_type_are_retried_by_hand_while_workers_run(queue: Queue, lasting_folder: Path) -> None:
     queue.rows("INSERT INTO tasks (type) SELECT 'quick' FROM generate_series(1, 2000)")
-    (tmp_path / "cured").touch()
+    (lasting_folder / "cured").touch()
     queue.rows(code("Retry all dead-letter tasks of a type"))
 
     queue.wait_empty()
@@ -78,15 +89,15 @@ def test_all_dead_letters_of_a_type_are_retried_by_hand_while_workers_run(
     assert queue.rows(retried, "example:task") == [("completed", 1, DEAD)]
     assert queue.rows(retried, "example:other") == [("dead_letter", 1, 5)], "others stay where they are"
     assert queue.rows(retried, "quick") == [("completed", 1, 2000)]
-    assert notes(tmp_path) == {
+    assert notes(lasting_folder) == {
         **{f"task {n}": 2 for n in range(1, DEAD + 1)},
         **{f"other {n}": 1 for n in range(1, 6)},
     }, "each ran once more"
 
 
-def test_one_dead_letter_is_retried_by_hand_while_workers_run(two_workers: Fleet, queue: Queue, tmp_path: Path) -> None:
+def test_one_dead_letter_is_retried_by_hand_while_workers_run(queue: Queue, lasting_folder: Path) -> None:
     (dead, *_), *others = queue.rows(code("Dead letter tasks"))
-    (tmp_path / "cured").touch()
+    (lasting_folder / "cured").touch()
     queue.rows(code("Retry a specific dead-letter task").replace("task-uuid-here", str(dead)))
 
     task = queue.wait_status(str(dead), "completed")
@@ -96,10 +107,13 @@ def test_one_dead_letter_is_retried_by_hand_while_workers_run(two_workers: Fleet
 
 
 def test_a_task_that_is_retried_by_hand_while_it_runs_ends_once_with_the_later_outcome(
-    fleet: Fleet, queue: Queue, gates: Gates
+    two_workers: Fleet, queue: Queue, lasting_gates: Gates
 ) -> None:
-    workers = [fleet.add(APP, DATABASE_URL=queue.url) for _ in range(2)]
-    task_id = queue.enqueue("hold")
+    def stale() -> float:
+        return sum(each.metric("tasks_stale_completions_total", type="hold") or 0 for each in two_workers.alive())
+
+    stale_before = stale()
+    task_id = queue.enqueue("hold", {"name": "twice"})
     before = queue.wait_status(task_id, "running")
     queue.rows(code("Retry a specific dead-letter task").replace("task-uuid-here", task_id))
     after = eventually(
@@ -108,9 +122,10 @@ def test_a_task_that_is_retried_by_hand_while_it_runs_ends_once_with_the_later_o
         why="it runs a second time",
     )
     assert after
-    gates.open("hold")
+    lasting_gates.open("twice")
     task = queue.wait_status(task_id, "completed")
     assert (task["attempts"], task["result"]["attempt"]) == (1, 1)
     assert task["claim_token"] != before["claim_token"]
-    stale = lambda: sum(each.metric("tasks_stale_completions_total", type="hold") or 0 for each in workers)  # noqa: E731
-    eventually(lambda: stale() == 1, within=10, why="the first execution's outcome was refused and counted")
+    eventually(
+        lambda: stale() == stale_before + 1, within=10, why="the first execution's outcome was refused and counted"
+    )

@@ -201,22 +201,3 @@ def test_a_child_is_replaced_after_so_many_tasks_or_so_much_memory_and_the_next_
     drawn = [queue.enqueue("draw") for _ in range(14)]
     queue.wait_empty()
     assert len({number for each in drawn for number in queue.task(each)["result"]}) == 28
-
-
-def test_a_handler_that_enqueues_a_bad_payload_fails_like_any_other_and_is_tried_again(
-    queue: Queue, daemon: Start
-) -> None:
-    app = """
-    from orchestrator import App, RetryPolicy
-    app = App()
-
-    @app.task("order", max_retries=1, retry=RetryPolicy(base=0.0, cap=0.0))
-    def order():
-        order.enqueue(what=float("nan"))
-    """
-    daemon(app, "--pool-size", "1", DATABASE_URL=queue.url)
-
-    task = queue.wait_status(queue.enqueue("order"), "dead_letter", "failed")
-
-    assert task["status"] == "dead_letter"
-    assert task["attempts"] == 2

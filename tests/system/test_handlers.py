@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures.daemon import Queue, Start
+from tests.fixtures.daemon import Daemon, Queue, Start
 from tests.fixtures.waiting import eventually
 
 DEADLY = """
@@ -142,8 +142,8 @@ def test_of_a_batch_with_a_deadly_task_in_it_only_that_one_pays(queue: Queue, da
 
 
 RAISING = """
-import asyncio
-from orchestrator import App
+import asyncio, functools
+from orchestrator import App, Retry, RetryPolicy, current_task
 
 app = App()
 
@@ -194,6 +194,35 @@ async def raising_async(kind: str) -> None:
 @app.task("fine")
 def fine() -> str:
     return "fine"
+
+@app.task("order", max_retries=1, retry=RetryPolicy(base=0.0, cap=0.0))
+def order() -> None:
+    order.enqueue(what=float("nan"))
+
+def watched(function):
+    @functools.wraps(function)
+    def call(**keywords):
+        return function(**keywords)
+    return call
+
+@app.task("nap", max_retries=0)
+@watched
+async def nap(seconds: float) -> int:
+    await asyncio.sleep(seconds)
+    return current_task().attempt
+
+class Lost(Retry):
+    def __init__(self, service: str) -> None:
+        Exception.__init__(self, f"{service} is down")
+
+class Changed(Retry):
+    def __init__(self, in_seconds: object) -> None:
+        super().__init__("ask again")
+        self.in_seconds = in_seconds
+
+@app.task("again", max_retries=1, retry=RetryPolicy(base=0.0, cap=0.0))
+def again(how: str) -> None:
+    raise {"lost": Lost("mail"), "soon": Changed(0.2), "never": Changed(None), "in aeons": Changed(1e300)}[how]
 """
 
 SAID = {
@@ -212,9 +241,17 @@ SAID = {
 }
 
 
+@pytest.fixture(scope="module")
+def worker(lasting_daemon: Start, lasting_database: Queue) -> Daemon:
+    """One child, which nothing of RAISING ends."""
+    return lasting_daemon(RAISING, "--pool-size", "1", DATABASE_URL=lasting_database.url)
+
+
 @pytest.mark.parametrize("type_name", ["raise", "raise:async"])
-def test_whatever_a_handler_raises_is_recorded_and_the_child_lives(queue: Queue, daemon: Start, type_name: str) -> None:
-    worker = daemon(RAISING, "--pool-size", "1", DATABASE_URL=queue.url)
+def test_whatever_a_handler_raises_is_recorded_and_the_child_lives(
+    worker: Daemon, lasting_queue: Queue, type_name: str
+) -> None:
+    queue = lasting_queue
     before = worker.children()
     raising = {kind: queue.enqueue(type_name, {"kind": kind}) for kind in [*SAID, "iteration"]}
     fine = queue.enqueue("fine")
@@ -254,28 +291,16 @@ def test_what_a_handler_prints_is_seen_at_once_though_it_goes_into_a_file(queue:
     assert worker.log().count("imported") == 1
 
 
-WRAPPED = """
-import asyncio, functools
-from orchestrator import App, current_task
-
-app = App()
-
-def watched(function):
-    @functools.wraps(function)
-    def call(**keywords):
-        return function(**keywords)
-    return call
-
-@app.task("nap", max_retries=0)
-@watched
-async def nap(seconds: float) -> int:
-    await asyncio.sleep(seconds)
-    return current_task().attempt
-"""
+@pytest.mark.usefixtures("worker")
+def test_a_handler_that_enqueues_a_bad_payload_fails_like_any_other_and_is_tried_again(lasting_queue: Queue) -> None:
+    task = lasting_queue.wait_status(lasting_queue.enqueue("order"), "dead_letter", "failed")
+    assert task["status"] == "dead_letter"
+    assert task["attempts"] == 2
 
 
-def test_a_coroutine_beneath_a_plain_decorator_is_run_and_has_its_time_limit(queue: Queue, daemon: Start) -> None:
-    daemon(WRAPPED, "--pool-size", "1", DATABASE_URL=queue.url)
+@pytest.mark.usefixtures("worker")
+def test_a_coroutine_beneath_a_plain_decorator_is_run_and_has_its_time_limit(lasting_queue: Queue) -> None:
+    queue = lasting_queue
     brief = queue.enqueue("nap", {"seconds": 0.0})
     limited = queue.enqueue("nap", {"seconds": 60.0}, timeout="300ms")
 
@@ -287,28 +312,10 @@ def test_a_coroutine_beneath_a_plain_decorator_is_run_and_has_its_time_limit(que
     )
 
 
-OF_THEIR_OWN = """
-from orchestrator import App, Retry, RetryPolicy
-
-app = App()
-
-class Lost(Retry):
-    def __init__(self, service: str) -> None:
-        Exception.__init__(self, f"{service} is down")
-
-class Changed(Retry):
-    def __init__(self, in_seconds: object) -> None:
-        super().__init__("ask again")
-        self.in_seconds = in_seconds
-
-@app.task("again", max_retries=1, retry=RetryPolicy(base=0.0, cap=0.0))
-def again(how: str) -> None:
-    raise {"lost": Lost("mail"), "soon": Changed(0.2), "never": Changed(None), "in aeons": Changed(1e300)}[how]
-"""
-
-
-def test_a_retry_of_the_users_own_class_is_recorded_whatever_it_made_of_its_time(queue: Queue, daemon: Start) -> None:
-    worker = daemon(OF_THEIR_OWN, "--pool-size", "1", DATABASE_URL=queue.url)
+def test_a_retry_of_the_users_own_class_is_recorded_whatever_it_made_of_its_time(
+    worker: Daemon, lasting_queue: Queue
+) -> None:
+    queue = lasting_queue
     before = worker.children()
     said = {"lost": "app.Lost: mail is down", **dict.fromkeys(("soon", "never", "in aeons"), "app.Changed: ask again")}
     tasks = {how: queue.enqueue("again", {"how": how}) for how in said}

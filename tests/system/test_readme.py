@@ -29,6 +29,12 @@ def shop(daemon: Start, queue: Queue, folder: Path) -> Daemon:
     return daemon(None, "--app", "shop:app", "--pool-size", "2", DATABASE_URL=queue.url)
 
 
+@pytest.fixture(scope="module")
+def open_shop(lasting_daemon: Start, lasting_database: Queue, lasting_folder: Path) -> Daemon:
+    """For the tests that leave it as it was."""
+    return shop(lasting_daemon, lasting_database, lasting_folder)
+
+
 def run_python(code: str, folder: Path, url: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -41,12 +47,13 @@ def run_python(code: str, folder: Path, url: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.usefixtures("open_shop")
 def test_the_first_task_runs_however_it_is_enqueued(
-    daemon: Start, queue: Queue, orchestratord: Command, tmp_path: Path
+    lasting_queue: Queue, orchestratord: Command, lasting_folder: Path
 ) -> None:
-    shop(daemon, queue, tmp_path)
+    queue = lasting_queue
     enqueued = orchestratord("enqueue", "email:send", '{"to": "ann@example.org"}', DATABASE_URL=queue.url)
-    run_python(ENQUEUE, tmp_path, queue.url)
+    run_python(ENQUEUE, lasting_folder, queue.url)
     by_sql = queue.one("""SELECT enqueue_task('email:send', '{"to": "ann@example.org"}', delay => '1 hour')""")
 
     task = queue.wait_status(enqueued.stdout.strip(), "completed")
@@ -64,9 +71,9 @@ def test_the_client_enqueues_thousands_and_in_the_callers_transaction(queue: Que
 
 
 def test_a_task_that_segfaults_is_tried_again_and_its_error_names_signal_and_line(
-    daemon: Start, queue: Queue, tmp_path: Path
+    open_shop: Daemon, lasting_queue: Queue
 ) -> None:
-    worker = shop(daemon, queue, tmp_path)
+    worker, queue = open_shop, lasting_queue
     task_id = queue.enqueue("crash")
 
     task = queue.wait_status(task_id, "dead_letter")
@@ -78,8 +85,9 @@ def test_a_task_that_segfaults_is_tried_again_and_its_error_names_signal_and_lin
     eventually(lambda: len(worker.children()) == 2, within=5, why="a new child is there")
 
 
-def test_a_task_that_hangs_is_killed_and_its_error_holds_the_stack(daemon: Start, queue: Queue, tmp_path: Path) -> None:
-    shop(daemon, queue, tmp_path)
+@pytest.mark.usefixtures("open_shop")
+def test_a_task_that_hangs_is_killed_and_its_error_holds_the_stack(lasting_queue: Queue) -> None:
+    queue = lasting_queue
     task = queue.wait_status(queue.enqueue("hang"), "dead_letter")
     assert task["attempts"] == 1
     assert 6.5 < (task["completed_at"] - task["started_at"]).total_seconds() < 12

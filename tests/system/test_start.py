@@ -15,7 +15,7 @@ def greet(name: str) -> str:
 """
 
 
-def test_a_start_tells_what_runs_and_a_task_is_done(daemon: Start, queue: Queue) -> None:
+def test_a_start_tells_what_runs_a_task_is_done_and_an_idle_worker_leaves_at_once(daemon: Start, queue: Queue) -> None:
     worker = daemon(APP, "--pool-size", "3", DATABASE_URL=queue.url, SHUTDOWN_TIMOUT="2m")
     task = queue.wait_status(queue.enqueue("greet", {"name": "Ann"}), "completed")
 
@@ -37,19 +37,12 @@ def test_a_start_tells_what_runs_and_a_task_is_done(daemon: Start, queue: Queue)
     assert re.search(r"ready in \d+\.\d s", worker.log())
     assert sorted(worker.children()) == [0, 1, 2]
 
+    worker.signal(signal.SIGTERM)
+    assert worker.wait_exit(within=3) == 0
+    assert queue.one("SELECT count(*) FROM workers") == 0
+
 
 def test_a_start_without_an_app_warns_of_what_becomes_of_other_tasks(daemon: Start, queue: Queue) -> None:
     worker = daemon(None, "--pool-size", "1", "--distributed", DATABASE_URL=queue.url)
     line = worker.wait_log("no_app")
     assert "WARNING" in line and "tasks of other types end failed" in line and "ORCHESTRATOR_APP" in line
-    asked_for = daemon(None, "--pool-size", "1", "--distributed", "--enqueue-examples", DATABASE_URL=queue.url)
-    assert "no_app" not in asked_for.log()
-
-
-def test_a_drain_of_an_idle_worker_is_clean_and_quick(daemon: Start, queue: Queue) -> None:
-    worker = daemon(APP, DATABASE_URL=queue.url)
-
-    worker.signal(signal.SIGTERM)
-
-    assert worker.wait_exit(within=3) == 0
-    assert queue.one("SELECT count(*) FROM workers") == 0
