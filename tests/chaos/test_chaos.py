@@ -159,8 +159,8 @@ def chaos(
     print(f"{again}: {summary}{clock}")  # noqa: T201 `make chaos` shows it
 
 
-def test_ten_seconds_of_everything(private_postgres_tcp: PrivatePostgres, daemon: Start, tmp_path: Path) -> None:
-    chaos(private_postgres_tcp, daemon, tmp_path, 10, random.randrange(100_000), "mixed")
+def test_five_seconds_of_everything(private_postgres_tcp: PrivatePostgres, daemon: Start, tmp_path: Path) -> None:
+    chaos(private_postgres_tcp, daemon, tmp_path, 5, random.randrange(100_000), "mixed")
 
 
 @pytest.mark.slow

@@ -132,6 +132,7 @@ def test_what_was_committed_survives_a_crash_of_the_fast_settings(start: Callabl
     assert answer(server.url(), "SELECT value FROM kept") == 42
 
 
+@pytest.mark.usefixtures("has_data")
 def test_over_tcp_it_wants_its_password_and_keeps_its_port(start: Callable[..., PrivatePostgres]) -> None:
     server = start(listens_tcp=True)
     url = server.url()
@@ -147,6 +148,7 @@ def test_over_tcp_it_wants_its_password_and_keeps_its_port(start: Callable[..., 
 def test_a_path_that_cannot_be_a_sockets_gets_one_elsewhere_that_is_removed(
     start: Callable[..., PrivatePostgres], folder: Path, name: str
 ) -> None:
+    copy_made_cluster(folder / name)
     server = start(name)
     sockets = Path(server.host)
     assert not sockets.is_relative_to(folder)
@@ -160,6 +162,7 @@ def test_a_link_to_a_path_that_cannot_be_a_sockets_is_seen_through(
 ) -> None:
     (folder / "link").symlink_to(folder / ("x" * 120))
     (folder / ("x" * 120)).mkdir(mode=0o711)
+    copy_made_cluster(folder / "link" / "data")
     assert answer(start("link/data").url()) == 1
 
 
@@ -278,7 +281,8 @@ def test_for_root_nothing_is_loosened_and_an_unreachable_folder_is_refused(
 
 
 @pytest.mark.usefixtures("has_data")
-def test_the_processes_of_another_server_are_left_alone(start: Callable[..., PrivatePostgres]) -> None:
+def test_the_processes_of_another_server_are_left_alone(start: Callable[..., PrivatePostgres], folder: Path) -> None:
+    copy_made_cluster(folder / "second")
     first, second = start("data"), start("second")
     leftovers.kill_servers(first._name)
     assert answer(second.url()) == 1

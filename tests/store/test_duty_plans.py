@@ -12,7 +12,7 @@ from orchestrator.store.connection import Connection
 from tests.store.plans import Recorder, buffers, nodes
 from tests.store.rows import add_many
 
-ROWS = 60_000
+ROWS = 30_000
 
 
 @pytest.fixture(params=["analyzed", "unseen"], autouse=True)

@@ -9,7 +9,7 @@ from orchestrator.store.connection import Connection
 from tests.store.machine import Machine
 
 QUICK = settings(
-    max_examples=60, stateful_step_count=30, deadline=None, derandomize=True, database=None,
+    max_examples=30, stateful_step_count=30, deadline=None, derandomize=True, database=None,
     suppress_health_check=list(HealthCheck), print_blob=True,
 )  # fmt: skip
 LONG = settings(QUICK, max_examples=600, stateful_step_count=50, derandomize=False)

@@ -12,14 +12,15 @@ import pytest
 
 from examples.logs import enqueue, generate, report
 from examples.logs.parsing import count_lines
+from orchestrator import Client
 from tests.fixtures.command import clean_environment
 from tests.fixtures.daemon import Daemon, Queue, Start
 from tests.fixtures.waiting import eventually
 
 ROOT = str(Path(__file__).parents[2])
 APP = "examples.logs.app:app"
-FILES = 240
-KILLS = 10
+FILES = 120
+KILLS = 6
 
 
 def run(module: str, folder: Path, url: str) -> str:
@@ -66,7 +67,7 @@ def kill_children_on_the_way(daemon: Daemon, queue: Queue) -> int:
 
 def test_every_file_counts_once_though_children_are_killed(daemon: Start, queue: Queue, tmp_path: Path) -> None:
     folder = tmp_path / "logs"
-    known = generate.generate(folder, files=FILES, lines=300, seed=3).as_json()
+    known = generate.generate(folder, files=FILES, lines=200, seed=3).as_json()
     assert known["files"] == FILES
     assert run("enqueue", folder, queue.url) == f"{FILES} files are in the queue\n"
 
@@ -81,17 +82,15 @@ def test_every_file_counts_once_though_children_are_killed(daemon: Start, queue:
     assert "all as generated" in run("report", folder, queue.url)
 
     # once more, all of them: what is done twice counts once
-    assert run("enqueue", folder, queue.url)
+    with Client(queue.url) as client:
+        client.enqueue_many(enqueue.tasks(folder))
     assert queue.one("SELECT count(*) FROM tasks") == FILES
     queue.rows("UPDATE tasks SET status = 'pending', attempts = 0, next_retry_at = NULL")
     queue.wait_empty()
     assert queue.rows("SELECT result->'was_added', count(*) FROM tasks GROUP BY 1") == [(False, FILES)]
     assert report.totals(queue.connection) == known
 
-
-def test_a_file_that_is_not_there_is_given_up_at_once(daemon: Start, queue: Queue) -> None:
-    enqueue.create_tables(queue.url)
-    daemon(None, "--app", APP, "--pool-size", "1", DATABASE_URL=queue.url, PYTHONPATH=ROOT)
+    # a file that is not there is given up at once
     task = queue.wait_status(queue.enqueue("logs:file", {"path": "/nowhere/access.log"}), "failed")
     assert task["attempts"] == 1
     assert "there is no file /nowhere/access.log" in task["last_error"]

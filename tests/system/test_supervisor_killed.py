@@ -71,7 +71,7 @@ def test_a_supervisor_killed_again_and_again_uses_no_attempt_of_what_was_only_cl
     daemon: Start, queue: Queue
 ) -> None:
     queue.rows("INSERT INTO tasks (type, payload) SELECT 'quick', '{}' FROM generate_series(1, 300)")
-    for _ in range(3):
+    for _ in range(2):
         worker = daemon(APP, "--pool-size", "2", is_awaited=False, DATABASE_URL=queue.url)
         worker.wait_log("app_loaded")
         worker.kill()

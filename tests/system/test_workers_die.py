@@ -60,7 +60,7 @@ def test_what_a_killed_worker_had_runs_again_elsewhere_and_its_row_goes(
 
 
 def test_a_leader_that_leaves_is_followed_within_a_second_however_long_its_term(fleet: Fleet, queue: Queue) -> None:
-    for _ in range(3):
+    for _ in range(2):
         fleet.add(APP, DATABASE_URL=queue.url, LEADER_TERM="1h", HEARTBEAT_INTERVAL="30s", WORKER_TIMEOUT="1h")
     leader = fleet.leader()
     term = leader.metric("leader_term")
