@@ -38,7 +38,7 @@ test-unit: $(TEST)  ## the tests that need no database and no processes
 	@$(PYTEST) tests/unit $(ARGS)
 
 # the summary of a run without tests would read like a failure, so that one is not made
-test-slow: $(TEST)  ## the long tests: chaos, several hosts, systemd, a browser
+test-slow: $(TEST)  ## the long tests and the rarer cases: chaos, several hosts, systemd, a browser
 	@$(PYTEST) -m slow --collect-only -qq >.venv/slow-tests 2>&1; \
 	case $$? in \
 		0) exec $(PYTEST) -m slow -n 2 --dist worksteal $(ARGS);; \

@@ -3,6 +3,7 @@
 import signal
 
 import psycopg2
+import pytest
 
 from orchestrator.store.connection import Connection
 from tests.fixtures.daemon import Queue, Start
@@ -109,6 +110,7 @@ def test_without_its_index_a_claim_reads_the_whole_queue_and_with_it_hardly_more
     assert rows_read("DROP INDEX idx_tasks_claimable") >= 20_000
 
 
+@pytest.mark.slow
 def test_half_the_worker_pool_size_halves_the_largest_claim(daemon: Start, queue: Queue) -> None:
     largest = "SELECT count(*) FROM tasks WHERE worker_id = %s GROUP BY slot, claimed_at ORDER BY 1 DESC LIMIT 1"
     found = {}
@@ -163,6 +165,7 @@ def test_a_registration_that_the_database_refuses_is_in_the_log(daemon: Start, q
     worker.wait_ready()
 
 
+@pytest.mark.slow
 def test_a_registration_anew_that_the_database_refuses_is_in_the_log_too(fleet: Fleet, queue: Queue) -> None:
     worker = fleet.add(APP, DATABASE_URL=queue.url)
     queue.rows("BEGIN; ALTER TABLE workers ADD CONSTRAINT closed CHECK (hostname = 'nobody') NOT VALID")

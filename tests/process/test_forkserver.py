@@ -199,19 +199,25 @@ def test_term_while_the_app_is_being_imported_ends_at_once(make_workshop: MakeWo
     ("source", "reason"),
     [
         ("import sys; sys.exit(5)", "SystemExit"),
-        ("from orchestrator import App\napp = App()", "has no tasks"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
-        ("import os; os.closerange(3, 100); 1 / 0", "exited with code 3; at import an app may neither"),
+        pytest.param("from orchestrator import App\napp = App()", "has no tasks", marks=pytest.mark.slow),
+        pytest.param("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV", marks=pytest.mark.slow),
+        pytest.param(
+            "import os; os.closerange(3, 100); 1 / 0",
+            "exited with code 3; at import an app may neither",
+            marks=pytest.mark.slow,
+        ),
         ("import os\nif os.fork(): os._exit(0)\nos.setsid()\nfrom toys import app", "exited with code 0; at import"),
-        (
+        pytest.param(
             "import os, select\nif copy := os.fork(): select.select([os.pidfd_open(copy)], [], []); os._exit(0)\n"
             "from toys import app",
             "exited with code 0; at import",
+            marks=pytest.mark.slow,
         ),
-        (
+        pytest.param(
             "import threading, time\nfrom toys import app\n"
             "threading.Thread(target=time.sleep, args=(600,), name='mine').start()",
             "the thread 'mine' is running",
+            marks=pytest.mark.slow,
         ),
     ],
     ids=["exits", "has_no_tasks", "crashes", "closes_all", "is_a_daemon", "is_one_later", "has_threads"],
@@ -219,6 +225,7 @@ def test_term_while_the_app_is_being_imported_ends_at_once(make_workshop: MakeWo
 def test_an_app_that_cannot_serve_ends_the_start_with_the_reason_and_no_child(
     make_workshop: MakeWorkshop, source: str, reason: str
 ) -> None:
+    """What else an app may do is among the slow: in the quick suite `check`, which imports it once, has them too."""
     workshop = make_workshop()
     os.rename(workshop.folder / "toyapp.py", workshop.folder / "toys.py")
     workshop.use_app(source)
@@ -312,6 +319,7 @@ def test_a_connected_socket_is_refused_by_name_and_a_setting_makes_it_a_warning(
             assert any("1 event loops are open" in each for each in found)
 
 
+@pytest.mark.slow
 def test_an_app_that_imports_numpy_just_runs(make_workshop: MakeWorkshop) -> None:
     pytest.importorskip("numpy", reason="numpy is not installed: pip install task-orchestrator[test]")
     workshop = make_workshop()

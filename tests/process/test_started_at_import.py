@@ -101,6 +101,7 @@ def test_after_a_reload_it_ends_with_the_last_child_of_the_old_code(busy: Worksh
     assert all_live([*after, new])
 
 
+@pytest.mark.slow
 def test_a_reload_that_is_refused_leaves_nothing_of_its_import_and_takes_nothing_of_the_old(busy: Workshop) -> None:
     (old,) = forkservers(busy)
     busy.use_app(STARTING + "raise RuntimeError('half an edit')")
@@ -112,6 +113,7 @@ def test_a_reload_that_is_refused_leaves_nothing_of_its_import_and_takes_nothing
     assert all_live(family(busy, old))
 
 
+@pytest.mark.slow
 def test_if_the_forkserver_is_killed_it_ends_with_the_last_child_that_was_forked_by_that_one(busy: Workshop) -> None:
     (old,) = forkservers(busy)
     *marked, unmarked = family(busy, old)
@@ -138,14 +140,21 @@ def test_the_next_worker_ends_what_the_app_of_a_killed_one_has_started(busy: Wor
     os.kill(unmarked, signal.SIGKILL)
 
 
-def test_it_ends_with_a_start_that_fails_whatever_the_app_fails_with(make_workshop: MakeWorkshop) -> None:
-    for end in ("1 / 0", "os._exit(0)", "from orchestrator import App\napp = App()"):
-        workshop = make_workshop()
-        workshop.use_app(STARTING + end)
-        assert workshop.start().exit_code(within=30.0) == 3
-        started = families(workshop)
-        assert len(started) in (5, 15)
-        eventually(lambda: none_lives(started), within=2.0)  # noqa: B023 asked at once
+@pytest.mark.parametrize(
+    "end",
+    [
+        "1 / 0",
+        pytest.param("os._exit(0)", marks=pytest.mark.slow),
+        pytest.param("from orchestrator import App\napp = App()", marks=pytest.mark.slow),
+    ],
+)
+def test_it_ends_with_a_start_that_fails_whatever_the_app_fails_with(make_workshop: MakeWorkshop, end: str) -> None:
+    workshop = make_workshop()
+    workshop.use_app(STARTING + end)
+    assert workshop.start().exit_code(within=30.0) == 3
+    started = families(workshop)
+    assert len(started) in (5, 15)
+    eventually(lambda: none_lives(started), within=2.0)
 
 
 def test_what_the_app_has_in_shared_memory_is_removed_with_the_worker(make_workshop: MakeWorkshop) -> None:
@@ -163,10 +172,10 @@ def test_what_the_app_has_in_shared_memory_is_removed_with_the_worker(make_works
 
 @pytest.mark.parametrize("end", ["app = App()\n@app.task('greet')\ndef greet(): ...", "1 / 0"])
 def test_check_leaves_nothing_of_the_import(
-    orchestratord: Command, database_url: str, tmp_path: Path, end: str
+    orchestratord_here: Command, database_url: str, tmp_path: Path, end: str
 ) -> None:
     (tmp_path / "starting.py").write_text(f"{STARTING}from orchestrator import App\n{end}")
-    done = orchestratord("check", "--app", "starting:app", DATABASE_URL=database_url)
+    done = orchestratord_here("check", "--app", "starting:app", DATABASE_URL=database_url)
     assert done.returncode == (3 if end == "1 / 0" else 0)
     (told,) = tmp_path.glob("family-*")
     eventually(lambda: none_lives(json.loads(told.read_text())), within=2.0)

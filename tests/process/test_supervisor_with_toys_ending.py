@@ -83,7 +83,9 @@ def test_a_second_term_ends_a_drain_now(workshop: Workshop) -> None:
     assert workshop.store.statuses() == {"pending": 1}
 
 
-@pytest.mark.parametrize("state", ["running", "reloading", "draining"])
+@pytest.mark.parametrize(
+    "state", ["running", *(pytest.param(state, marks=pytest.mark.slow) for state in ("reloading", "draining"))]
+)
 def test_quit_kills_and_requeues_at_once(workshop: Workshop, state: str) -> None:
     workshop.begin()
     if state == "reloading":

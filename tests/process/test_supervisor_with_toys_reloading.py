@@ -65,6 +65,7 @@ def test_new_code_takes_over_when_busy_children_have_finished_and_broken_code_ne
     assert {event["reason"] for event in workshop.events("restarted")} == {"ordered"}
 
 
+@pytest.mark.slow
 def test_a_hup_while_reloading_is_remembered_once_and_a_pause_survives_both(workshop: Workshop) -> None:
     workshop.signal(signal.SIGUSR2)
     workshop.wait_for(lambda: workshop.status()["state"] == "paused")
@@ -87,6 +88,7 @@ def test_a_hup_while_reloading_is_remembered_once_and_a_pause_survives_both(work
     assert workshop.ended(task, "completed")
 
 
+@pytest.mark.slow
 def test_term_while_reloading_drops_the_new_forkserver_and_drains(workshop: Workshop) -> None:
     old = workshop.forkservers()
     workshop.begin()
@@ -100,6 +102,7 @@ def test_term_while_reloading_drops_the_new_forkserver_and_drains(workshop: Work
     assert workshop.store.statuses() == {"completed": 1}
 
 
+@pytest.mark.slow
 def test_a_hup_at_start_reloads_once_it_serves(make_workshop: MakeWorkshop) -> None:
     workshop = make_workshop(serves=False).start()
     workshop.wait_for(lambda: workshop.orders("Begin"))
@@ -110,6 +113,7 @@ def test_a_hup_at_start_reloads_once_it_serves(make_workshop: MakeWorkshop) -> N
     workshop.wait_for(lambda: codes(workshop) == ["second", "second"])
 
 
+@pytest.mark.slow
 def test_a_child_that_died_before_does_not_hold_up_a_reload(workshop: Workshop) -> None:
     os.kill(workshop.children()[0], signal.SIGKILL)
     workshop.wait_for(lambda: len(workshop.births(0)) == 2)
@@ -130,6 +134,7 @@ def test_new_code_whose_children_die_at_boot_costs_one_slot_and_is_mended_by_the
     workshop.wait_for(lambda: codes(workshop) == ["third", "third", "third"])
 
 
+@pytest.mark.slow
 def test_a_forkserver_that_is_killed_while_another_is_tried_is_no_loss(workshop: Workshop) -> None:
     source = (workshop.folder / "toyapp.py").read_text()
     (old,) = workshop.forkservers()

@@ -14,7 +14,6 @@ from benchmarks.rivals.rival import RIVALS
 from orchestrator import Client
 
 ROOT = Path(__file__).parents[2]
-QUICK = ("enqueue", "idle", "latency")  # besides drain; the slow test tries all
 
 
 def bench(*arguments: object, module: str = "benchmarks", **variables: str) -> subprocess.CompletedProcess[str]:
@@ -35,7 +34,9 @@ def lines_of(folder: Path) -> list[Line]:
     return [Line.from_json(each) for each in json.loads(written.read_text())["lines"]]
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize(
+    "name", ["enqueue", *(pytest.param(name, marks=pytest.mark.slow) for name in ("idle", "latency"))]
+)
 def test_a_tiny_run_finds_figures(name: str, tmp_path: Path, database_url: str) -> None:
     arguments = (name, "--rounds", 1, "--size", 0.002, "--no-plot", "--results", tmp_path)
     result = bench(*arguments, BENCH_DATABASE_URL=database_url)
@@ -59,6 +60,7 @@ def test_a_small_run_of_everything_on_a_server_of_its_own_has_a_line_for_each_ba
     assert "not measured" not in picture.read_text()
 
 
+@pytest.mark.slow
 def test_a_missed_bar_is_an_error_if_it_is_asked_for(tmp_path: Path, database_url: str) -> None:
     # so few tasks are done before the pool is at full speed
     arguments = ("drain", "--rounds", 1, "--size", 0.001, "--check", "--no-plot", "--results", tmp_path)

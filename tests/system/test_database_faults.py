@@ -115,6 +115,7 @@ def test_connections_that_are_cut_in_the_midst_of_work_lose_nothing(
     assert worker.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_server_with_too_few_connections_is_told_with_numbers_and_used_as_it_is(
     daemon: Start, tmp_path: Path
 ) -> None:

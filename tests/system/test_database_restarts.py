@@ -10,7 +10,7 @@ from tests.fixtures.gates import APP, Gates
 from tests.fixtures.waiting import eventually
 
 
-@pytest.mark.parametrize("end", ["crash", "stop"])
+@pytest.mark.parametrize("end", ["crash", pytest.param("stop", marks=pytest.mark.slow)])
 def test_what_finishes_meanwhile_is_written_once_when_it_is_back(
     daemon: Start, private_postgres: PrivatePostgres, tmp_path: Path, end: str
 ) -> None:

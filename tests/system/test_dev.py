@@ -130,6 +130,7 @@ def test_it_runs_the_examples_and_a_ctrl_c_in_the_terminal_drains_and_leaves_not
     dev.ends_with(0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("has_data")
 def test_data_stay_between_runs_and_examples_can_be_left_out(start: Start) -> None:
     first = start("--pool-size", "1", QUIET).until_ready()
@@ -143,6 +144,7 @@ def test_data_stay_between_runs_and_examples_can_be_left_out(start: Start) -> No
     second.ends_with(0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("has_data")
 def test_a_second_ctrl_c_does_not_wait_for_the_task_that_runs(start: Start) -> None:
     dev = start("--pool-size", "1", QUIET).until_ready()
@@ -166,6 +168,7 @@ def test_killed_with_9_it_takes_the_pool_and_postgresql_along(start: Start) -> N
     again.ends_with(0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("has_data")
 def test_a_terminal_that_is_closed_ends_it(start: Start) -> None:
     dev = start("--pool-size", "1", QUIET, in_terminal=True).until_ready()
@@ -175,6 +178,7 @@ def test_a_terminal_that_is_closed_ends_it(start: Start) -> None:
     dev.ends_with(0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("has_data")
 def test_a_hangup_without_a_terminal_reloads_the_app(start: Start) -> None:
     dev = start("--pool-size", "1", QUIET).until_ready()
@@ -218,6 +222,7 @@ def test_wrong_settings_are_told_before_anything_is_started(start: Start) -> Non
     assert not (dev.folder / "data").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("has_data")
 def test_a_folder_in_use_is_refused_and_its_user_named(start: Start) -> None:
     first = start("--pool-size", "1", QUIET).until_ready()

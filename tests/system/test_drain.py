@@ -52,7 +52,12 @@ def test_a_drain_that_runs_out_of_time_requeues_what_runs_free_of_charge(
 
 
 @pytest.mark.parametrize(
-    "signals", [(signal.SIGTERM, signal.SIGTERM), (signal.SIGQUIT,), (signal.SIGINT, signal.SIGINT)]
+    "signals",
+    [
+        (signal.SIGTERM, signal.SIGTERM),
+        (signal.SIGQUIT,),
+        pytest.param((signal.SIGINT, signal.SIGINT), marks=pytest.mark.slow),
+    ],
 )
 def test_a_second_signal_or_quit_does_not_wait(
     daemon: Start, queue: Queue, gates: Gates, signals: tuple[signal.Signals, ...]
@@ -70,6 +75,7 @@ def test_a_second_signal_or_quit_does_not_wait(
     assert queue.one(UNTOUCHED) == 0
 
 
+@pytest.mark.slow
 def test_term_at_any_moment_of_the_start_ends_it_and_claims_nothing(daemon: Start, queue: Queue) -> None:
     for index in range(20):
         queue.enqueue("quick", idempotency_key=str(index))
@@ -89,7 +95,7 @@ def test_term_at_any_moment_of_the_start_ends_it_and_claims_nothing(daemon: Star
 def test_term_at_many_moments_ends_it_in_time_with_children_hung_in_c_and_uses_no_attempt(
     daemon: Start, queue: Queue
 ) -> None:
-    end_at_moments(daemon, queue, moments=6)
+    end_at_moments(daemon, queue, moments=4)
 
 
 @pytest.mark.slow
@@ -125,7 +131,7 @@ def end_at_moments(daemon: Start, queue: Queue, *, moments: int) -> None:
 
 
 def test_quit_in_the_midst_of_many_short_tasks_leaves_none_claimed(daemon: Start, queue: Queue) -> None:
-    quit_in_the_midst(daemon, queue, rounds=3)
+    quit_in_the_midst(daemon, queue, rounds=2)
 
 
 def test_what_a_killed_child_was_claiming_is_not_left_claimed_when_the_claim_commits_late(

@@ -59,6 +59,7 @@ def test_killed_together_with_the_children_it_would_replace_the_pool_is_back(
     assert worker.stop() == 0
 
 
+@pytest.mark.slow
 def test_one_that_cannot_import_the_app_any_more_leaves_the_children_at_work_and_is_tried_again(
     daemon: Start, queue: Queue, tmp_path: Path
 ) -> None:
@@ -95,6 +96,7 @@ def test_a_pool_whose_children_cannot_be_replaced_since_the_app_does_not_load_an
     eventually(lambda: worker.health()[0] == 200 and len(worker.children()) == 2, within=10, why="it is well again")
 
 
+@pytest.mark.slow
 def test_while_the_app_cannot_be_imported_a_missing_child_keeps_no_processor_busy(
     daemon: Start, queue: Queue, tmp_path: Path
 ) -> None:

@@ -101,6 +101,7 @@ def test_a_task_that_kills_its_child_pays_each_time_and_nobody_else_does(
     assert worker.health()[0] == 200
 
 
+@pytest.mark.slow
 def test_a_slot_whose_child_is_killed_has_another_within_a_second(queue: Queue, daemon: Start, tmp_path: Path) -> None:
     worker = daemon(DEADLY, "--pool-size", "2", DATABASE_URL=queue.url)
     victim, neighbour = (queue.enqueue("hold", {"until": "go"}) for _ in range(2))

@@ -97,6 +97,7 @@ class Item(models.Model):
 """
 
 
+@pytest.mark.slow
 def test_djangos_connections_and_its_thread_stay_and_a_lost_one_is_made_anew(
     daemon: Start, queue: Queue, tmp_path: Path
 ) -> None:
@@ -163,6 +164,7 @@ def sentry() -> Iterator[Sentry]:
         thread.join()
 
 
+@pytest.mark.slow
 def test_sentry_hears_of_every_error_from_a_child_that_stays(daemon: Start, queue: Queue, sentry: Sentry) -> None:
     worker = daemon(SENTRY, "--pool-size", "1", DATABASE_URL=queue.url, SENTRY_DSN=sentry.dsn)
     children = worker.children()

@@ -5,6 +5,8 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from orchestrator import __version__
 from orchestrator.dev.postgres import PrivatePostgres
 from tests.fixtures.command import Command
@@ -109,6 +111,7 @@ def test_a_pool_whose_children_die_before_they_work_is_a_crash_loop_until_they_d
     eventually(lambda: worker.health()[0] == 200, within=20)
 
 
+@pytest.mark.slow
 def test_children_that_are_killed_while_they_idle_are_no_crash_loop_any_more_once_others_have_worked(
     daemon: Start, queue: Queue
 ) -> None:
@@ -141,15 +144,15 @@ def test_children_that_are_killed_while_they_idle_are_no_crash_loop_any_more_onc
 
 
 def test_check_finds_the_port_taken_by_a_worker_that_runs_and_calls_that_no_problem(
-    daemon: Start, queue: Queue, orchestratord: Command
+    daemon: Start, queue: Queue, orchestratord_here: Command
 ) -> None:
     worker = daemon(APP, "--pool-size", "1", DATABASE_URL=queue.url)
     port = worker.address.rpartition(":")[2]
-    done = orchestratord("check", DATABASE_URL=queue.url, METRICS_HOST="127.0.0.1", METRICS_PORT=port)
+    done = orchestratord_here("check", DATABASE_URL=queue.url, METRICS_HOST="127.0.0.1", METRICS_PORT=port)
     assert f"warning  metrics: 127.0.0.1 port {port} is taken by an orchestratord that runs" in done.stdout
     assert done.returncode == 0
 
     elsewhere = {"METRICS_HOST": "127.0.0.1", "METRICS_PORT": port, "PROMETHEUS_MULTIPROC_DIR": "/dev/null"}
-    done = orchestratord("check", DATABASE_URL=queue.url, **elsewhere)
+    done = orchestratord_here("check", DATABASE_URL=queue.url, **elsewhere)
     assert "problem  metrics: PROMETHEUS_MULTIPROC_DIR is '/dev/null'" in done.stdout
     assert done.returncode == 2

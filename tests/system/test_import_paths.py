@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.fixtures.daemon import Queue, Start
 
 SPAWNS = """
@@ -30,6 +32,7 @@ def plain():
 """
 
 
+@pytest.mark.slow
 def test_a_handler_spawns_functions_of_the_app_beside_it(daemon: Start, queue: Queue) -> None:
     daemon(SPAWNS, "--pool-size", "1", DATABASE_URL=queue.url)
     task = queue.wait_status(queue.enqueue("spawns"), "completed", "dead_letter")

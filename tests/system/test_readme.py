@@ -95,6 +95,7 @@ def test_a_task_that_hangs_is_killed_and_its_error_holds_the_stack(lasting_queue
     assert re.search(r'shop\.py", line \d+ in hang', task["last_error"])
 
 
+@pytest.mark.slow
 def test_after_kill_9_the_next_start_takes_over_at_once(daemon: Start, queue: Queue, tmp_path: Path) -> None:
     first = shop(daemon, queue, tmp_path)
     for _ in range(6):

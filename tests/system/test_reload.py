@@ -3,6 +3,8 @@
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.fixtures.daemon import Queue, Start
 from tests.fixtures.gates import APP, Gates
 from tests.fixtures.waiting import eventually
@@ -50,6 +52,7 @@ def test_broken_code_is_reported_and_the_old_goes_on(daemon: Start, queue: Queue
     worker.wait_log("app_reloaded")
 
 
+@pytest.mark.slow
 def test_pause_holds_claiming_through_a_reload_and_is_loud(daemon: Start, queue: Queue) -> None:
     worker = daemon(APP, "--pool-size", "2", DATABASE_URL=queue.url)
     worker.signal(signal.SIGUSR2)
@@ -82,6 +85,7 @@ def test_reloads_in_the_midst_of_work_cost_no_task_an_attempt(daemon: Start, que
     assert worker.stop() == 0
 
 
+@pytest.mark.slow
 def test_new_code_whose_children_cannot_start_does_not_cost_the_pool_its_old_ones(
     daemon: Start, queue: Queue, tmp_path: Path
 ) -> None:

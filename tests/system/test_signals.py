@@ -100,8 +100,23 @@ def capacity(worker: Daemon) -> float | None:
     return worker.metric("worker_pool_capacity")
 
 
-@pytest.mark.parametrize("number", [TERM, INT, QUIT], ids=["TERM", "INT", "QUIT"])
-@pytest.mark.parametrize("name", STATES)
+QUICK_ONES = {*((name, TERM) for name in STATES), ("running", INT), ("reloading", QUIT), ("draining", QUIT)}
+"""In the other states QUIT and INT do what the table says, of which each entry has a unit test."""
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        pytest.param(
+            name,
+            number,
+            marks=() if (name, number) in QUICK_ONES else pytest.mark.slow,
+            id=f"{name}-{number.name.removeprefix('SIG')}",
+        )
+        for name in STATES
+        for number in (TERM, INT, QUIT)
+    ],
+)
 def test_term_int_and_quit_end_it_from_every_state_and_leave_nothing_claimed(
     stage: Stage, queue: Queue, name: str, number: signal.Signals
 ) -> None:
@@ -253,6 +268,7 @@ def test_what_reaches_its_children_and_its_whole_group_harms_no_task(stage: Stag
     idle = next(pid for pid in worker.children().values() if pid != child)
     before = {*worker.children().values(), worker.forkserver()}
     for pid in before:
+        assert os.getsid(pid) == os.getpgid(pid) == pid, "each leads a session of its own"
         for number in (TERM, INT, QUIT, HUP, TTIN, TTOU, USR1, USR2):
             os.kill(pid, number)
     assert queue.wait_status(queue.enqueue("quick"), "completed")["result"] == idle
@@ -265,12 +281,6 @@ def test_what_reaches_its_children_and_its_whole_group_harms_no_task(stage: Stag
     gates.open("hold")
     assert worker.wait_exit(within=5) == 0
     assert queue.task(held)["result"]["pid"] == child
-
-
-def test_every_child_leads_a_session_of_its_own(stage: Stage) -> None:
-    worker = stage.running()
-    for pid in (*worker.children().values(), worker.forkserver()):
-        assert os.getsid(pid) == os.getpgid(pid) == pid
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a pid namespace needs root")

@@ -178,18 +178,30 @@ def _drop_role(url: str, role: str) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("import no_such_module_here\n", ["app.py", "import no_such_module_here", "ModuleNotFoundError"]),
+        pytest.param(
+            "import no_such_module_here\n",
+            ["app.py", "import no_such_module_here", "ModuleNotFoundError"],
+            marks=pytest.mark.slow,
+        ),
         (
             "def deeper():\n    raise ValueError('the shop is closed')\ndeeper()\napp = 1\n",
             ["line 3", "line 2", "in deeper", "ValueError: the shop is closed"],
         ),
-        ("app = 'a text'\n", ["'app' is no orchestrator.App but str"]),
-        ("from orchestrator import App\nother = App()\n", ["app has no 'app'", "its apps: other"]),
-        ("import sys\nsys.exit('I had enough')\n", ["SystemExit", "I had enough"]),
-        ("import os\nos._exit(0)\n", ["the process that imported it ended", "exited with code 0"]),
+        pytest.param("app = 'a text'\n", ["'app' is no orchestrator.App but str"], marks=pytest.mark.slow),
+        pytest.param(
+            "from orchestrator import App\nother = App()\n",
+            ["app has no 'app'", "its apps: other"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("import sys\nsys.exit('I had enough')\n", ["SystemExit", "I had enough"], marks=pytest.mark.slow),
+        pytest.param(
+            "import os\nos._exit(0)\n",
+            ["the process that imported it ended", "exited with code 0"],
+            marks=pytest.mark.slow,
+        ),
         ("import os\nos.kill(os.getpid(), 11)\n", ["the process that imported it ended", "SIGSEGV"]),
-        ("def app(:\n", ["SyntaxError", "app.py"]),
-        ("from orchestrator import App\napp = App()\n", ["has no tasks"]),
+        pytest.param("def app(:\n", ["SyntaxError", "app.py"], marks=pytest.mark.slow),
+        pytest.param("from orchestrator import App\napp = App()\n", ["has no tasks"], marks=pytest.mark.slow),
     ],
     ids=["import_error", "raising", "no_app", "other_name", "sys_exit", "exits", "segfaults", "syntax", "no_tasks"],
 )
@@ -258,9 +270,9 @@ def test_all_wrong_settings_are_told_at_once_each_with_its_value_and_what_is_acc
 
 @pytest.mark.parametrize("command", [("start",), ("check",), ("stats",)])
 def test_a_url_that_libpq_does_not_understand_is_a_wrong_setting_and_not_waited_for(
-    orchestratord: Command, command: tuple[str, ...]
+    orchestratord_here: Command, command: tuple[str, ...]
 ) -> None:
-    done = orchestratord(*command, DATABASE_URL="postgres://ann:s3cret@localhost/shop?sllmode=require")
+    done = orchestratord_here(*command, DATABASE_URL="postgres://ann:s3cret@localhost/shop?sllmode=require")
 
     assert done.returncode == 2
     said = done.stdout + done.stderr
@@ -326,6 +338,7 @@ def test_a_pool_that_needs_more_open_files_than_are_allowed_is_a_wrong_setting(q
     assert "or write 15 at most" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_low_limit_of_open_files_is_raised_for_the_supervisor_alone(daemon: Start, queue: Queue) -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     low = len(os.listdir("/proc/self/fd")) + 64  # what we start inherits it, and we have to go on with it

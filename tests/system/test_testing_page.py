@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.fixtures.command import Command, clean_environment
 from tests.fixtures.daemon import Queue
 
@@ -90,6 +92,7 @@ def test_its_tests_pass_and_leave_no_task(queue: Queue, tmp_path: Path) -> None:
     assert queue.one("SELECT count(*) FROM tasks") == 0
 
 
+@pytest.mark.slow
 def test_a_migration_of_djangos_makes_the_tables_and_its_tests_find_what_is_enqueued(
     empty_database_url: str, tmp_path: Path, orchestratord: Command
 ) -> None:

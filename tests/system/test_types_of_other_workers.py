@@ -2,6 +2,8 @@
 
 import signal
 
+import pytest
+
 from tests.fixtures.daemon import Queue
 from tests.fixtures.fleet import NOTICED, SLACK, Fleet
 from tests.fixtures.gates import APP, Gates
@@ -16,6 +18,7 @@ def foreign():
 """
 
 
+@pytest.mark.slow
 def test_the_limits_of_a_type_are_known_again_after_somebody_has_emptied_all_tables(
     fleet: Fleet, queue: Queue, gates: Gates
 ) -> None:
