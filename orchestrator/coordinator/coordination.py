@@ -31,6 +31,7 @@ from orchestrator.coordinator.errands import (
 )
 from orchestrator.coordinator.guard import Guard
 from orchestrator.coordinator.leadership import Leadership
+from orchestrator.coordinator.locks import Locks
 from orchestrator.coordinator.membership import Membership, longest_gap
 from orchestrator.coordinator.order_book import OrderBook
 from orchestrator.coordinator.outcomes import WriteOutcomes
@@ -206,11 +207,13 @@ def _make_coordinator(
     beginning = BeginServing(
         book, standing, reports, recovery=recovery, examples=example_duty, is_distributed=settings.distributed
     )
+    locks = Locks(book)
     errands = (
-        WriteOutcomes(book, reports, counting),
-        HandBackClaims(book, reports, counting),
+        locks,
+        WriteOutcomes(book, locks, reports, counting),
+        HandBackClaims(book, locks, reports, counting),
         activity,
-        MarkStarted(book),
+        MarkStarted(book, locks),
         RegisterTypes(book),
         beginning,
         AuditClaims(book, standing, reports),
@@ -222,6 +225,7 @@ def _make_coordinator(
         carrier=Carrier(errands, counting),
         schedule=schedule,
         activity=activity,
+        locks=locks,
         counting=counting,
         abort=abort,
     )

@@ -11,6 +11,7 @@ from orchestrator.coordinator.backoff import Backoff
 from orchestrator.coordinator.carrier import Carrier
 from orchestrator.coordinator.counting import Counting
 from orchestrator.coordinator.errands import TellActivity
+from orchestrator.coordinator.locks import Locks
 from orchestrator.coordinator.order_book import OrderBook
 from orchestrator.coordinator.schedule import Schedule
 from orchestrator.coordinator.session import Session
@@ -35,6 +36,7 @@ class Coordinator:
         carrier: Carrier,
         schedule: Schedule,
         activity: TellActivity,
+        locks: Locks,
         counting: Counting,
         abort: Bell,
     ) -> None:
@@ -44,6 +46,7 @@ class Coordinator:
         self._carrier = carrier
         self._schedule = schedule
         self._activity = activity
+        self._locks = locks
         self._counting = counting
         self._abort = abort
         self._backoff = Backoff()
@@ -106,7 +109,7 @@ class Coordinator:
             if has_done:
                 self._session.answered()
             else:
-                due_at = min(self._schedule.due_at, self._carrier.retry_at, self._activity.due_at)
+                due_at = min(self._schedule.due_at, self._carrier.retry_at, self._activity.due_at, self._locks.due_at)
                 self._wait(due_at, connection)
 
     def _wait(self, until: float, connection: Connection | None = None) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from orchestrator.coordinator.counting import Counting
+from orchestrator.coordinator.locks import Locks
 from orchestrator.coordinator.order_book import OrderBook
 from orchestrator.coordinator.portion import LOCK_SECONDS, Portion
 from orchestrator.coordinator.standing import Standing
@@ -60,8 +61,9 @@ class HandBackClaims:
 
     name = "hand_back_claims"
 
-    def __init__(self, book: OrderBook, reports: Mailbox[Report], counting: Counting) -> None:
+    def __init__(self, book: OrderBook, locks: Locks, reports: Mailbox[Report], counting: Counting) -> None:
         self._book = book
+        self._locks = locks
         self._reports = reports
         self._counting = counting
         self._portion = Portion(HAND_BACKS_AT_ONCE)
@@ -76,6 +78,7 @@ class HandBackClaims:
         released = self._portion.past_locks(
             lambda: claims.release(connection, batch, within=WRITE_SECONDS, lock_within=LOCK_SECONDS),
             len(batch),
+            set_aside=lambda: self._locks.set_aside(connection, batch),
             put_first_last=lambda: self._book.put_last(batch[0].token),
         )
         if released is None:
@@ -139,8 +142,9 @@ class MarkStarted:
 
     name = "mark_started"
 
-    def __init__(self, book: OrderBook) -> None:
+    def __init__(self, book: OrderBook, locks: Locks) -> None:
         self._book = book
+        self._locks = locks
         self._portion = Portion(STARTS_AT_ONCE)
 
     def run(self, connection: Connection) -> bool:
@@ -150,6 +154,7 @@ class MarkStarted:
         marked = self._portion.past_locks(
             lambda: claims.mark_running(connection, starts, within=WRITE_SECONDS, lock_within=LOCK_SECONDS),
             len(starts),
+            set_aside=lambda: self._locks.set_aside(connection, starts),
             put_first_last=lambda: self._book.put_last(starts[0].token),
         )
         if marked is not None:

@@ -1,12 +1,15 @@
 """The orders that the database has not taken yet. No I/O but a bell: the supervisor posts, the coordinator settles."""
 
 import threading
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import NamedTuple, TypeVar
 
 from orchestrator.coordinator.waiting import Bell
 from orchestrator.mailbox import Activity, Audit, Begin, Finish, MarkRunning, Order, Release, Types
 from orchestrator.model import ClaimRef, Outcome, ReleaseReason, Start
+
+Value = TypeVar("Value")
 
 
 class HandBack(NamedTuple):
@@ -21,7 +24,7 @@ class OrderBook:
 
     An order leaves the book only by `settle_…`, after the database took it: an outage loses none. Two orders about
     one claim keep their order: the later one is not shown before the earlier is settled. An execution that is over
-    needs no mark of having started, so such marks are dropped. Thread-safe.
+    needs no mark of having started, so such marks are dropped. What is held is not shown. Thread-safe.
     """
 
     def __init__(self) -> None:
@@ -32,6 +35,7 @@ class OrderBook:
         self._hand_backs: dict[int, HandBack] = {}
         self._later: dict[int, Outcome | HandBack] = {}
         self._starts: dict[int, Start] = {}
+        self._held: dict[int, str] = {}  # tokens of orders that are not shown now, with their tasks
         self._audits: dict[int | None, Audit] = {}
         self._activity: Activity | None = None
         self._begin: Begin | None = None
@@ -100,8 +104,7 @@ class OrderBook:
     # what is to be done, oldest first
 
     def outcomes(self, limit: int) -> tuple[Outcome, ...]:
-        with self._lock:
-            return tuple(value for value, _ in zip(self._outcomes.values(), range(limit), strict=False))
+        return self._shown(self._outcomes, limit)
 
     def is_estate(self, token: int) -> bool:
         """Whether the outcome of this claim was left by a dead child that had not counted it."""
@@ -109,12 +112,14 @@ class OrderBook:
             return token in self._estates
 
     def hand_backs(self, limit: int) -> tuple[HandBack, ...]:
-        with self._lock:
-            return tuple(value for value, _ in zip(self._hand_backs.values(), range(limit), strict=False))
+        return self._shown(self._hand_backs, limit)
 
     def starts(self, limit: int) -> tuple[Start, ...]:
+        return self._shown(self._starts, limit)
+
+    def _shown(self, orders: Mapping[int, Value], limit: int) -> tuple[Value, ...]:
         with self._lock:
-            return tuple(value for value, _ in zip(self._starts.values(), range(limit), strict=False))
+            return tuple(islice((order for token, order in orders.items() if token not in self._held), limit))
 
     def audit(self) -> Audit | None:
         with self._lock:
@@ -131,6 +136,25 @@ class OrderBook:
     def types(self) -> Types | None:
         with self._lock:
             return self._types
+
+    # what cannot be done now
+
+    def hold(self, tasks: Mapping[int, str]) -> None:
+        """Orders about these claims, by token with the task's id, are not shown until they are let go."""
+        with self._lock:
+            self._held.update(tasks)
+
+    def held(self) -> dict[int, str]:
+        """What is held, as far as there still are orders about it."""
+        with self._lock:
+            present = self._outcomes.keys() | self._hand_backs.keys() | self._starts.keys()
+            self._held = {token: task_id for token, task_id in self._held.items() if token in present}
+            return dict(self._held)
+
+    def let_go(self, tokens: Iterable[int]) -> None:
+        with self._lock:
+            for token in tokens:
+                self._held.pop(token, None)
 
     # what was done; each is given exactly what was shown, and leaves alone what was posted meanwhile
 

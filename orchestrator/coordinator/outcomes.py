@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from orchestrator.coordinator.counting import Counting
+from orchestrator.coordinator.locks import Locks
 from orchestrator.coordinator.order_book import OrderBook
 from orchestrator.coordinator.portion import LOCK_SECONDS, Portion
 from orchestrator.errors import DatabaseUnavailable, StatementRefused
@@ -25,8 +26,9 @@ class WriteOutcomes:
 
     name = "write_outcomes"
 
-    def __init__(self, book: OrderBook, reports: Mailbox[Report], counting: Counting) -> None:
+    def __init__(self, book: OrderBook, locks: Locks, reports: Mailbox[Report], counting: Counting) -> None:
         self._book = book
+        self._locks = locks
         self._reports = reports
         self._counting = counting
         self._portion = Portion(OUTCOMES_AT_ONCE)
@@ -47,7 +49,8 @@ class WriteOutcomes:
         except StatementRefused as refusal:
             if not (refusal.blames_data or refusal.blames_lock):
                 raise
-            self._isolate(outcomes, refusal)
+            if not (refusal.blames_lock and self._locks.set_aside(connection, outcomes)):
+                self._isolate(outcomes, refusal)
             return True
         self._portion.succeeded()
         refused = {outcome.token for outcome in batch.unaccepted}
@@ -89,8 +92,8 @@ class WriteOutcomes:
             self._reports.post(Written(tokens, by_child, stale))
 
     def _isolate(self, outcomes: Sequence[Outcome], refusal: StatementRefused) -> None:
-        """Finds the outcome that PostgreSQL cannot store, by halves, and takes its texts from it; or the one whose row
-        somebody has locked, and puts it last."""
+        """Finds the outcome that PostgreSQL cannot store, by halves, and takes its texts from it; or the one that takes
+        too long, and puts it last."""
         if self._portion.halve(len(outcomes)):
             return
         (outcome,) = outcomes

@@ -28,14 +28,20 @@ class Portion:
         return count > 1
 
     def past_locks(
-        self, statement: Callable[[], Answer], count: int, *, put_first_last: Callable[[], None]
+        self,
+        statement: Callable[[], Answer],
+        count: int,
+        *,
+        set_aside: Callable[[], bool],
+        put_first_last: Callable[[], None],
     ) -> Answer | None:
-        """The answer of a statement for the first `count` orders; None: it met a lock, and the next is for fewer. The
-        first is put last if it was alone, or refused for another reason; that StatementRefused is raised."""
+        """The answer of a statement for the first `count` orders; None: it met a lock, and the next is without those
+        that were set aside, or for fewer if there were none. The first is put last if it was alone, or refused for
+        another reason; that StatementRefused is raised."""
         try:
             answer = statement()
         except StatementRefused as refusal:
-            if refusal.blames_lock and self.halve(count):
+            if refusal.blames_lock and (set_aside() or self.halve(count)):
                 return None
             put_first_last()
             raise

@@ -62,6 +62,22 @@ def owned(connection: Connection, worker_id: str, slot: int | None, *, within: f
     return [OwnedClaim(*row) for row in rows]
 
 
+def locked(connection: Connection, task_ids: Sequence[str], *, within: float) -> frozenset[str]:
+    """Those of these tasks whose rows somebody has locked at this moment, by an open transaction perhaps."""
+    rows = connection.execute(
+        """
+        WITH free AS MATERIALIZED (
+            SELECT id FROM tasks WHERE id = ANY (%(ids)s::uuid[]) FOR UPDATE SKIP LOCKED
+        )
+        SELECT id::text FROM tasks WHERE id = ANY (%(ids)s::uuid[]) AND id NOT IN (SELECT id FROM free)
+        """,
+        {"ids": words(task_ids)},
+        within=within,
+        lock_within=within / 5,
+    )
+    return frozenset(task_id for (task_id,) in rows)
+
+
 def under_way(connection: Connection, *, within: float) -> frozenset[tuple[int, str]]:
     """The claims that this role's sessions are making at this moment, of any worker: backend pid and start.
 

@@ -279,6 +279,29 @@ def test_whether_somebody_sleeps_is_told_at_once_and_that_nobody_does_a_little_l
     assert sleeping() == [False]
 
 
+def test_however_many_rows_are_locked_what_is_ordered_after_that_is_done_at_once(
+    database: Database, worker: Worker
+) -> None:
+    locked = [database.claim(me(worker)) for _ in range(12)]
+    book = worker.coordination._book
+    with closing(psycopg.connect(database.url)) as other:
+        other.execute("SELECT FROM tasks WHERE id = ANY (%s) FOR UPDATE", ([task_id for task_id, _ in locked],))
+        worker.coordination.post(Finish(tuple(outcome(*claim) for claim in locked[:4])))
+        worker.coordination.post(Release(tuple(ClaimRef(*claim) for claim in locked[4:8]), "drain"))
+        worker.coordination.post(MarkRunning(tuple(Start(*claim, 1, time.monotonic()) for claim in locked[8:])))
+        eventually(lambda: len(book.held()) == 12, within=10)
+        ended, handed_back, started = (database.claim(me(worker)) for _ in range(3))
+        worker.coordination.post(Finish((outcome(*ended),)))
+        worker.coordination.post(Release((ClaimRef(*handed_back),), "drain"))
+        worker.coordination.post(MarkRunning((Start(*started, 1, time.monotonic()),)))
+        eventually(lambda: worker.coordination.outstanding == 12, within=2)
+        other.rollback()
+    worker.settle()
+    assert not book.held()
+    statuses = "SELECT status::text, count(*) FROM tasks GROUP BY 1 ORDER BY 1"
+    assert database.rows(statuses) == [("completed", 5), ("pending", 5), ("running", 5)]
+
+
 def test_rows_that_an_operator_has_locked_hold_up_nothing_beside_them(database: Database, worker: Worker) -> None:
     locked, running = database.claim(me(worker)), database.claim(me(worker))
     ended = [outcome(*database.claim(me(worker))) for _ in range(9)]

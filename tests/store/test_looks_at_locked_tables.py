@@ -24,6 +24,7 @@ def outcome() -> Outcome:
 LOOKS: dict[str, tuple[str, Callable[[Connection], object]]] = {
     "verdicts": ("LOCK TABLE tasks", lambda own: holdings.verdicts(own, [outcome()], within=SECONDS)),
     "stale": ("LOCK TABLE tasks", lambda own: holdings.stale(own, [outcome()], within=SECONDS)),
+    "locked": ("LOCK TABLE tasks", lambda own: holdings.locked(own, [CLAIM.task_id], within=SECONDS)),
     "lease": ("LOCK TABLE leadership", lambda own: leadership.read(own, within=SECONDS)),
     "version": ("LOCK TABLE orchestrator_schema", lambda own: schema.version(own, within=SECONDS)),
     "types": ("LOCK TABLE task_types", lambda own: types.list_all(own, within=SECONDS)),

@@ -198,6 +198,21 @@ def test_an_execution_that_ended_needs_no_mark_of_its_start() -> None:
     assert tokens(book) == ([1], [], [])
 
 
+def test_what_is_held_is_outstanding_and_not_shown_until_it_is_let_go() -> None:
+    book = OrderBook()
+    book.post(Finish((outcome(1), outcome(2))))
+    book.post(Release((ClaimRef("task 3", 3),), "drain"))
+    book.post(MarkRunning((Start("task 4", 4, 1, 1.0),)))
+    book.hold({1: "task 1", 3: "task 3", 4: "task 4", 5: "task 5"})
+    assert tokens(book) == ([2], [], [])
+    assert book.outstanding == 4
+    assert book.held() == {1: "task 1", 3: "task 3", 4: "task 4"}, "of the others nothing is ordered"
+    book.keep_ends_only()
+    book.let_go([3])
+    assert tokens(book) == ([2], [3], [])
+    assert book.held() == {1: "task 1"}
+
+
 def test_at_the_end_only_ends_of_claims_are_left() -> None:
     book = OrderBook()
     for order in (Audit(), Activity(True, True), Begin((), ""), MarkRunning((Start("a", 1, 1, 1.0),)), Types((), "")):

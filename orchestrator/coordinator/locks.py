@@ -1,0 +1,62 @@
+"""Orders about rows that somebody has locked are set aside until the locks are gone. Runs in the coordinator thread.
+
+An operator's open transaction may have locked any number of them, for hours. Whatever else is ordered goes on.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+
+from orchestrator.coordinator.order_book import OrderBook
+from orchestrator.errors import StatementRefused
+from orchestrator.model import ClaimRef, Outcome, Start
+from orchestrator.store import holdings
+from orchestrator.store.connection import Connection
+from orchestrator.telemetry import logs
+
+LOOK_SECONDS = 0.5
+REFUSED_SECONDS = 5.0
+"""Until the next look if this one fails."""
+
+ANSWER_SECONDS = 5.0
+
+
+class Locks:
+    """An errand: `run` puts back into the book's line what is free again."""
+
+    name = "look_at_locks"
+
+    def __init__(self, book: OrderBook) -> None:
+        self._book = book
+        self._log = logs.get("coordinator")
+        self.due_at = math.inf
+        """When (CLOCK_MONOTONIC) to look again; infinity while nothing is set aside."""
+
+    def set_aside(self, connection: Connection, orders: Sequence[Outcome | ClaimRef | Start]) -> bool:
+        """Those of these orders whose rows are locked. False: none is, so it is something else that refuses them."""
+        locked = holdings.locked(connection, [each.task_id for each in orders], within=ANSWER_SECONDS)
+        held = {each.token: each.task_id for each in orders if each.task_id in locked}
+        if not held:
+            return False
+        self._book.hold(held)
+        self.due_at = min(self.due_at, time.monotonic() + LOOK_SECONDS)
+        self._log.warning("rows_are_locked", orders=len(held), then="they wait; look at pg_locks")
+        return True
+
+    def run(self, connection: Connection) -> bool:
+        now = time.monotonic()
+        if now < self.due_at:
+            return False
+        held = self._book.held()
+        if not held:
+            self.due_at = math.inf
+            return False
+        self.due_at = now + REFUSED_SECONDS
+        try:
+            locked = holdings.locked(connection, [*held.values()], within=ANSWER_SECONDS)
+        except StatementRefused as refusal:  # the whole table is locked: whoever wants to write to it says so
+            self._log.debug("locks_not_seen", sqlstate=refusal.sqlstate, error=str(refusal))
+            return False
+        self.due_at = time.monotonic() + LOOK_SECONDS
+        self._book.let_go(token for token, task_id in held.items() if task_id not in locked)
+        return len(locked) < len(set(held.values()))
