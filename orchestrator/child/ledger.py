@@ -85,7 +85,7 @@ class Ledger:
         connection = self._database.connection
         if connection is None:
             raise DatabaseUnavailable("not connected")
-        outcomes = [*self.unwritten.left_to_us(), *extra]
+        outcomes = [*self._left_to_us(), *extra]
         self._statements.begin()
         with self._dropped_if_lost():
             if limit and self._statements.is_plenty_due and not self._must_wait(outcomes):
@@ -93,6 +93,13 @@ class Ledger:
             batch = self._finish_and_claim(connection, outcomes, limit)
             self.unwritten.all_are_written()
         return batch
+
+    def _left_to_us(self) -> Sequence[Outcome]:
+        """StatementRefused: some were given up, and the supervisor, who looks all the time, has not seen that yet."""
+        outcomes = self.unwritten.left_to_us()
+        if self.unwritten.must_be_taken_over:
+            raise StatementRefused("outcomes that were given up are not taken over yet", sqlstate=None)
+        return outcomes
 
     def _claim_first(self, connection: Connection, outcomes: Sequence[Outcome], limit: int) -> Batch:
         """Apart, because the rows of a claim are locked until it has committed, and every other claimer has to step
@@ -138,7 +145,7 @@ class Ledger:
         connection = self._database.connection
         if connection is None:
             return
-        outcomes = self.unwritten.left_to_us()
+        outcomes = self._left_to_us()
         if not outcomes:
             return
         self._statements.begin()

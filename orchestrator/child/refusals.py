@@ -38,7 +38,7 @@ class Refusals:
             index, outcome = each
             batch = self._finish_unless_locked(connection, outcome) if time.monotonic() < until else None
             if batch is None:
-                self._board.give_up(index)
+                self._unwritten.give_up(index, outcome)
             else:
                 self._board.count_found(index)
                 self._count(connection, outcome, batch, -1)

@@ -23,6 +23,7 @@ class Unwritten:
         self._board = board
         self._verdicts = verdicts
         self._outcomes: list[tuple[int, Outcome]] = []
+        self._given_up: set[int] = set()  # tokens of those that are the supervisor's, which has not marked them yet
         self._marks = 0  # of the board, when it was last looked at whether the supervisor has written any of them
         self.is_pressing = False
         """Whether a retry that is due soon is among them: they are to be written before anything else runs."""
@@ -65,6 +66,17 @@ class Unwritten:
             self._marks = marks
             self.are_written_but([each for each in self._outcomes if not self._has_supervisor(*each)])
         return [outcome for _, outcome in self._outcomes]
+
+    def give_up(self, index: int, outcome: Outcome) -> None:
+        """The supervisor is to write and to count this one. It stays among them until that has seen it."""
+        self._given_up.add(outcome.token)
+        self._board.give_up(index)
+
+    @property
+    def must_be_taken_over(self) -> bool:
+        """Whether any that was given up is still among them: nothing may be written or claimed before that is over."""
+        self._given_up &= {outcome.token for _, outcome in self._outcomes}
+        return bool(self._given_up)
 
     def _has_supervisor(self, index: int, outcome: Outcome) -> bool:
         if not self._board.supervisor_wrote(index, outcome.token):
