@@ -75,7 +75,8 @@ class Unwritten:
     @property
     def must_be_taken_over(self) -> bool:
         """Whether any that was given up is still among them: nothing may be written or claimed before that is over."""
-        self._given_up &= {outcome.token for _, outcome in self._outcomes}
+        if self._given_up:
+            self._given_up &= {outcome.token for _, outcome in self._outcomes}
         return bool(self._given_up)
 
     def _has_supervisor(self, index: int, outcome: Outcome) -> bool:
