@@ -38,6 +38,7 @@ def _pool(now: Snapshot) -> Iterator[Metric]:
     slots = GaugeMetricFamily("worker_slots", "Slots of the pool by how their child does", labels=["state"])
     slots.add_metric(["ready"], now.slots_ready)
     slots.add_metric(["backing_off"], now.slots_backing_off)
+    slots.add_metric(["unconnected"], now.slots_unconnected)
     yield slots
     yield GaugeMetricFamily("worker_paused", "1 while claiming is paused", value=now.is_paused)
     states = GaugeMetricFamily("worker_state", "1 for the state that the worker is in", labels=["state"])

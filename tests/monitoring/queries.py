@@ -55,7 +55,8 @@ def of_the_operations_page() -> dict[str, str]:
 
 def compared_in(expression: str) -> list[str]:
     """The sides of an alert's comparisons that are no plain numbers: these have values at all times."""
-    return [side for side in re.split(r"\s+and\s+|\s+(?:==|>|<)\s+", expression) if re.search("[a-z]", side)]
+    sides = re.split(r"\s+(?:and|unless)(?: on \([^)]*\))?\s+|\s+(?:==|>|<)\s+", expression)
+    return [side for side in sides if re.search("[a-z]", side)]
 
 
 def _filled_in(expression: str) -> str:

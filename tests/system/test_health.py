@@ -131,7 +131,7 @@ def test_children_that_are_killed_while_they_idle_are_no_crash_loop_any_more_onc
     for _ in range(3):
         kill_idle()
     wait_reason(worker, "crash loop: 2 of 2 children die before they work")
-    assert slots() == {"ready": 0, "backing_off": 2}
+    assert slots() == {"ready": 0, "backing_off": 2, "unconnected": 0}
 
     def is_healthy() -> bool:
         for _ in range(20):

@@ -156,6 +156,7 @@ def test_a_worker_none_of_whose_children_gets_a_connection_is_not_healthy_until_
     assert (code, facts["reason"]) == (503, "no child gets a connection to the database: the log says why")
     assert worker.get("/readyz")[0] == 503
     assert "too many connections for role" in worker.log()
+    assert worker.metric("worker_slots", state="unconnected") == 2
 
     queue.rows(f"ALTER ROLE {role} CONNECTION LIMIT 20")
     eventually(lambda: worker.health()[0] == 200 and worker.get("/readyz")[0] == 200, within=20)

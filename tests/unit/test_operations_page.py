@@ -81,7 +81,7 @@ def test_its_buckets_reasons_and_kinds_are_those_of_the_code() -> None:
     assert bounds["task_claim_duration_seconds"] == "Default" and Histogram.DEFAULT_BUCKETS
     for word in (*RESTART_REASONS, *RELEASE_REASONS, *RELOAD_RESULTS, *DATABASE_ERRORS, MORE_RETRIES, OTHER_TYPES):
         assert f"`{word}`" in section("Counter Metrics"), word
-    for word in ("ready", "backing_off", *STATES):
+    for word in ("ready", "backing_off", "unconnected", *STATES):
         assert f"`{word}`" in section("Gauge Metrics"), word
 
 
