@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 DOCKERFILE = re.sub(r"\\\n\s*", "", (ROOT / "Dockerfile").read_text())
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 DATABASE, WORKER = COMPOSE["services"]["database"], COMPOSE["services"]["worker"]
-AFTER_THE_DRAIN_SECONDS = 5
+AFTER_THE_DRAIN_SECONDS = 10
 
 
 def instructions(name: str) -> list[str]:
