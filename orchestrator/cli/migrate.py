@@ -16,8 +16,7 @@ def migrate(**flags: object) -> None:
     """Create or upgrade the tables.
 
     It may be run at any time, also while workers run, and does nothing where nothing is to be done. An index or a
-    trigger that was dropped is made again. `start` creates and upgrades as well; a role that may create tables is
-    needed only for the one that is first.
+    trigger that was dropped is made again. `start` creates and upgrades as well, if its role may create tables.
     """
     settings = some_settings(_NAMES, flags)
     connection = open_when_there(settings.database_url, settings.database_wait)

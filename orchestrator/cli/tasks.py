@@ -75,7 +75,7 @@ def show(task_id: str, as_json: bool, **flags: object) -> None:
 @database_flag
 @json_flag
 def retry(task_ids: tuple[str, ...], status: str | None, type: str | None, as_json: bool, **flags: object) -> ExitCode:
-    """Run tasks again that have ended, with all their attempts before them.
+    """Run tasks again that have ended; their attempts count from 0.
 
     \b
     orchestratord tasks retry 0190…
