@@ -107,7 +107,7 @@ def test_its_events_are_logged_under_these_names() -> None:
     troubleshooting = PAGE.split("\n## Troubleshooting\n")[1]
     for event in (
         "recover_stale_tasks", "registration_failed", "database_unreachable", "waiting_for_instance", "child_died",
-        "stale_outcome",
+        "stale_outcome", "too_few_connections", "start_hook_failed", "app_import_slow", "attempt_failed",
     ):  # fmt: skip
         assert f"`{event}`" in troubleshooting, event
         assert f'"{event}"' in sources, event
