@@ -148,7 +148,7 @@ def missing_rights(connection: Connection, *, within: float) -> str | None:
         GROUP BY name
         UNION ALL
         SELECT format('GRANT USAGE ON SEQUENCE claim_tokens TO %%I', current_user)
-        WHERE NOT has_sequence_privilege(to_regclass('claim_tokens'), 'USAGE')
+        WHERE NOT has_sequence_privilege(to_regclass('claim_tokens'), 'USAGE, UPDATE')  -- either will do
         UNION ALL
         SELECT format('GRANT EXECUTE ON FUNCTION %%s TO %%I', p.oid::regprocedure, current_user) FROM pg_proc AS p
         WHERE p.pronamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass('tasks'))

@@ -242,6 +242,15 @@ def test_check_and_start_name_the_rights_that_the_role_lacks(orchestratord: Comm
     assert cure.strip() in started.stderr
 
 
+def test_a_role_that_may_read_and_write_all_data_lacks_nothing(orchestratord_here: Command, database_url: str) -> None:
+    """It has no USAGE on the sequence, but UPDATE, which nextval() takes as well."""
+    with a_role(database_url) as url:
+        sql(database_url, f"GRANT pg_read_all_data, pg_write_all_data TO {conninfo_to_dict(url)['user']}")
+        sql(url, "SELECT nextval('claim_tokens')")
+        done = orchestratord_here("check", DATABASE_URL=url)
+    assert done.returncode == 0, done.stdout
+
+
 def test_check_and_migrate_tell_that_the_search_path_names_no_schema(
     orchestratord_here: Command, empty_database_url: str
 ) -> None:
