@@ -83,7 +83,7 @@ def set_up(lasting_daemon: Start, lasting_database: Queue, free_port: int) -> Da
     """A worker to which much is said by variables."""
     return lasting_daemon(
         None, DATABASE_URL=lasting_database.url, WORKER_POOL_SIZE="1", DISTRIBUTED_MODE="true",
-        HEARTBEAT_INTERVAL="500ms", WORKER_TIMEOUT="10s", LEADER_TERM="30s", METRICS_PORT=str(free_port),
+        HEARTBEAT_INTERVAL="500ms", WORKER_TIMEOUT="10s", LEADER_TERM="40s", METRICS_PORT=str(free_port),
         METRICS_HOST="0.0.0.0", DEBUG="true", LOG_FORMAT="json", ENQUEUE_EXAMPLES="true",
     )  # fmt: skip
 
@@ -104,7 +104,7 @@ def test_a_worker_beats_every_heartbeat_interval(lasting_database: Queue) -> Non
 def test_a_lease_lasts_for_the_leader_term(lasting_database: Queue) -> None:
     eventually(lambda: lasting_database.one("SELECT holder IS NOT NULL FROM leadership"), within=10)
     assert lasting_database.one("SELECT date_part('epoch', expires_at - renewed_at) FROM leadership") == pytest.approx(
-        30, abs=0.1
+        40, abs=0.1
     )
 
 
