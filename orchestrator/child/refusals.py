@@ -40,8 +40,7 @@ class Refusals:
             if batch is None:
                 self._unwritten.give_up(index, outcome)
             else:
-                self._board.count_found(index)
-                self._count(connection, outcome, batch, -1)
+                self._verdicts.count_one(connection, index, outcome, batch, left=self._statements.left)
                 left.remove(each)
                 self._unwritten.are_written_but(left)  # whatever becomes of those behind it
         self._log.warning("rows_are_locked", outcomes=len(left), then="their outcomes wait; look at pg_locks")
@@ -78,8 +77,5 @@ class Refusals:
         index = self._unwritten.index_of(outcome)
         if index < 0:  # it has no place on the board, so it comes last: what is left there the supervisor wrote
             self._unwritten.are_written(self._unwritten.last)
-        self._count(connection, outcome, batch, index)
-        self._unwritten.are_written(index)  # whatever becomes of those behind it
-
-    def _count(self, connection: Connection, outcome: Outcome, batch: Batch, index: int) -> None:
         self._verdicts.count(connection, [outcome], batch, last=index, left=self._statements.left)
+        self._unwritten.are_written(index)  # whatever becomes of those behind it

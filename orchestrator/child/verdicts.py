@@ -1,9 +1,9 @@
 """What became of outcomes that were written: counted once each, and a word about those that came too late."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from orchestrator.board.child_half import ChildBoard
-from orchestrator.model import Outcome, Verdict
+from orchestrator.model import Outcome, Stale, Verdict
 from orchestrator.store import holdings
 from orchestrator.store.claims import Batch
 from orchestrator.store.connection import Connection
@@ -37,6 +37,30 @@ class Verdicts:
         Marked on the board just before they are counted: should we be killed before, the supervisor counts them; in the
         few microseconds between, nobody does.
         """
+        additions, stale = self._fates(connection, outcomes, batch, left)
+        if last >= 0:
+            self._board.outcomes_written(last + 1)
+        self._board.end_elsewhere(outcomes[-1].token)  # the one that does not stand there comes last
+        for add in additions:
+            add()
+        self._tell(each for each in stale if not self._board.supervisor_judged(each.outcome.token))
+
+    def count_one(
+        self, connection: Connection, index: int, outcome: Outcome, batch: Batch, *, left: Callable[[], float]
+    ) -> None:
+        """The same of one that stands at `index` of the board, behind some that are not written: there it is marked as
+        if the supervisor had written it."""
+        additions, stale = self._fates(connection, (outcome,), batch, left)
+        is_told = self._board.supervisor_wrote(index, outcome.token)
+        self._board.count_found(index)
+        for add in additions:
+            add()
+        self._tell(() if is_told else stale)
+
+    def _fates(
+        self, connection: Connection, outcomes: Sequence[Outcome], batch: Batch, left: Callable[[], float]
+    ) -> tuple[Sequence[Callable[[], None]], Sequence[Stale]]:
+        """What counts those that are ours, and those that came too late."""
         ended: Sequence[Outcome] = outcomes
         refused: Sequence[Outcome] = ()
         if batch.unaccepted:
@@ -44,15 +68,11 @@ class Verdicts:
             ended = [each for each in outcomes if verdicts.get(each.token, Verdict.ACCEPTED) in _OURS]
             refused = [each for each in batch.unaccepted if verdicts[each.token] is Verdict.STALE]
         stale = holdings.stale(connection, refused, within=left())
-        additions = self._metrics.additions(ended)
-        if last >= 0:
-            self._board.outcomes_written(last + 1)
-        self._board.end_elsewhere(outcomes[-1].token)  # the one that does not stand there comes last
-        for add in additions:
-            add()
+        return self._metrics.additions(ended), stale
+
+    def _tell(self, stale: Iterable[Stale]) -> None:
+        """But for those of which the supervisor has: it asked while we were busy."""
         for each in stale:
-            if self._board.supervisor_judged(each.outcome.token):
-                continue  # it asked while we were busy, and has told
             self._metrics.stale(each.outcome.type)
             self._log.warning("stale_outcome", **each.facts)
 

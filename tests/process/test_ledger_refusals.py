@@ -147,6 +147,24 @@ def test_once_the_supervisor_has_taken_over_what_is_locked_the_child_goes_on(
     seen.close()
 
 
+def test_what_came_too_late_is_told_though_a_row_beside_it_is_locked(
+    desk: Desk, connection: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statements, "EXCHANGE_SECONDS", 0.6)
+    add_worker(connection)
+    add_tasks(connection, 3)
+    claims = desk.claim(3)
+    desk.run(claims)
+    retry = "UPDATE tasks SET status = 'pending' WHERE id = %(id)s"
+    connection.execute(retry, {"id": claims[1].task_id}, within=5.0)
+    lock(other, claims[0])
+    with pytest.raises(StatementRefused):
+        desk.ledger.exchange(0)
+    assert desk.counted("tasks_stale_completions_total") == 1
+    assert desk.counted("tasks_completed_total", status="success") == 1
+    assert len(desk.unwritten) == 1
+
+
 def test_when_all_is_locked_the_child_does_not_try_each_outcome(
     desk: Desk, connection: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
