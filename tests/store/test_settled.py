@@ -11,7 +11,7 @@ from orchestrator.coordinator.session import Session
 from orchestrator.coordinator.standing import Standing
 from orchestrator.coordinator.waiting import Bell
 from orchestrator.errors import StatementRefused
-from orchestrator.store import holdings
+from orchestrator.store import holdings, peer
 from orchestrator.store.connection import Connection
 from orchestrator.store.prepared import execute_prepared, prepared, settle
 from orchestrator.store.session import open_session
@@ -27,7 +27,7 @@ NAMES = "{enable_bitmapscan,enable_seqscan,jit,plan_cache_mode,statement_timeout
 
 
 class Watched(Connection):
-    """Keeps what it sends; behind a pooler, it is told of a process that is not its server's."""
+    """Keeps what it sends."""
 
     is_pooled = False
 
@@ -35,15 +35,15 @@ class Watched(Connection):
         self.last = sql
         super()._send(sql, params, deadline)
 
-    def execute(self, sql: str, *args: Any, **more: Any) -> list[tuple[Any, ...]]:
-        rows = super().execute(sql, *args, **more)
-        if self.is_pooled and sql == "SELECT pg_backend_pid()":
-            return [(rows[0][0] + 1,)]
-        return rows
-
 
 class Pooled(Watched):
+    """It was told of a process that is not its server's."""
+
     is_pooled = True
+
+    @property
+    def server_process(self) -> int:
+        return super().server_process + 1
 
 
 def of_a_child(url: str) -> Connection:
@@ -83,6 +83,13 @@ def test_a_statement_runs_under_the_same_settings_whether_they_stay_or_are_sent(
     assert shown(connection) == ["off", "off", "off", "force_generic_plan", "18000"]
     assert ("SET" in connection.last) == connection.is_pooled
     assert len(connection.execute(OWN, within=5.0)) == (0 if connection.is_pooled else 10)
+    connection.close()
+
+
+def test_no_setting_stays_with_a_session_that_a_pooler_hands_on(database_url: str) -> None:
+    connection = Pooled.open(database_url, within=10.0, application_name="test")
+    peer.limit(connection, within=5.0)
+    assert connection.execute(OWN, within=5.0) == []
     connection.close()
 
 
