@@ -43,6 +43,7 @@ class Verdicts:
         self._board.end_elsewhere(outcomes[-1].token)  # the one that does not stand there comes last
         for add in additions:
             add()
+        # the supervisor may have asked while we were busy, and has told of some
         self._tell(each for each in stale if not self._board.supervisor_judged(each.outcome.token))
 
     def count_one(
@@ -71,7 +72,6 @@ class Verdicts:
         return self._metrics.additions(ended), stale
 
     def _tell(self, stale: Iterable[Stale]) -> None:
-        """But for those of which the supervisor has: it asked while we were busy."""
         for each in stale:
             self._metrics.stale(each.outcome.type)
             self._log.warning("stale_outcome", **each.facts)
