@@ -25,7 +25,7 @@ class Findings(NamedTuple):
 
 
 _DATABASES = (".s.PGSQL.", "mysql", "mariadb", "redis", "mongodb")
-"""In the paths of their unix sockets. Others are known to survive a fork: a name service's, which looks at its pid."""
+"""In the names of their unix sockets. Others are known to survive a fork: a name service's, which looks at its pid."""
 
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
@@ -65,7 +65,7 @@ def inspect(own: frozenset[int]) -> Findings:
         if file_identity(descriptor) in standard:
             continue
         family, peer = _peer(descriptor)
-        if family == socket.AF_UNIX and not any(each in peer for each in _DATABASES):
+        if family == socket.AF_UNIX and not any(each in os.path.basename(peer) for each in _DATABASES):
             unix.append(peer)
         elif peer:
             unsafe.append(f"descriptor {descriptor} is connected to {peer}")

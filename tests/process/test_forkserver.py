@@ -278,7 +278,7 @@ def test_what_keeps_the_process_that_imported_the_app_from_forking_is_undone_and
 
 
 CONNECTED = """
-import asyncio, socket, threading
+import asyncio, os, socket, threading
 from toys import app
 listener = socket.create_server(("127.0.0.1", 0))
 connected = socket.create_connection(listener.getsockname())
@@ -294,7 +294,8 @@ def connect_to(path):
         return connected
 
 loop = asyncio.new_event_loop()
-database, names = connect_to(".s.PGSQL.5432"), connect_to("names")
+os.makedirs("redis", exist_ok=True)
+database, names = connect_to(".s.PGSQL.5432"), connect_to("redis/names")
 """
 
 
@@ -315,7 +316,7 @@ def test_a_connected_socket_is_refused_by_name_and_a_setting_makes_it_a_warning(
             workshop.ready()
             found = [event["found"] for event in workshop.events("fork_safety")]
             assert sum("is connected to" in each for each in found) == 3
-            assert any("5 unix sockets are open (names) and" in each for each in found)
+            assert any("5 unix sockets are open (redis/names) and" in each for each in found)
             assert any("1 event loops are open" in each for each in found)
 
 
