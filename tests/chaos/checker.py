@@ -119,7 +119,10 @@ def owners_are_fenced(history: History) -> Iterator[Violation]:
 
 
 def attempts_are_counted(history: History) -> Iterator[Violation]:
-    """One for each execution, when it is marked running or ends; a recovery changes none, a hand-back takes it off."""
+    """One for each execution, when it is marked running or ends; a recovery changes none, a hand-back takes it off.
+
+    One that was lost with its worker before it was counted runs again under the same number, unless it is cancelled.
+    """
     for each in history.changes:
         if each.old_status is None:
             continue
@@ -127,13 +130,14 @@ def attempts_are_counted(history: History) -> Iterator[Violation]:
         if grown != right:
             text = f"attempts went from {each.old_attempts} to {each.new_attempts}: {each}"
             yield Violation("attempts", each.task_id, text)
-    attempts = {row.task_id: row.attempts for row in history.rows}
-    most: dict[str, int] = {}
-    for run in history.executions:
-        most[run.task_id] = max(most.get(run.task_id, 0), run.attempt)
-    for task_id, attempt in most.items():
-        if attempt > attempts.get(task_id, attempt):
-            yield Violation("attempts", task_id, f"attempt {attempt} ran, and only {attempts[task_id]} are counted")
+    counted = {row.task_id: row.attempts for row in history.rows}
+    cancelled = {each.task_id for each in history.cancels}
+    claims = _Claims(history)
+    for task_id, runs in _by(history.executions, lambda run: run.task_id):
+        last = max(runs, key=lambda run: run.attempt)
+        missing = last.attempt - counted.get(task_id, last.attempt)
+        if missing > 0 and not (missing == 1 and task_id in cancelled and claims.was_lost(last)):
+            yield Violation("attempts", task_id, f"attempt {last.attempt} ran, and only {counted[task_id]} are counted")
 
 
 def _due_attempts(change: Change) -> int:
@@ -212,6 +216,13 @@ class _Claims:
 
     def crashed(self, after: float, before: float) -> bool:
         return any(after < at < before for at in self._crashes)
+
+    def was_lost(self, run: Execution) -> bool:
+        """Its claim was forgotten, or recovered before it was known that `run` had begun."""
+        changes = self._changes.get(run.task_id, ())
+        return self.was_forgotten(run) or any(
+            each.is_recovery and each.old_status == "claimed" and each.at > run.started for each in changes
+        )
 
     def was_forgotten(self, run: Execution) -> bool:
         """The row was nobody's when `run` began, and a crash came a moment after whatever made it so.

@@ -93,6 +93,23 @@ def test_each_rule_sees_what_breaks_it(rule: str, wrong: dict[str, object]) -> N
     assert rule in rules(history(**wrong))
 
 
+@pytest.mark.parametrize(
+    ("changes", "cancels", "is_right"),
+    [
+        ([replace(RECOVERED, old_status="claimed", old_attempts=0, new_attempts=0)], [Cancel("t", 2.95)], True),
+        ([replace(RECOVERED, old_status="claimed", old_attempts=0, new_attempts=0)], [], False),
+        ([], [Cancel("t", 2.95)], False),
+    ],
+)
+def test_an_attempt_that_was_lost_with_its_worker_need_not_be_counted_once_the_task_is_cancelled(
+    changes: list[Change], cancels: list[Cancel], is_right: bool
+) -> None:
+    failed = replace(ENDED, old_status="pending", new_status="failed", new_attempts=0, new_ended_token=None)
+    rows = [replace(ROW, status="failed", attempts=0)]
+    found = rules(history(changes=[PENDING, CLAIMED, *changes, failed], cancels=cancels, rows=rows))
+    assert ("attempts" not in found) is is_right
+
+
 def test_an_overlap_is_allowed_if_the_first_claim_was_recovered_in_between() -> None:
     runs = [RUN, replace(RUN, pid=101, attempt=2, started=2.6, ended=3.0)]
     assert "overlap" not in rules(history(executions=runs, changes=[PENDING, CLAIMED, RUNNING, RECOVERED]))
