@@ -2,12 +2,12 @@
 
 import time
 import timeit
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import get_args
 
 import pytest
-from prometheus_client import CollectorRegistry, values
+from prometheus_client import CollectorRegistry, Counter, values
 
 from orchestrator.board.layout import LeaveReason
 from orchestrator.errors import (
@@ -243,13 +243,15 @@ def test_types_that_the_app_has_are_counted_by_name_whatever_was_invented_before
 
 
 @pytest.mark.usefixtures("in_files")
-@pytest.mark.parametrize(("batch", "limit_microseconds"), [(1, 10.0), (100, 1.5)])
-def test_counting_a_task_in_files_costs_microseconds_and_in_a_batch_hardly_any(
-    batch: int, limit_microseconds: float
-) -> None:
+@pytest.mark.parametrize(("batch", "limit"), [(1, 30), (100, 3)])
+def test_counting_a_task_in_files_costs_microseconds_and_in_a_batch_hardly_any(batch: int, limit: int) -> None:
+    """Beside what adding one to one counter costs on the same machine, half a microsecond or one."""
     metrics = TaskMetrics()
     done = [outcome(TaskStatus.COMPLETED)] * batch
     metrics.ended(done)
-    rounds = 200
-    best = min(timeit.repeat(lambda: metrics.ended(done), number=rounds, repeat=80, timer=time.process_time))
-    assert best / rounds / batch * 1e6 < limit_microseconds
+    one = Counter("yardstick_total", "-", ["type"], registry=None).labels("t").inc
+
+    def seconds(work: Callable[[], object]) -> float:
+        return min(timeit.repeat(work, number=200, repeat=80, timer=time.process_time))
+
+    assert seconds(lambda: metrics.ended(done)) / batch < limit * seconds(one)
