@@ -25,9 +25,6 @@ SHARE_OF_WORKER_TIMEOUT = 0.25
 
 HURRIED_SECONDS = 0.25
 
-LEAST_SECONDS = 0.5
-"""For what is asked of a new session, if connecting has used up the time."""
-
 
 def longest_pause(worker_timeout: float) -> float:
     """Between tries. Whoever comes back from an outage long after the leader has would be taken for dead."""
@@ -63,7 +60,7 @@ class Session:
 
     def open(self, *, within: float = CONNECT_SECONDS) -> Connection:
         """A new connection. Raises DatabaseUnavailable."""
-        deadline = time.monotonic() + within
+        until = time.monotonic() + within
         self._connection = Connection.open(
             self._url,
             within=within,
@@ -71,7 +68,7 @@ class Session:
             interrupt=self._abort.fileno(),
             on_call=lambda by: self._standing.calls(self._thread, by),
         )
-        peer.limit(self._connection, within=max(LEAST_SECONDS, deadline - time.monotonic()))
+        peer.limit(self._connection, until=until)
         return self._connection
 
     def answered(self) -> None:

@@ -1,6 +1,11 @@
 """What the server does about a host of ours that is gone: the other side of `addresses.TCP_LIMITS`."""
 
+import time
+
 from orchestrator.store.connection import Connection
+
+LEAST_SECONDS = 0.5
+"""For what is asked of a new session, if connecting has used up the time."""
 
 # By default it keeps such sessions for two hours, and may have no connection left once that host is back. What its
 # owner has set stays.
@@ -12,9 +17,12 @@ WHERE s.source = 'default'
 """
 
 
-def limit(connection: Connection, *, within: float) -> None:
-    """Has the server end this session half a minute after our host has fallen silent.
+def limit(connection: Connection, *, until: float) -> None:
+    """Has the server end this session half a minute after our host has fallen silent. `until` is in CLOCK_MONOTONIC
+    seconds: by then it was to be connected and so limited.
 
     Not where a pooler may hand it to others: that makes up the process id which it tells its clients.
     """
-    connection.execute(LIMITS + " AND pg_backend_pid() = %(pid)s", {"pid": connection.server_process}, within=within)
+    sql = LIMITS + " AND pg_backend_pid() = %(pid)s"
+    within = max(LEAST_SECONDS, until - time.monotonic())
+    connection.execute(sql, {"pid": connection.server_process}, within=within)

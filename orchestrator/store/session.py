@@ -10,9 +10,6 @@ from orchestrator.store import peer
 from orchestrator.store.connection import Connection
 from orchestrator.store.enqueue import columns_of, enqueue_batch, enqueue_on
 
-_LEAST_SECONDS = 0.5
-"""For what is asked of a new session, if connecting has used up the time."""
-
 
 class Session:
     """Enqueues and commits, each call within its own deadline. Not to be shared by threads, nor across a fork.
@@ -92,7 +89,7 @@ class _Upcoming:
 
 def open_session(url: str, *, within: float, application_name: str = "orchestrator-client") -> Session:
     """Connects within so many seconds, or DatabaseUnavailable."""
-    deadline = time.monotonic() + within
+    until = time.monotonic() + within
     connection = Connection.open(url, within=within, application_name=application_name)
-    peer.limit(connection, within=max(_LEAST_SECONDS, deadline - time.monotonic()))
+    peer.limit(connection, until=until)
     return Session(connection)

@@ -1,5 +1,6 @@
 """Settings that stay with a session that is nobody else's, and never with one that a pooler hands on."""
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -88,7 +89,7 @@ def test_a_statement_runs_under_the_same_settings_whether_they_stay_or_are_sent(
 
 def test_no_setting_stays_with_a_session_that_a_pooler_hands_on(database_url: str) -> None:
     connection = Pooled.open(database_url, within=10.0, application_name="test")
-    peer.limit(connection, within=5.0)
+    peer.limit(connection, until=time.monotonic() + 5.0)
     assert connection.execute(OWN, within=5.0) == []
     connection.close()
 
