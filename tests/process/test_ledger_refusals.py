@@ -20,6 +20,21 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_d
 """
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ledger waits for a locked row no longer than a moment."""
+    monkeypatch.setattr(statements, "EXCHANGE_SECONDS", 0.6)
+
+
+def run_all(desk: Desk, connection: Connection, count: int) -> tuple[Claim, ...]:
+    """So many tasks are claimed and have run; none of their outcomes is written."""
+    add_worker(connection)
+    add_tasks(connection, count)
+    claims = desk.claim(count)
+    desk.run(claims)
+    return claims
+
+
 def lock(other: Connection, claim: Claim) -> None:
     """Somebody else locks this claim's row, until `unlock`."""
     other.execute("BEGIN", within=5.0)
@@ -94,14 +109,11 @@ def test_outcomes_that_cannot_be_sent_do_not_stop_the_claims_for_ever(desk: Desk
     assert statuses(connection)["completed"] == 3 * COUNT
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_row_that_somebody_has_locked_keeps_its_outcome_waiting_and_no_other(
-    desk: Desk, connection: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, connection: Connection, other: Connection
 ) -> None:
-    monkeypatch.setattr(statements, "EXCHANGE_SECONDS", 0.6)
-    add_worker(connection)
-    add_tasks(connection, 9)
-    claims = desk.claim(9)
-    desk.run(claims)
+    claims = run_all(desk, connection, 9)
     lock(other, claims[4])
     for _ in range(2):
         with pytest.raises(StatementRefused):
@@ -116,11 +128,11 @@ def test_a_row_that_somebody_has_locked_keeps_its_outcome_waiting_and_no_other(
     assert desk.counted("tasks_completed_total", status="success") == 8, "the ninth is the supervisor's to count"
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("is_busy", [False, True])
 def test_once_the_supervisor_has_taken_over_what_is_locked_the_child_goes_on(
-    desk: Desk, connection: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch, is_busy: bool
+    desk: Desk, connection: Connection, other: Connection, is_busy: bool
 ) -> None:
-    monkeypatch.setattr(statements, "EXCHANGE_SECONDS", 0.6)
     add_worker(connection)
     add_tasks(connection, 6 * COUNT)
     if is_busy:
@@ -147,14 +159,11 @@ def test_once_the_supervisor_has_taken_over_what_is_locked_the_child_goes_on(
     seen.close()
 
 
+@pytest.mark.usefixtures("impatient")
 def test_what_came_too_late_is_told_though_a_row_beside_it_is_locked(
-    desk: Desk, connection: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, connection: Connection, other: Connection
 ) -> None:
-    monkeypatch.setattr(statements, "EXCHANGE_SECONDS", 0.6)
-    add_worker(connection)
-    add_tasks(connection, 3)
-    claims = desk.claim(3)
-    desk.run(claims)
+    claims = run_all(desk, connection, 3)
     retry = "UPDATE tasks SET status = 'pending' WHERE id = %(id)s"
     connection.execute(retry, {"id": claims[1].task_id}, within=5.0)
     lock(other, claims[0])
@@ -165,15 +174,12 @@ def test_what_came_too_late_is_told_though_a_row_beside_it_is_locked(
     assert len(desk.unwritten) == 1
 
 
+@pytest.mark.usefixtures("impatient")
 def test_when_all_is_locked_the_child_does_not_try_each_outcome(
     desk: Desk, connection: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(statements, "EXCHANGE_SECONDS", 0.6)
     monkeypatch.setattr(refusals, "PAST_LOCKS_SECONDS", 0.25)
-    add_worker(connection)
-    add_tasks(connection, 100)
-    claims = desk.claim(100)
-    desk.run(claims)
+    claims = run_all(desk, connection, 100)
     other.execute("BEGIN; LOCK TABLE tasks IN SHARE MODE", within=5.0)
     began = time.monotonic()
     with pytest.raises(StatementRefused):
@@ -206,14 +212,11 @@ def test_a_large_result_that_is_refused_may_follow_outcomes_that_the_supervisor_
     seen.close()
 
 
+@pytest.mark.usefixtures("impatient")
 def test_what_was_written_past_a_locked_row_before_the_connection_was_lost_is_not_counted_again(
     desk: Desk, connection: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(statements, "EXCHANGE_SECONDS", 0.6)
-    add_worker(connection)
-    add_tasks(connection, 3)
-    claims = desk.claim(3)
-    desk.run(claims)
+    claims = run_all(desk, connection, 3)
     lock(other, claims[-1])
     monkeypatch.setattr(statements, "LOCK_SECONDS", 20.0)  # time enough to lose the connection meanwhile
     with ThreadPoolExecutor(1) as pool:
@@ -230,10 +233,10 @@ def test_what_was_written_past_a_locked_row_before_the_connection_was_lost_is_no
     assert desk.counted("tasks_completed_total", status="success") == 3, "each once"
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_large_result_may_follow_outcomes_of_which_the_last_was_written_past_a_locked_row(
-    desk: Desk, connection: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, connection: Connection, other: Connection
 ) -> None:
-    monkeypatch.setattr(statements, "EXCHANGE_SECONDS", 0.6)
     add_worker(connection)
     add_tasks(connection, 4)
     *brief, long = desk.claim(4)
@@ -250,14 +253,11 @@ def test_a_large_result_may_follow_outcomes_of_which_the_last_was_written_past_a
     assert desk.counted("tasks_completed_total", status="success") == 3, "the fourth is the supervisor's to count"
 
 
+@pytest.mark.usefixtures("impatient")
 def test_what_the_supervisor_found_written_is_counted_once_though_a_row_beside_it_is_locked(
-    desk: Desk, connection: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, connection: Connection, other: Connection
 ) -> None:
-    monkeypatch.setattr(statements, "EXCHANGE_SECONDS", 0.6)
-    add_worker(connection)
-    add_tasks(connection, 2)
-    claims = desk.claim(2)
-    desk.run(claims)
+    claims = run_all(desk, connection, 2)
     found = desk.unwritten.left_to_us()[:1]
     finish_and_claim(connection, found, worker_id="w", slot=0, limit=0, within=5.0)  # by us; the reply was lost
     seen = SupervisorBoard(desk.descriptor)
