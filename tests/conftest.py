@@ -17,5 +17,6 @@ pytest_plugins = [
     "tests.fixtures.theatre",
     "tests.fixtures.toys",
     "tests.hosts.network",
+    "tests.store.wire",
     "tests.systemd.machine",
 ]

@@ -3,7 +3,6 @@
 import os
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
@@ -158,13 +157,6 @@ def server(private_postgres_tcp: PrivatePostgres) -> PrivatePostgres:
     with closing(connection):
         migrate(connection, within=30.0)
     return private_postgres_tcp
-
-
-@pytest.fixture
-def wire(server: PrivatePostgres) -> Iterator[Wire]:
-    wire = Wire("127.0.0.1", server.port)
-    yield wire
-    wire.close()
 
 
 def test_a_task_whose_fate_is_unknown_is_never_sent_twice(server: PrivatePostgres, wire: Wire) -> None:

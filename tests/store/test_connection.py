@@ -37,13 +37,6 @@ def tcp_url(private_postgres_tcp: PrivatePostgres) -> str:
     return private_postgres_tcp.url()
 
 
-@pytest.fixture
-def wire(private_postgres_tcp: PrivatePostgres) -> Iterator[Wire]:
-    wire = Wire("127.0.0.1", private_postgres_tcp.port)
-    yield wire
-    wire.close()
-
-
 def through(wire: Wire, server: PrivatePostgres) -> str:
     return f"postgres://postgres:{server.password}@127.0.0.1:{wire.port}/postgres?sslmode=disable"
 

@@ -4,6 +4,11 @@ import contextlib
 import select
 import socket
 import threading
+from collections.abc import Iterator
+
+import pytest
+
+from orchestrator.dev.postgres import PrivatePostgres
 
 
 class Wire:
@@ -72,3 +77,11 @@ class Wire:
                 target.sendall(data)
         with contextlib.suppress(OSError):
             target.shutdown(socket.SHUT_WR)
+
+
+@pytest.fixture
+def wire(private_postgres_tcp: PrivatePostgres) -> Iterator[Wire]:
+    """One before the test's own server."""
+    wire = Wire("127.0.0.1", private_postgres_tcp.port)
+    yield wire
+    wire.close()
