@@ -79,17 +79,19 @@ def stubborn() -> None:
 @app.task("deaf", max_retries=0)
 def deaf() -> None:
     """Hangs in C with the interpreter lock held and every signal blocked."""
-    store().note("started", ["deaf", os.getpid()])
+    library = ctypes.PyDLL(None)
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    ctypes.PyDLL(None).pause()
+    store().note("started", ["deaf", os.getpid()])
+    library.pause()
 
 
 @app.task("absent", max_retries=0)
 def absent() -> None:
     """Hangs in C with the interpreter lock held; signals reach it, Python's handlers do not."""
-    store().note("started", ["absent", os.getpid()])
     reader, _ = os.pipe()
-    ctypes.PyDLL(None).read(reader, ctypes.create_string_buffer(1), 1)  # goes on after a signal
+    library, buffer = ctypes.PyDLL(None), ctypes.create_string_buffer(1)
+    store().note("started", ["absent", os.getpid()])
+    library.read(reader, buffer, 1)  # goes on after a signal
 
 
 @app.task("churn", max_retries=0)
