@@ -3,7 +3,7 @@
 It owns the table of children and their links. It asks no database: what a dead child leaves goes out as orders.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from orchestrator.board.birth import ForkRequest
 from orchestrator.board.channel import FULL, GO, HELLO, IDLE, LOST, READY
@@ -113,29 +113,45 @@ class Pool:
 
     # Messages
 
-    def hear(self, number: int, now: float) -> None:
-        """Take what the child of a seat says on its channel."""
-        link, seat = self.links.get(number), self.children.get(number)
-        if link is None or seat is None:
-            return
-        messages = link.channel.receive()
-        if messages is None:
-            link.is_cut = True
-            if seat.phase is Phase.FORKING:
-                self.not_born(seat, "it ended before it said hello", now)
-            return
-        for message in messages:
-            if message.startswith(HELLO):
-                self._said_hello(seat, link, int(message.split()[1]), now)
-            elif message == READY and seat.phase is Phase.BOOTING:
-                self.children.became_ready(seat, now)
-                self._log.debug("child_ready", slot=number, pid=seat.pid, seconds=round(now - seat.since, 3))
-            elif message == FULL:
-                self.wake_one()
-            elif message == IDLE:
-                self._went_idle(link)
-            elif message == LOST:
-                self.post(Audit(number))
+    def hear(self, slots: Iterable[int], now: float) -> bool:
+        """Take what the children of these slots say on their channels. Whether there was more than that there may be
+        work, or none."""
+        has_news = False
+        full_claims = 0
+        for number in slots:
+            link, seat = self.links.get(number), self.children.get(number)
+            if link is None or seat is None:
+                continue
+            messages = link.channel.receive()
+            if messages is None:
+                has_news = True
+                self._was_cut(seat, link, now)
+                continue
+            for message in messages:
+                if message == FULL:
+                    full_claims += 1
+                elif message == IDLE:
+                    self._went_idle(link)
+                else:
+                    has_news = True
+                    self._take(message, seat, link, now)
+        if full_claims:
+            self._wake(full_claims)
+        return has_news
+
+    def _was_cut(self, seat: Seat, link: Link, now: float) -> None:
+        link.is_cut = True
+        if seat.phase is Phase.FORKING:
+            self.not_born(seat, "it ended before it said hello", now)
+
+    def _take(self, message: bytes, seat: Seat, link: Link, now: float) -> None:
+        if message.startswith(HELLO):
+            self._said_hello(seat, link, int(message.split()[1]), now)
+        elif message == READY and seat.phase is Phase.BOOTING:
+            self.children.became_ready(seat, now)
+            self._log.debug("child_ready", slot=seat.number, pid=seat.pid, seconds=round(now - seat.since, 3))
+        elif message == LOST:
+            self.post(Audit(seat.number))
 
     def _said_hello(self, seat: Seat, link: Link, pid: int, now: float) -> None:
         if seat.phase is not Phase.FORKING:
@@ -159,8 +175,16 @@ class Pool:
 
     def wake_one(self) -> None:
         """Something may be claimable: one idle child looks. If none is idle, the next that falls idle looks again."""
-        if not any(link.wake() for link in self._live_links()):
-            self._wake_is_owed = True
+        self._wake(1)
+
+    def _wake(self, count: int) -> None:
+        """The same for so many, if there are as many."""
+        for link in self._live_links():
+            if link.is_asleep and link.wake():
+                count -= 1
+                if not count:
+                    return
+        self._wake_is_owed = True
 
     def offer_sleeper(self) -> None:
         """Whom a notification wakes that is heard before our next turn, unless it is no longer asleep by then."""
@@ -204,10 +228,9 @@ class Pool:
 
         One that was woken and has not said that it sleeps again may run a task by now, whatever its board still tells.
         """
-        seats = list(self.children)
-        return all(seat.phase is Phase.LIVE for seat in seats) and all(
+        return all(
             link.board.state is SlotState.IDLE and link.woken_at is None for link in self.links.values()
-        )
+        ) and all(seat.phase is Phase.LIVE for seat in self.children)
 
     def _live_links(self) -> list[Link]:
         return [

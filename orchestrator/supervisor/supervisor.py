@@ -1,22 +1,24 @@
 """The supervisor's loop: signals, children, deadlines. One thread; no user code, no fork, no database call in it.
 
 Everything it waits for is a file descriptor: the signals, each child's channel, the forkservers, the reports of the
-database threads. What is due by time sets the timeout.
+database threads. What is due by time sets the timeout. Of a busy pool hundreds of messages a second say no more than
+that there may be work: these are answered at once, and all else waits for the next round, which comes soon.
 """
 
-import select
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from orchestrator.board.layout import ChildOrder
 from orchestrator.exit_codes import ExitCode
-from orchestrator.mailbox import Activity, Mailbox, Report, Sleeper
+from orchestrator.mailbox import Activity, Mailbox, Report, Sleeper, WorkIsDue
 from orchestrator.supervisor import leftovers
 from orchestrator.supervisor.children import Phase
 from orchestrator.supervisor.course import Course
 from orchestrator.supervisor.farewell import Farewell
 from orchestrator.supervisor.forkserver import Forkserver
 from orchestrator.supervisor.forkservers import AppNews, Forkservers
+from orchestrator.supervisor.hearing import Hearing, Voice
 from orchestrator.supervisor.pool import Pool
 from orchestrator.supervisor.reaper import Reaper
 from orchestrator.supervisor.rolling import roll
@@ -29,6 +31,9 @@ from orchestrator.supervisor.watch import Watch
 from orchestrator.telemetry import logs
 
 IDLE_TICK_SECONDS = 1.0
+
+ROUND_SECONDS = 0.1
+"""While the pool is busy, what is due by time is looked for so often: all but what the watch looks at."""
 
 
 class Supervisor:
@@ -60,6 +65,8 @@ class Supervisor:
         self._slot_report = SlotReport(self._pool)
         self._farewell = Farewell(self._pool, self._reaper, database, self._forkservers)
         self._activity: Activity | None = None
+        self._hearing = Hearing()
+        self._round_due = self._look_due = 0.0
         self._course = Course(
             settings,
             machine=self._machine,
@@ -87,20 +94,40 @@ class Supervisor:
             self._farewell.end()
 
     def _turn(self) -> None:
-        """Wait for something, then do all that is due."""
-        self._wait()
+        """Wait for something, then do what it asks for."""
+        speakers = self._hearing.wait(max(0.0, min(self._round_due, self._look_due) - time.monotonic()))
         now = time.monotonic()
+        has_news = self._pool.hear([each for each in speakers if isinstance(each, int)], now)
+        reports = self._reports.take() if Voice.DATABASE in speakers else []
+        if (
+            has_news
+            or Voice.SIGNALS in speakers
+            or Voice.FORKSERVER in speakers
+            or not all(isinstance(each, WorkIsDue) for each in reports)
+            or now >= self._round_due
+        ):
+            self._round(reports, now)
+        elif speakers:
+            for report in reports:
+                self._course.take(report, now)
+            self._attend_sleepers()
+            self._round_due = min(self._round_due, now + ROUND_SECONDS)
+        self._watch.look(now)
+        look = self._watch.next_look(now)
+        self._look_due = math.inf if look is None else now + look
+
+    def _round(self, reports: Sequence[Report], now: float) -> None:
+        """Do all that is due."""
         for received in self._signals.take():
             if received in SIGNALS:
                 self._react(self._machine.reaction(received), received.name, now)
-        self._hear(now)
+        self._hear_forkservers(now)
         for pid, status in self._reaper.reap(now):
             self._forkserver_reaped(pid, status, now)
-        for report in self._reports.take():
+        for report in (*reports, *self._reports.take()):
             self._course.take(report, now)
         self._forkservers.end_hung(self._reaper.check_deadlines(now))
         self._forkservers.let_go(self._pool.markers)
-        self._watch.look(now)
         self._slot_report.proceed(now)
         if self._machine.state in (State.STARTING, *SERVING):
             self._forkservers.keep(now)
@@ -109,30 +136,26 @@ class Supervisor:
             self._keep_children(now)
         if self._machine.state is State.DRAINING and self._farewell.is_over(now):
             self._machine.step(State.STOPPING)
-        self._pool.offer_sleeper()
-        self._tell_activity()
+        self._attend_sleepers()
         self.status = self._status(now)
         if self._service_manager is not None:
             self._service_manager.turn(self.status, now)
+        self._hearing.attend(self._speakers())
+        self._round_due = time.monotonic() + self._patience()
 
-    def _wait(self) -> None:
-        poll = select.poll()
-        for descriptor in (self._signals.fileno(), self._reports.fileno()):
-            poll.register(descriptor, select.POLLIN)
-        for forkserver in self._forkservers.open():
-            poll.register(forkserver.fileno(), select.POLLIN)
-        for link in self._pool.links.values():
-            if not link.is_cut:
-                poll.register(link.channel.fileno(), select.POLLIN)
-        poll.poll(int(self._patience() * 1000) + 1)
+    def _speakers(self) -> dict[int, Voice | int]:
+        """Whom to listen to, by descriptor."""
+        speakers: dict[int, Voice | int] = {
+            self._signals.fileno(): Voice.SIGNALS,
+            self._reports.fileno(): Voice.DATABASE,
+        }
+        speakers |= {each.fileno(): Voice.FORKSERVER for each in self._forkservers.open()}
+        return speakers | {link.channel.fileno(): slot for slot, link in self._pool.links.items() if not link.is_cut}
 
     def _patience(self) -> float:
         """Seconds until something is due by time alone."""
         now = time.monotonic()
-        waits = [IDLE_TICK_SECONDS]
-        look = self._watch.next_look(now)
-        if look is not None:
-            waits.append(look)
+        waits = [IDLE_TICK_SECONDS if self._pool.is_quiet() else ROUND_SECONDS]
         if self._slot_report.is_asking or self._machine.state is State.DRAINING or self._course.is_rolling:
             waits.append(0.02)
         if self._service_manager is not None:
@@ -189,14 +212,12 @@ class Supervisor:
 
     # The app
 
-    def _hear(self, now: float) -> None:
+    def _hear_forkservers(self, now: float) -> None:
         news, failed = self._forkservers.hear(now)
         for each in news:
             self._app_news(each)
         for fork in failed:
             self._pool.fork_failed(fork.slot, fork.incarnation, fork.reason, now)
-        for number in list(self._pool.links):
-            self._pool.hear(number, now)
 
     def _forkserver_reaped(self, pid: int, status: int, now: float) -> None:
         marker, news = self._forkservers.reaped(pid, status, now)
@@ -222,8 +243,10 @@ class Supervisor:
             self._is_ready = True
             self._listeners.on_ready()
 
-    def _tell_activity(self) -> None:
-        """Whether inserts shall notify, and whether anything shall be promoted for us."""
+    def _attend_sleepers(self) -> None:
+        """After some may have fallen asleep or been woken: say whom a notification wakes, whether inserts shall notify,
+        and whether anything shall be promoted for us."""
+        self._pool.offer_sleeper()
         activity = Activity(
             has_sleepers=self._machine.is_serving and self._pool.has_sleepers(),
             is_claiming=self._machine.is_serving and not self._machine.is_paused,

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from orchestrator.board.channel import FULL, IDLE, LOST
+from orchestrator.board.channel import FULL, HELLO, IDLE, LOST
 from orchestrator.board.layout import ChildOrder, SlotState, Word
 from orchestrator.mailbox import Audit, Finish, Written
 from orchestrator.model import Stale, TaskStatus
@@ -41,6 +41,26 @@ def test_a_wake_up_that_finds_nobody_idle_is_owed_to_the_next_that_falls_idle(th
     actors[2].sleep()
     actors[0].sleep()
     assert [actor.looks() for actor in actors] == [0, 0, 1]
+
+
+def test_several_full_claims_that_are_heard_of_together_wake_as_many(theatre: Theatre) -> None:
+    first, second, third = theatre.get_ready()
+    first.board.enter(SlotState.BUSY)
+    first.say(FULL, FULL)
+    assert [second.looks(), third.looks()] == [1, 1]
+
+
+def test_what_a_child_says_is_news_unless_it_is_of_work(theatre: Theatre) -> None:
+    first, second, third = theatre.actors
+    assert theatre.pool.hear([0, 1, 2], time.monotonic()) is False, "nothing was said"
+    first.channel.send(HELLO + b" 1000000000")
+    assert theatre.pool.hear([0], time.monotonic())
+    second.get_ready()
+    for message, is_news in ((IDLE, False), (FULL, False), (LOST, True)):
+        second.channel.send(message)
+        assert theatre.pool.hear([1], time.monotonic()) is is_news, message
+    third.channel.close()
+    assert theatre.pool.hear([2], time.monotonic()), "it has ended"
 
 
 def test_a_wake_up_that_is_owed_does_not_go_to_a_child_that_is_about_to_leave(theatre: Theatre) -> None:
@@ -257,7 +277,7 @@ def test_a_child_that_died_just_after_it_had_written_a_large_result_died_of_noth
 def test_a_child_that_ends_before_it_says_hello_was_not_born(theatre: Theatre) -> None:
     actor = theatre.actors[0]
     actor.channel.close()
-    theatre.pool.hear(0, time.monotonic())
+    theatre.pool.hear([0], time.monotonic())
     assert theatre.pool.children[0].phase is Phase.VACANT
     assert theatre.pool.children[0].backoff.failures == 1
     assert 0 not in theatre.pool.links
