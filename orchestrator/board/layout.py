@@ -49,6 +49,7 @@ class Word:
     MARKS = 18  # how often it noted SUPERVISOR_WROTE
     SLOWNESS = 19  # how often claims of any child were taken back because tasks are slower than it had learnt
     TASK_NS = 20  # nanoseconds that a task took then
+    WAKE_OWED = 21  # 1: nobody sleeps who could be woken; whoever falls asleep next looks again in any case
 
 
 class SlotState(IntEnum):

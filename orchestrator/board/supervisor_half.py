@@ -68,6 +68,10 @@ class SupervisorBoard(Board):
         self._words[Word.TASK_NS] = int(task_seconds * NANO)
         self._words[Word.SLOWNESS] += 1
 
+    def tell_wake_owed(self, is_owed: bool) -> None:
+        """While it is, the child need not say that its claim was full: that is known."""
+        self._words[Word.WAKE_OWED] = int(is_owed)
+
     def batch_seconds(self, now: float) -> tuple[float, float]:
         """For how long a busy child has run its batch, and how long each of its tasks took so far; 0.0 if it is not."""
         if self.state is not SlotState.BUSY:

@@ -152,7 +152,7 @@ class Loop:
         if not claims:
             return claims is None or not self._ledger.has_seen_front
         began = time.monotonic()
-        if self._ledger.is_more_due and began >= self._full_due:
+        if self._ledger.is_more_due and not self._board.word(Word.WAKE_OWED) and began >= self._full_due:
             self._full_due = began + FULL_SECONDS
             self._channel.send(FULL)
         self._board.begin_batch()

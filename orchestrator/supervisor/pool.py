@@ -184,7 +184,14 @@ class Pool:
                 count -= 1
                 if not count:
                     return
-        self._wake_is_owed = True
+        self._owe_wake(True)
+
+    def _owe_wake(self, is_owed: bool) -> None:
+        """Children that are told so say nothing of further full claims: with a hundred of them these would be hundreds
+        of messages a second, and each wakes us."""
+        self._wake_is_owed = is_owed
+        for link in self.links.values():
+            link.board.tell_wake_owed(is_owed)
 
     def offer_sleeper(self) -> None:
         """Whom a notification wakes that is heard before our next turn, unless it is no longer asleep by then."""
@@ -194,7 +201,7 @@ class Pool:
     def _went_idle(self, link: Link) -> None:
         link.woken_at = None
         if self._wake_is_owed and link.wake():
-            self._wake_is_owed = False
+            self._owe_wake(False)
 
     def has_sleepers(self) -> bool:
         return any(link.board.state is SlotState.IDLE for link in self._live_links())

@@ -1,10 +1,12 @@
 """Children at work: what waits behind a slow task, what the table says of what runs, when a child is replaced."""
 
+import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from tests.fixtures import proc
 from tests.fixtures.daemon import Queue, Start
 from tests.fixtures.waiting import eventually
 
@@ -32,6 +34,10 @@ def nap() -> None:
 @app.task("doze")
 def doze() -> None:
     time.sleep(0.05)
+
+@app.task("blink")
+def blink() -> None:
+    time.sleep(0.001)
 
 @app.task("wait")
 def wait(until: str) -> None:
@@ -136,6 +142,19 @@ def test_when_tasks_become_slower_all_children_soon_take_their_part(queue: Queue
     assert joined == 6
     assert seconds < 0.8, "one had taken all of them, but not one after the other would all that is left"
     assert worker.metric("tasks_released_total", reason="slow_task") > 0, "one had taken them for brief ones"
+
+
+def test_a_pool_that_is_busy_all_over_wakes_its_supervisor_only_to_look(queue: Queue, daemon: Start) -> None:
+    """Nobody could be woken for what a child has left to others, so none of them says that there is more."""
+    worker = daemon(APP, "--pool-size", "8", DATABASE_URL=queue.url)
+    queue.rows("INSERT INTO tasks (type) SELECT 'blink' FROM generate_series(1, 30000)")
+    done = "SELECT count(*) FROM tasks WHERE status = 'completed'"
+    eventually(lambda: queue.one(done) > 2000, within=20, why="all are at work, and claim as much as they may")
+    before, waited_before = time.monotonic(), proc.waits(worker.pid)
+    eventually(lambda: time.monotonic() > before + 1.0, within=20)
+    seconds, waits = time.monotonic() - before, proc.waits(worker.pid) - waited_before
+    assert queue.one(done) < 30000, "all the while they were at work"
+    assert waits < 60 * seconds, "it looks 33 times a second, and goes its round 10 times"
 
 
 def test_what_has_run_for_a_quarter_of_a_second_is_running_in_the_table(

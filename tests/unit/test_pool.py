@@ -43,11 +43,26 @@ def test_a_wake_up_that_finds_nobody_idle_is_owed_to_the_next_that_falls_idle(th
     assert [actor.looks() for actor in actors] == [0, 0, 1]
 
 
+def test_while_a_wake_up_is_owed_children_need_not_say_that_there_is_more(theatre: Theatre) -> None:
+    first, second, third = theatre.get_ready()
+    second.board.enter(SlotState.BUSY)
+    third.board.enter(SlotState.BUSY)
+    second.say(FULL)
+    assert [actor.board.word(Word.WAKE_OWED) for actor in theatre.actors] == [0, 0, 0], "the first was woken"
+    first.board.enter(SlotState.BUSY)
+    first.say(FULL, FULL)
+    assert [actor.board.word(Word.WAKE_OWED) for actor in theatre.actors] == [1, 1, 1]
+    third.sleep()
+    assert third.looks() == 1, "it was owed one"
+    assert [actor.board.word(Word.WAKE_OWED) for actor in theatre.actors] == [0, 0, 0]
+
+
 def test_several_full_claims_that_are_heard_of_together_wake_as_many(theatre: Theatre) -> None:
     first, second, third = theatre.get_ready()
     first.board.enter(SlotState.BUSY)
     first.say(FULL, FULL)
     assert [second.looks(), third.looks()] == [1, 1]
+    assert not first.board.word(Word.WAKE_OWED)
 
 
 def test_what_a_child_says_is_news_unless_it_is_of_work(theatre: Theatre) -> None:
