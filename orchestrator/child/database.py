@@ -13,6 +13,9 @@ CONNECT_SECONDS = 10.0
 STATEMENT_SECONDS = 18.0
 """The server gives up a statement after so long, unless less is left: an exchange has 20 (statements.py)."""
 
+LOCK_WAIT_SECONDS = 5.0
+"""And its wait for a row or table that somebody has locked: meanwhile the child does nothing else."""
+
 FIRST_BACKOFF_SECONDS = 0.2
 LONGEST_BACKOFF_SECONDS = 5.0
 
@@ -63,7 +66,8 @@ class Database:
         deadline = time.monotonic() + CONNECT_SECONDS
         connection = Connection.open(self._url, within=CONNECT_SECONDS, application_name=self._name)
         try:
-            settle(connection, limit=STATEMENT_SECONDS, within=max(1.0, deadline - time.monotonic()))
+            left = max(1.0, deadline - time.monotonic())
+            settle(connection, limit=STATEMENT_SECONDS, lock_limit=LOCK_WAIT_SECONDS, within=left)
         except StatementRefused as refusal:
             connection.close()
             raise DatabaseUnavailable(str(refusal)) from refusal

@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Callable, Sequence
-from math import inf
 
 from orchestrator.child.cursor import Cursor
+from orchestrator.child.database import LOCK_WAIT_SECONDS
 from orchestrator.model import Outcome
 from orchestrator.store import claims
 from orchestrator.store.claims import Batch
@@ -20,7 +20,8 @@ LEAST_SECONDS = 0.5
 """For the last of them, if those before it have used up the time."""
 
 LOCK_SECONDS = 0.1
-"""Outcomes that were refused because one of their rows is locked are tried one by one, each for no longer."""
+"""Outcomes that were refused because one of their rows was locked all the while are tried one by one, each for no
+longer."""
 
 REFUSED_WAIT_SECONDS = 1.0
 """What the server refused is tried again after so long at most."""
@@ -76,7 +77,7 @@ class Statements:
         return self.run(connection, (outcome,), 0, lock_within=LOCK_SECONDS)
 
     def run(
-        self, connection: Connection, outcomes: Sequence[Outcome], limit: int, *, lock_within: float = inf
+        self, connection: Connection, outcomes: Sequence[Outcome], limit: int, *, lock_within: float = LOCK_WAIT_SECONDS
     ) -> Batch:
         """Write these outcomes and claim up to `limit`, in one commit.
 
@@ -108,7 +109,7 @@ class Statements:
 
     def send(self, connection: Connection, outcomes: Sequence[Outcome]) -> Callable[[float], Batch]:
         """Send these outcomes; what it returns gets the answer, within so many seconds."""
-        return claims.send_outcomes(connection, outcomes, within=self.left())
+        return claims.send_outcomes(connection, outcomes, within=self.left(), lock_within=LOCK_WAIT_SECONDS)
 
     def plan_ahead(self, connection: Connection) -> None:
         """Have the server plan them: seven milliseconds that the first batches would take longer."""

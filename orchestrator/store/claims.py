@@ -108,10 +108,12 @@ def finish_and_claim(
     return _batch(rows, outcomes)
 
 
-def send_outcomes(connection: Connection, outcomes: Sequence[Outcome], *, within: float) -> Callable[[float], Batch]:
+def send_outcomes(
+    connection: Connection, outcomes: Sequence[Outcome], *, within: float, lock_within: float = inf
+) -> Callable[[float], Batch]:
     """Sends these outcomes and waits for no answer. What it returns gets that, within so many seconds; until then
     nothing else may be sent. Both raise as `finish_and_claim` does."""
-    receive = send_prepared(connection, FINISH, _columns(outcomes), within=within)
+    receive = send_prepared(connection, FINISH, _columns(outcomes), within=within, lock_within=lock_within)
     return lambda within: _batch(receive(within), outcomes)
 
 

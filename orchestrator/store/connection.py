@@ -10,6 +10,7 @@ import select
 import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from math import inf
 from typing import Any, NoReturn, Self
 
 import psycopg2
@@ -53,7 +54,7 @@ def limits(statement_timeout: float, lock_timeout: float) -> str:
 class Connection:
     """One session with the database. After DatabaseUnavailable or DeadlineExceeded it is closed: open another."""
 
-    __slots__ = ("_cursor", "_is_answered", "_on_call", "_raw", "_readiness", "_refusal", "_standing_limit", "prepared")
+    __slots__ = ("_cursor", "_is_answered", "_on_call", "_own_limits", "_raw", "_readiness", "_refusal", "prepared")
 
     def __init__(self, raw: Any, readiness: Readiness, on_call: OnCall | None) -> None:
         self._raw = raw
@@ -63,7 +64,8 @@ class Connection:
         self._on_call = on_call
         self._refusal: StatementRefused | None = None
         self._is_answered = False  # before `send` was over
-        self._standing_limit: float | None = None  # the session's own statement_timeout, in seconds
+        # the session's own statement_timeout and lock_timeout, in seconds
+        self._own_limits: tuple[float, float] | None = None
         self.prepared: set[str] = set()  # names of statements that this session should have (prepared.py)
 
     @classmethod
@@ -118,38 +120,44 @@ class Connection:
                     raise
         raise AssertionError("BUG: the last try neither returned nor raised")
 
-    def settle(self, settings: str, *, limit: float, within: float) -> None:
-        """Has these settings (SETs) and a limit of so many seconds for each statement stay with the session, if it is
-        ours alone: then they need not be sent with every statement, for which the server takes longer than for some.
+    def settle(self, settings: str, *, limit: float, lock_limit: float, within: float) -> None:
+        """Has these settings (SETs), and limits of so many seconds for each statement and for its wait for a lock, stay
+        with the session, if it is ours alone: then they need not be sent with every statement, for which the server
+        takes longer than for some.
 
         A pooler that may hand it to others makes up the process id that it tells its clients.
         """
         ((server_pid,),) = self.execute("SELECT pg_backend_pid()", within=within)
         if server_pid == self.server_process:
-            self.execute(f"SET statement_timeout={round(limit * 1000)};{settings}", within=within)
-            self._standing_limit = limit
+            standing = f"SET statement_timeout={round(limit * 1000)};SET lock_timeout={round(lock_limit * 1000)};"
+            self.execute(standing + settings, within=within)
+            self._own_limits = limit, lock_limit
 
     @property
     def is_settled(self) -> bool:
         """Whether what was given to `settle` stays with the session."""
-        return self._standing_limit is not None
+        return self._own_limits is not None
 
     def _limits(self, within: float, lock_within: float) -> str:
         """The server shall give up a little before we do; nothing, if it would anyway."""
         limit = within * 0.9
-        standing = self._standing_limit
-        if standing is not None and lock_within >= limit and 0.8 * within <= standing <= 0.95 * within:
+        if self._own_limits is None:
+            return limits(limit, lock_within)
+        standing, standing_lock = self._own_limits
+        if lock_within >= standing_lock and 0.8 * within <= standing <= 0.95 * within:
             return ""
         return limits(limit, lock_within)
 
     def _is_in_transaction(self) -> bool:
         return bool(self._raw.info.transaction_status != TRANSACTION_STATUS_IDLE)
 
-    def send(self, sql: str, params: Mapping[str, Any] | None = None, *, within: float) -> None:
+    def send(
+        self, sql: str, params: Mapping[str, Any] | None = None, *, within: float, lock_within: float = inf
+    ) -> None:
         """Sends what `execute` runs, limited to so many seconds by the server too, and waits for no answer: `receive`
         must get that before anything else is sent. Raises what `execute` does, but no StatementRefused."""
         deadline = time.monotonic() + within
-        self._send(self._limits(within, within) + sql, params, deadline)
+        self._send(self._limits(within, lock_within) + sql, params, deadline)
         try:
             self._flush(deadline)
         except StatementRefused as refusal:

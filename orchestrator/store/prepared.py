@@ -100,10 +100,11 @@ def execute_prepared(
 
 
 def send_prepared(
-    connection: Connection, statement: Prepared, params: Mapping[str, Any], *, within: float
+    connection: Connection, statement: Prepared, params: Mapping[str, Any], *, within: float, lock_within: float
 ) -> Callable[[float], list[tuple[Any, ...]]]:
     """Sends it as `execute_prepared` would, and returns who gets the answer, within so many seconds."""
-    connection.send(_planning(connection) + _call(connection, statement), params, within=within)
+    sql = _planning(connection) + _call(connection, statement)
+    connection.send(sql, params, within=within, lock_within=lock_within)
 
     def receive(within: float) -> list[tuple[Any, ...]]:
         try:
@@ -111,18 +112,18 @@ def send_prepared(
         except StatementRefused as refusal:
             if not _learn(connection, statement, refusal) and refusal.sqlstate not in TRY_AGAIN_STATES:
                 raise
-            return execute_prepared(connection, statement, params, within=within, lock_within=within)
+            return execute_prepared(connection, statement, params, within=within, lock_within=lock_within)
         connection.prepared.add(statement.name)
         return rows
 
     return receive
 
 
-def settle(connection: Connection, *, limit: float, within: float) -> None:
-    """Has what such statements need, and a limit of so many seconds for each, stay with the session, if there is no
-    pooler. All that is sent on it is planned like that from now on."""
+def settle(connection: Connection, *, limit: float, lock_limit: float, within: float) -> None:
+    """Has what such statements need, and limits of so many seconds for each and for its wait for a lock, stay with the
+    session, if there is no pooler. All that is sent on it is planned like that from now on."""
     settings = _PLANNING_OF_SESSION + _ISOLATION_OF_SESSION + _PATIENCE_OF_SESSION + peer.LIMITS
-    connection.settle(settings, limit=limit, within=within)
+    connection.settle(settings, limit=limit, lock_limit=lock_limit, within=within)
 
 
 def _planning(connection: Connection) -> str:

@@ -7,7 +7,8 @@ import pytest
 
 from orchestrator.board.layout import Word
 from orchestrator.board.supervisor_half import SupervisorBoard
-from orchestrator.child import refusals, statements
+from orchestrator.child import database, refusals, statements
+from orchestrator.child.database import STATEMENT_SECONDS
 from orchestrator.errors import DatabaseUnavailable, StatementRefused
 from orchestrator.model import Claim
 from orchestrator.store.claims import finish_and_claim, finish_for_children
@@ -24,6 +25,12 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_d
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The ledger waits for a locked row no longer than a moment."""
     monkeypatch.setattr(statements, "EXCHANGE_SECONDS", 0.6)
+
+
+@pytest.fixture
+def soon_past_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server has a session of the ledger's wait for a lock no longer than a moment."""
+    monkeypatch.setattr(database, "LOCK_WAIT_SECONDS", 0.3)
 
 
 def run_all(desk: Desk, connection: Connection, count: int) -> tuple[Claim, ...]:
@@ -126,6 +133,29 @@ def test_a_row_that_somebody_has_locked_keeps_its_outcome_waiting_and_no_other(
     assert connection.execute("SELECT count(*) FROM tasks WHERE status = 'completed'", within=5.0) == [(9,)]
     assert desk.board.is_written
     assert desk.counted("tasks_completed_total", status="success") == 8, "the ninth is the supervisor's to count"
+
+
+@pytest.mark.usefixtures("soon_past_locks")
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_a_child_waits_for_a_locked_row_for_less_than_a_statement_may_take(
+    desk: Desk, connection: Connection, other: Connection, is_busy: bool
+) -> None:
+    add_worker(connection)
+    add_tasks(connection, 6 * COUNT)
+    if is_busy:
+        desk.get_busy()
+    claims = desk.claim()
+    desk.run(claims)
+    lock(other, claims[4])
+    began = time.monotonic()
+    if is_busy:
+        desk.run(desk.claim())
+    with pytest.raises(StatementRefused, match="lock timeout"):
+        desk.ledger.exchange(COUNT)
+    assert time.monotonic() - began < STATEMENT_SECONDS / 2
+    unlock(other)
+    assert take_over(desk, connection) == 1
+    assert len(desk.claim()) == COUNT
 
 
 @pytest.mark.usefixtures("impatient")

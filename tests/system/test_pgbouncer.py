@@ -70,7 +70,7 @@ def left_in_sessions(url: str) -> list[tuple[bool, list[str]]]:
         for _ in range(SESSIONS):
             connection = Connection.open(url, within=10.0, application_name="test")
             held.callback(connection.close)
-            settle(connection, limit=18.0, within=5.0)
+            settle(connection, limit=18.0, lock_limit=5.0, within=5.0)
             connection.execute("BEGIN", within=5.0)
             names = connection.execute("SELECT name FROM pg_settings WHERE source = 'session'", within=5.0)
             left.append((connection.is_settled, [name for (name,) in names if name not in TOLD_BY_POOLER]))
