@@ -12,7 +12,7 @@ import pytest
 from orchestrator.board.birth import MARKER_VARIABLE, ChildSettings, ForkserverOrders
 from orchestrator.board.kernel import OOM_STEP
 from orchestrator.supervisor.forkserver import Forkserver
-from tests.fixtures.proc import is_alive, parent, state
+from tests.fixtures.proc import descriptors, is_alive, parent, state
 from tests.fixtures.toys import MakeWorkshop
 from tests.fixtures.waiting import eventually
 from tests.toys.workshop import PROJECT, Workshop
@@ -23,10 +23,9 @@ def status_line(pid: int, name: str) -> str:
     return next(line.partition(":")[2].strip() for line in lines if line.startswith(name + ":"))
 
 
-def descriptors(pid: int, kind: str) -> set[str]:
+def of_kind(pid: int, kind: str) -> set[str]:
     """What of that kind a process has open; a duplicate counts once."""
-    found = {os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")}
-    return {each for each in found if kind in each}
+    return {each for each in descriptors(pid) if kind in each}
 
 
 def phases(workshop: Workshop) -> dict[int, str]:
@@ -53,16 +52,16 @@ def test_children_belong_to_the_supervisor_lead_their_own_session_and_are_born_c
         # Python's own two, and the two that glibc's posix_spawn (make's, say) ignores in whatever it starts
         usual = (signal.SIGPIPE, signal.SIGXFSZ, 32, 33)
         assert ignored & ~sum(1 << number - 1 for number in usual) == 0
-        (board,) = descriptors(pid, "memfd:orchestrator")  # and no other slot's
+        (board,) = of_kind(pid, "memfd:orchestrator")  # and no other slot's
         assert f"/{slot}/" in board
-        assert len(descriptors(pid, "socket:")) == 1  # its channel, and no other's lifeline
-        assert len(descriptors(pid, "eventfd")) == 1
+        assert len(of_kind(pid, "socket:")) == 1  # its channel, and no other's lifeline
+        assert len(of_kind(pid, "eventfd")) == 1
     variables = json.loads(workshop.ended(workshop.add("environment"), "completed")["result"])
     assert MARKER_VARIABLE in variables
     assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC"} & set(variables)
     assert status_line(forkserver, "Threads") == "1"
-    assert len(descriptors(forkserver, "socket:")) == 1
-    assert descriptors(forkserver, "memfd:") == set()
+    workshop.wait_for(lambda: of_kind(forkserver, "memfd:") == set())  # what it has handed to the last child it closes
+    assert len(of_kind(forkserver, "socket:")) == 1
 
 
 def test_out_of_memory_a_child_goes_before_the_forkserver_and_that_before_the_supervisor(workshop: Workshop) -> None:
@@ -95,10 +94,12 @@ def test_a_killed_forkserver_is_back_within_a_second_and_running_children_do_not
     busy = workshop.begin()
     before = workshop.children()
     (old,) = workshop.forkservers()
+    known = {old, *before.values()}
     os.kill(old, signal.SIGKILL)
     began = time.monotonic()
-    (new,) = workshop.wait_for(lambda: [pid for pid in workshop.forkservers() if pid != old])
-    assert time.monotonic() - began < 2.5  # 1 s, were the machine this test's own
+    (new,) = workshop.wait_for(lambda: set(workshop.offspring()) - known)
+    assert time.monotonic() - began < 2.5  # a tenth of it, were the machine this test's own; its import takes longer
+    workshop.wait_for(lambda: workshop.forkservers() == [new])
     assert workshop.children() == before
     idle = next(pid for pid in before.values() if pid != busy)
     os.kill(idle, signal.SIGKILL)
@@ -130,7 +131,7 @@ def test_a_forkserver_that_died_and_cannot_import_the_app_again_is_tried_until_i
     workshop.use_app(good)
     workshop.wait_for(lambda: workshop.forkservers())
     os.kill(before[0], signal.SIGKILL)
-    workshop.wait_for(lambda: workshop.status()["ready"] == 2 and 0 in workshop.children())
+    workshop.wait_for(lambda: len(workshop.births(0)) == 2 and workshop.status()["ready"] == 2)
 
 
 def test_a_stopped_forkserver_holds_up_births_and_nothing_else(workshop: Workshop) -> None:
@@ -306,7 +307,7 @@ def test_a_connected_socket_is_refused_by_name_and_a_setting_makes_it_a_warning(
         workshop.use_app(CONNECTED)
         workshop.start()
         if not may_have_threads:
-            assert workshop.exit_code() == 3
+            assert workshop.exit_code(within=30.0) == 3  # it is tried three times
             reason = workshop.events("start_failed")[0]["reason"]
             assert "is connected to 127.0.0.1:" in reason
             assert "on_child_start" in reason

@@ -5,12 +5,11 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from orchestrator.board.reactions import DEAF_TO, HUNG_STACK_SIGNAL, STACK_SIGNAL
-from tests.fixtures.proc import is_alive
+from tests.fixtures.proc import descriptors, is_alive
 from tests.fixtures.toys import MakeWorkshop
 from tests.fixtures.waiting import eventually
 from tests.toys.workshop import Workshop
@@ -24,15 +23,6 @@ def pause(workshop: Workshop) -> None:
 def resume(workshop: Workshop) -> None:
     workshop.signal(signal.SIGUSR2)
     workshop.wait_for(lambda: workshop.status()["state"] == "running")
-
-
-def batch(workshop: Workshop, *tasks: tuple[str, dict[str, Any]]) -> list[int]:
-    """Tasks that one child claims at once."""
-    pause(workshop)
-    numbers = [workshop.add(type_name, **more) for type_name, more in tasks]
-    resume(workshop)
-    workshop.report("WorkIsDue")
-    return numbers
 
 
 def restarts(workshop: Workshop) -> list[str]:
@@ -50,12 +40,12 @@ def test_a_slot_whose_children_die_at_boot_backs_off_from_a_tenth_of_a_second_an
     workshop.write("boot", "die")
     os.kill(workshop.children()[0], signal.SIGKILL)
     workshop.wait_for(lambda: len(workshop.births(0)) >= 4)
-    born = [birth["at"] for birth in workshop.births(0)]
+    born = [birth["at"] for birth in workshop.births(0)][:4]
     gaps = [later - earlier for earlier, later in itertools.pairwise(born[1:])]
     for gap, wait in zip(gaps, (0.2, 0.4), strict=True):
         assert wait <= gap < 2 * wait + 1.5
     assert workshop.children()[1] == other
-    assert workshop.status()["backing_off"] == 1  # of two: a crash loop
+    workshop.wait_for(lambda: workshop.status()["backing_off"] == 1)  # of two: a crash loop
     causes = [event["cause"] for event in workshop.events("child_died")]
     assert causes[:2] == ["the child was killed by SIGKILL", "the child exited with code 3"]
     assert set(restarts(workshop)) == {"died_idle"}
@@ -75,15 +65,15 @@ def test_a_child_that_a_task_killed_is_replaced_at_once(workshop: Workshop) -> N
     number = workshop.add("leave", code=3)
     task = workshop.ended(number, "dead_letter")
     assert (task["attempts"], task["error"]) == (2, "the child exited with code 3")
-    workshop.ready(within=3.0)
-    assert restarts(workshop) == ["crash", "crash"]
+    workshop.wait_for(lambda: restarts(workshop) == ["crash", "crash"])  # told after the outcome is on its way
+    workshop.ready()
     assert workshop.status()["backing_off"] == 0
 
 
 def test_the_pool_grows_and_shrinks_by_signals_and_a_running_task_is_finished_first(workshop: Workshop) -> None:
-    for _ in range(2):
+    for seats in (3, 4):
         workshop.signal(signal.SIGTTIN)
-        workshop.wait_for(lambda: workshop.status()["ready"] == workshop.status()["capacity"] > 2)
+        workshop.wait_for(lambda: workshop.status()["ready"] == seats)  # noqa: B023 asked at once
     workshop.wait_for(lambda: set(workshop.children()) == {0, 1, 2, 3})
     for file in "abcd":
         workshop.begin(file)
@@ -121,17 +111,18 @@ def test_dozens_of_deaths_leak_no_descriptor_and_no_zombie(make_workshop: MakeWo
         for _ in range(count):
             workshop.store.add("leave", max_retries=0, timeout=None, payload={})
         workshop.report("WorkIsDue")
+        deaths = len(workshop.births()) - 6 + count
         workshop.wait_for(lambda: set(workshop.store.statuses()) == {"dead_letter"}, within=30.0)
+        workshop.wait_for(lambda: len(workshop.births()) == 6 + deaths)
         workshop.ready()
-
-    def descriptors(pid: int) -> int:
-        return len(os.listdir(f"/proc/{pid}/fd"))
+        (forkserver,) = workshop.forkservers()
+        workshop.wait_for(lambda: not any("memfd:" in each for each in descriptors(forkserver)))  # the last child's
 
     die(12)
     (forkserver,) = workshop.forkservers()
-    before = descriptors(workshop.pid), descriptors(forkserver)
+    before = len(descriptors(workshop.pid)), len(descriptors(forkserver))
     die(36)
-    assert (descriptors(workshop.pid), descriptors(forkserver)) == before
+    assert (len(descriptors(workshop.pid)), len(descriptors(forkserver))) == before
     assert workshop.zombies() == []
     assert len(workshop.births()) == 6 + 12 + 36
 
@@ -141,8 +132,8 @@ def test_dozens_of_deaths_leak_no_descriptor_and_no_zombie(make_workshop: MakeWo
 
 def test_the_task_that_killed_its_child_pays_and_those_beside_it_nothing(make_workshop: MakeWorkshop) -> None:
     workshop = make_workshop(pool_size=1).start().ready()
-    first, crash, *rest = batch(
-        workshop, ("ok", {}), ("crash", {"number": int(signal.SIGSEGV)}), ("ok", {}), ("ok", {}), ("ok", {})
+    first, crash, *rest = workshop.add_batch(
+        ("ok", {}), ("crash", {"number": int(signal.SIGSEGV)}), ("ok", {}), ("ok", {}), ("ok", {})
     )
     task = workshop.ended(crash, "dead_letter")
     assert task["attempts"] == 2
@@ -153,7 +144,8 @@ def test_the_task_that_killed_its_child_pays_and_those_beside_it_nothing(make_wo
     assert (workshop.task(first)["attempts"], workshop.task(first)["writer"]) == (1, "supervisor")
     for number in rest:
         assert workshop.ended(number, "completed")["attempts"] == 1
-    assert {order["reason"] for order in workshop.orders("Release")} == {"child_gone"}
+    reasons = {order["reason"] for order in workshop.orders("Release")}
+    assert reasons and reasons <= {"child_gone", "slow_task"}  # to die may take a busy machine a tenth of a second
 
 
 def test_tasks_that_overrun_their_time_are_killed_with_their_stack_or_the_reason_why_there_is_none(
@@ -161,16 +153,16 @@ def test_tasks_that_overrun_their_time_are_killed_with_their_stack_or_the_reason
 ) -> None:
     workshop = make_workshop(pool_size=3).start().ready()
     bystander = workshop.begin()
-    stubborn, deaf = workshop.add("stubborn", timeout=0.2), workshop.add("deaf", timeout=0.2)
+    stubborn, deaf = workshop.add("stubborn", timeout=0.5), workshop.add("deaf", timeout=0.5)
     for number in (stubborn, deaf):
         task = workshop.ended(number, "dead_letter")
-        assert "it ran longer than its time limit and grace, 0.3 s together" in task["error"]
+        assert "it ran longer than its time limit and grace, 0.6 s together" in task["error"]
         assert task["attempts"] == 1
     assert " in stubborn" in workshop.task(stubborn)["error"]
     assert "no Python stack: the child did not answer (state S" in workshop.task(deaf)["error"]
     workshop.wait_for(lambda: restarts(workshop) == ["timeout", "timeout"])  # told after the outcome is on its way
     assert is_alive(bystander)
-    workshop.ready(within=3.0)
+    workshop.ready()
 
 
 def test_a_task_over_its_memory_limit_is_killed_and_pays(make_workshop: MakeWorkshop) -> None:
@@ -184,34 +176,46 @@ def test_a_task_over_its_memory_limit_is_killed_and_pays(make_workshop: MakeWork
 def test_what_waits_behind_a_slow_task_is_handed_back_within_a_second_and_what_ended_before_it_is_written(
     workshop: Workshop,
 ) -> None:
-    before, slow, *behind = batch(workshop, ("ok", {}), ("until", {"file": "go-on"}), ("ok", {}), ("ok", {}))
+    before, slow, *behind = workshop.add_batch(("ok", {}), ("until", {"file": "go-on"}), ("ok", {}), ("ok", {}))
     slow_child = workshop.started("go-on")
     for number in (before, *behind):
         workshop.wait_for(lambda: workshop.store.status(number) == "completed", within=2.5)  # noqa: B023
     assert workshop.task(before)["writer"] == "supervisor"
     assert {workshop.task(number)["result"] for number in behind} != {str(slow_child)}
-    assert [order["reason"] for order in workshop.orders("Release")] == ["slow_task"]
+    assert {order["reason"] for order in workshop.orders("Release")} == {"slow_task"}
     assert workshop.ended(slow, "running")
-    assert len(workshop.orders("MarkRunning")) == 1
+    marked = [task_id for order in workshop.orders("MarkRunning") for task_id, *_ in order["starts"]]
+    assert marked.count(f"{slow:036d}") == 1
     workshop.let_go()
     assert workshop.ended(slow, "completed")["writer"] == "child"
 
 
 def test_what_runs_is_marked_so_in_time_though_the_pool_slept_before(workshop: Workshop) -> None:
-    began = time.monotonic()
-    workshop.begin()
-    workshop.wait_for(lambda: workshop.orders("MarkRunning"))
-    ((marked,),) = workshop.store.rows("SELECT at FROM orders WHERE kind = 'MarkRunning'")
-    assert marked - began < 0.9  # 0.25 on a machine of one's own
+    def seconds(name: str) -> float:
+        """From the start of a task until it is marked."""
+        began = time.monotonic()
+        workshop.begin(name)
+        known = len(names)
+        names.append(name)
+        workshop.wait_for(lambda: len(workshop.orders("MarkRunning")) > known)
+        marked = workshop.store.rows("SELECT max(at) FROM orders WHERE kind = 'MarkRunning'")[0][0]
+        workshop.let_go(name)
+        workshop.ended(known + 1, "completed")
+        return float(marked) - began
+
+    names: list[str] = []
+    assert any(seconds(name) < 0.9 for name in "abcde"), "0.25 on a machine of one's own; a loop that sleeps takes 1 s"
 
 
 def test_a_pause_hands_back_what_has_not_started_and_claims_nothing_until_it_is_over(workshop: Workshop) -> None:
-    batch(workshop, ("until", {"file": "go-on"}), ("ok", {}), ("ok", {}))
+    workshop.begin("other")  # else its child might run, before the pause, what waits behind a slow task
+    workshop.add_batch(("until", {"file": "go-on"}), ("ok", {}), ("ok", {}))
     workshop.started("go-on")
     pause(workshop)
     workshop.wait_for(lambda: workshop.store.statuses().get("pending") == 2)
-    workshop.let_go()
-    workshop.ended(1, "completed")
+    for file in ("other", "go-on"):
+        workshop.let_go(file)
+    workshop.wait_for(lambda: workshop.store.statuses() == {"completed": 2, "pending": 2})
     more = workshop.add("ok")
     for _ in range(3):
         workshop.report("WorkIsDue")
@@ -220,7 +224,7 @@ def test_a_pause_hands_back_what_has_not_started_and_claims_nothing_until_it_is_
     assert workshop.orders("Activity")[-1]["is_claiming"] is False
     resume(workshop)
     workshop.report("WorkIsDue")
-    workshop.wait_for(lambda: workshop.store.statuses() == {"completed": 4})
+    workshop.wait_for(lambda: workshop.store.statuses() == {"completed": 5})
 
 
 # What tasks leave behind
@@ -228,7 +232,7 @@ def test_a_pause_hands_back_what_has_not_started_and_claims_nothing_until_it_is_
 
 @pytest.mark.parametrize("then", ["crash", "hang"])
 def test_whatever_a_task_started_ends_with_its_child(workshop: Workshop, then: str) -> None:
-    number = workshop.add("parent", then=then, timeout=None if then == "crash" else 0.5)
+    number = workshop.add("parent", then=then, timeout=None if then == "crash" else 1.0)
     (family,) = workshop.wait_for(lambda: workshop.store.notes("family"))
     workshop.ended(number, "dead_letter")
     eventually(lambda: not any(map(is_alive, family)), within=3.0)
@@ -240,7 +244,7 @@ def test_whatever_a_task_started_ends_with_its_child(workshop: Workshop, then: s
 def test_what_a_killed_task_has_in_shared_memory_is_removed(workshop: Workshop, then: str) -> None:
     """By multiprocessing's resource tracker, which was killed with the task: it stayed there until the next boot."""
     memory = Path("/dev/shm", f"toys-{os.getpid()}-{then}")
-    number = workshop.add("share", name=memory.name, then=then, timeout=None if then == "crash" else 0.5)
+    number = workshop.add("share", name=memory.name, then=then, timeout=None if then == "crash" else 1.0)
     workshop.wait_for(lambda: workshop.store.notes("shared"))
     workshop.ended(number, "dead_letter")
     eventually(lambda: not memory.exists(), within=5.0)
@@ -300,8 +304,9 @@ def test_a_database_that_cannot_serve_ends_the_start_with_its_code(make_workshop
 
 
 def test_claims_that_no_board_knows_are_handed_back(workshop: Workshop) -> None:
-    number = workshop.store.add("ok", max_retries=None, timeout=None, payload={})
-    workshop.store.claim(1, 0)  # its reply never reached the child
+    with workshop.store.transaction():
+        number = workshop.store.add("ok", max_retries=None, timeout=None, payload={})
+        workshop.store.take(number, slot=0)  # its reply never reached the child
     os.kill(workshop.children()[0], signal.SIGKILL)
     assert workshop.ended(number, "completed")["attempts"] == 1
     assert "unknown_claim" in [order["reason"] for order in workshop.orders("Release")]

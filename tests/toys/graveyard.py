@@ -36,9 +36,8 @@ def forking() -> dict[str, int]:
     script = "n=0; while [ $n -lt 2000 ]; do sleep 30 & n=$((n+1)); done"
     for _ in range(4):
         subprocess.Popen(["sh", "-c", script], env={"PATH": os.environ["PATH"], MARKER_VARIABLE: "m-1-x/0/1"})
-    while len(_children(os.getpid())) < 4:
+    while sum(name.isdigit() for name in os.listdir("/proc")) < 12:  # this one, those four, and what they have started
         time.sleep(0.001)
-    time.sleep(0.02)
     killed = leftovers.kill_marked("m-1-x/0/1")
     alive = 0
     try:
@@ -50,7 +49,8 @@ def forking() -> dict[str, int]:
 
 
 def reuse(seconds: float) -> dict[str, object]:
-    """Programs with and without a mark take turns with one pid while the marked are being hunted."""
+    """Programs with and without a mark take turns with one pid while the marked are being hunted: so long, and until
+    they have met in it, if they do at all."""
     is_over = threading.Event()
 
     def hunt() -> None:
@@ -61,7 +61,7 @@ def reuse(seconds: float) -> dict[str, object]:
     hunter.start()
     deadline = time.monotonic() + seconds
     turns = same_pid = killed = 0
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline or turns < 30:
         marked = _with_pid(lambda: sleeper("m-1-x/0/1"))
         time.sleep(random.random() * 0.004)
         marked.kill()

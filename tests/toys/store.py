@@ -3,7 +3,8 @@
 import json
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,13 @@ class ToyStore:
     def rows(self, sql: str, *params: Any) -> list[tuple[Any, ...]]:
         return self._connection.execute(sql, params).fetchall()
 
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """What is written in it is seen by others at once, at its end."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        yield
+        self._connection.execute("COMMIT")
+
     def close(self) -> None:
         self._connection.close()
 
@@ -55,12 +63,17 @@ class ToyStore:
         )
         claims = []
         for number, type_name, payload, attempts, max_retries, timeout in pending:
-            token = self.rows("INSERT INTO tokens DEFAULT VALUES RETURNING token")[0][0]
-            self.rows("UPDATE tasks SET status = 'claimed', token = ?, slot = ? WHERE number = ?", token, slot, number)
+            token = self.take(number, slot)
             task_id = f"{number:036d}"
             claims.append(Claim(task_id, type_name, token, payload, attempts + 1, max_retries, timeout, False))
         self._connection.execute("COMMIT")
         return claims
+
+    def take(self, number: int, slot: int) -> int:
+        """The token by which this task is the slot's from now on."""
+        token = int(self.rows("INSERT INTO tokens DEFAULT VALUES RETURNING token")[0][0])
+        self.rows("UPDATE tasks SET status = 'claimed', token = ?, slot = ? WHERE number = ?", token, slot, number)
+        return token
 
     def finish(self, outcomes: Sequence[Outcome], writer: str) -> None:
         """Write outcomes; one whose claim is not the task's any more changes nothing."""

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,9 +65,17 @@ class Workshop:
             )
         return self
 
-    def ready(self, *, within: float = 15.0) -> "Workshop":
-        """Wait until every child is there."""
-        self.wait_for(lambda: self.status()["ready"] == self.status()["capacity"], within=within)
+    def ready(self, *, within: float = 20.0) -> "Workshop":
+        """Wait until every child is there, as the loop sees it in a round that began after this call."""
+        since = time.monotonic()
+
+        def is_ready() -> bool:
+            status = self.status()
+            if status["turned_at"] <= since:
+                self.signal(signal.SIGCHLD)  # as when a child has ended: whether one has is looked at in a round
+            return bool(status["turned_at"] > since and status["ready"] == status["capacity"])
+
+        self.wait_for(is_ready, within=within)
         return self
 
     @property
@@ -139,6 +148,13 @@ class Workshop:
         number = self.store.add(type, max_retries=max_retries, timeout=timeout, payload=payload)
         self.report("WorkIsDue")
         return number
+
+    def add_batch(self, *tasks: tuple[str, Mapping[str, Any]]) -> list[int]:
+        """Enqueue tasks (type, payload) in one commit: whichever child claims one of them claims all."""
+        with self.store.transaction():
+            numbers = [self.store.add(type, max_retries=None, timeout=None, payload=dict(more)) for type, more in tasks]
+        self.report("WorkIsDue")
+        return numbers
 
     def begin(self, file: str = "go-on") -> int:
         """Enqueue a task that runs until `let_go(file)`, wait until it does, and return its child's pid."""
