@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -17,13 +18,6 @@ from orchestrator.model import NewTask
 from orchestrator.store.connection import Connection
 from tests.fixtures.coordination import Database, Events, MakeWorker, Reports, Worker, eventually, workers_of
 from tests.fixtures.psql import empty_all_tables
-
-
-def wake_of(worker: Worker) -> float:
-    """Seconds until the next WorkIsDue."""
-    began = time.monotonic()
-    worker.reports.wait(WorkIsDue)
-    return time.monotonic() - began
 
 
 def is_asleep(database: Database, worker_id: str) -> bool:
@@ -79,7 +73,7 @@ def test_an_insert_wakes_a_sleeping_worker_without_waiting_for_its_poll(
 ) -> None:
     worker = sleeping(database, make_worker)
     database.enqueue()
-    assert wake_of(worker) < 1.0
+    worker.reports.wait(WorkIsDue)  # sooner than by its poll: at least 45 s after the last
 
 
 def test_an_insert_wakes_the_child_that_was_offered_and_the_loop_need_not(
@@ -108,12 +102,12 @@ def test_a_burst_of_inserts_is_no_burst_of_reports(database: Database, make_work
 def test_a_worker_whose_notifications_are_lost_finds_the_task_by_polling(
     database: Database, make_worker: MakeWorker
 ) -> None:
-    worker = make_worker(claim_interval=0.3)
+    worker = make_worker(claim_interval=0.3, cleanup_interval=60.0)
     worker.serve()
-    worker.reports.take()
     database.run("ALTER TABLE tasks DISABLE TRIGGER USER")
+    worker.reports.take()
     database.enqueue()
-    assert wake_of(worker) < 1.0
+    worker.reports.wait(WorkIsDue)
 
 
 def test_what_came_while_the_pool_was_busy_is_seen_when_a_child_falls_asleep(
@@ -124,7 +118,7 @@ def test_what_came_while_the_pool_was_busy_is_seen_when_a_child_falls_asleep(
     worker.reports.take()
     database.enqueue()
     worker.coordination.post(Activity(has_sleepers=True, is_claiming=True))
-    assert wake_of(worker) < 1.0
+    worker.reports.wait(WorkIsDue)
 
 
 def test_a_task_that_waits_is_promoted_at_its_time_though_the_poll_is_far_away(
@@ -132,10 +126,10 @@ def test_a_task_that_waits_is_promoted_at_its_time_though_the_poll_is_far_away(
 ) -> None:
     worker = make_worker(claim_interval=60.0)
     database.run("INSERT INTO tasks (type, next_retry_at) VALUES ('t', clock_timestamp() + interval '1 second')")
-    worker.serve()
-    worker.reports.take()
-    assert wake_of(worker) < 2.0
-    assert database.value("SELECT next_retry_at FROM tasks") is None
+    worker.serve()  # which may take longer than that second
+    worker.reports.wait(WorkIsDue)
+    while database.value("SELECT next_retry_at FROM tasks") is not None:
+        worker.reports.wait(WorkIsDue)  # the one before came of the start
 
 
 def test_a_paused_worker_asks_nothing_and_promotes_nothing(database: Database, make_worker: MakeWorker) -> None:
@@ -225,8 +219,7 @@ def test_a_lease_that_ran_out_is_taken_again_if_nobody_else_has_it(database: Dat
     worker = make_worker()
     worker.serve()
     database.run("UPDATE leadership SET expires_at = clock_timestamp() - interval '1 second'")
-    eventually(lambda: worker.coordination.status().term == 2)
-    assert worker.coordination.status().is_leader
+    eventually(lambda: (worker.coordination.status().term or 0) > 1)  # which is None while it does not lead
     assert LeaseLost not in {type(report) for report in worker.reports.seen}
 
 
@@ -246,12 +239,14 @@ def test_a_worker_that_cannot_renew_leads_no_more_by_its_own_clock_and_again_whe
 def test_a_database_that_is_crashed_and_started_again_finds_the_worker_as_it_was(
     private_postgres: PrivatePostgres, events: Events
 ) -> None:
+    both = {"pulse", "coordinator"}
     with workers_of(private_postgres.url()) as make:
         worker = make(leader_term=10.0, heartbeat_interval=0.2)
         worker_id = worker.serve()
         private_postgres.stop()
         eventually(lambda: not worker.coordination.status().is_database_reachable)
         eventually(lambda: worker.coordination.status().down_seconds > 0.3)
+        eventually(lambda: {facts["connection"] for facts in events.of("database_unreachable")} == both)
         private_postgres.start()
         eventually(lambda: worker.coordination.status().is_database_reachable)
         assert worker.coordination.status().down_seconds == 0
@@ -261,7 +256,6 @@ def test_a_database_that_is_crashed_and_started_again_finds_the_worker_as_it_was
         database.enqueue()
         worker.reports.wait(WorkIsDue)
         assert [row[0] for row in database.rows("SELECT id FROM workers")] == [worker_id]
-        assert {facts["connection"] for facts in events.of("database_unreachable")} == {"pulse", "coordinator"}
         eventually(lambda: len(events.of("database_back")) >= 2)
         database.connection.close()
 
@@ -284,7 +278,8 @@ def test_pending_and_running_tasks_are_counted_by_type_in_a_bounded_time(
 
 
 def test_a_distributed_worker_that_does_not_lead_counts_nothing(database: Database, make_worker: MakeWorker) -> None:
-    leader, follower = make_worker(distributed=True), make_worker(distributed=True)
+    patient: dict[str, Any] = {"distributed": True, "leader_term": 30.0, "worker_timeout": 30.0}
+    leader, follower = make_worker(**patient), make_worker(**patient)
     leader.serve()
     follower.serve()
     eventually(lambda: leader.coordination.status().counts is not None)
@@ -395,9 +390,17 @@ def test_a_count_that_took_long_is_repeated_so_rarely_that_it_costs_one_percent_
 ) -> None:
     connection = Connection.open(database.url, within=5.0, application_name="test")
     census = Census(Standing(), every_seconds=20.0)
-    assert census.run_once(connection) == 20.0
+    eventually(lambda: census.run_once(connection) == 20.0)  # one that was held up takes longer to the next
     database.run("BEGIN; LOCK TABLE tasks")
-    unlock = threading.Timer(0.3, lambda: database.run("ROLLBACK"))
+
+    def release() -> None:
+        """Once the count has waited for 0.3 s."""
+        eventually(lambda: database.value("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+        since = time.monotonic()
+        eventually(lambda: time.monotonic() - since > 0.3)
+        database.run("ROLLBACK")
+
+    unlock = threading.Thread(target=release)
     unlock.start()
     assert (census.run_once(connection) or 0.0) >= 25.0
     unlock.join()
