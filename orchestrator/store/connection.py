@@ -30,6 +30,9 @@ from orchestrator.store.times import TIMES
 
 _TRIES = 5
 
+SERVERS_SHARE = 0.9
+"""So much of a statement's time has the server, if it shall end it too: its refusal arrives before the time is over."""
+
 _SENT_AT_ONCE_BYTES = 4096
 """No socket has so little room that of so short a statement something is left to be sent."""
 
@@ -140,7 +143,7 @@ class Connection:
 
     def _limits(self, within: float, lock_within: float) -> str:
         """The server shall give up a little before we do; nothing, if it would anyway."""
-        limit = within * 0.9
+        limit = within * SERVERS_SHARE
         if self._own_limits is None:
             return limits(limit, lock_within)
         standing, standing_lock = self._own_limits

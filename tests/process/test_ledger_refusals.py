@@ -1,5 +1,6 @@
 """Outcomes that the database refuses or whose row is locked: the others are written, and each counts once."""
 
+import itertools
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,9 +23,9 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_d
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ledger waits for a locked row no longer than a moment."""
-    monkeypatch.setattr(statements, "EXCHANGE_SECONDS", 0.6)
+def impatient(monkeypatch: pytest.MonkeyPatch, hears_refusals: None) -> None:
+    """The server lets the ledger wait for a locked row no longer than a moment."""
+    monkeypatch.setattr(statements, "EXCHANGE_SECONDS", 6.0)
 
 
 @pytest.fixture
@@ -249,6 +250,8 @@ def test_what_was_written_past_a_locked_row_before_the_connection_was_lost_is_no
     claims = run_all(desk, connection, 3)
     lock(other, claims[-1])
     monkeypatch.setattr(statements, "LOCK_SECONDS", 20.0)  # time enough to lose the connection meanwhile
+    left = itertools.chain([6.0], itertools.repeat(200.0))  # only what is tried first is refused soon
+    monkeypatch.setattr(statements.Statements, "left", lambda _: next(left))
     with ThreadPoolExecutor(1) as pool:
         exchange = pool.submit(desk.ledger.exchange, 0)
         wait_until(lambda: statuses(connection).get("completed") == 2)

@@ -125,7 +125,7 @@ def test_a_completed_task_keeps_its_result_and_its_real_times(connection: Connec
         "extract(epoch FROM now() - started_at)::float, extract(epoch FROM completed_at - started_at)::float",
         task_id,
     )
-    assert ages[0] == pytest.approx(2.0, abs=1.0)
+    assert 1.9 < ages[0] < 30.0
     assert ages[1] == pytest.approx(1.0, abs=0.01)
 
 
@@ -175,7 +175,7 @@ def test_a_retry_leaves_the_row_wholly_pending_until_its_time(connection: Connec
         " result",
         task_id,
     ) == ("pending", 1, "oh no", None, None, None, None, None, None, None)
-    assert value(connection, "extract(epoch FROM next_retry_at - now())::float", task_id) == pytest.approx(60, abs=2)
+    assert value(connection, "extract(epoch FROM next_retry_at - now())::float", task_id) == pytest.approx(60, abs=30)
     assert claim(connection) == ()
 
 
@@ -402,7 +402,7 @@ def test_marking_running_records_attempt_and_start_of_what_is_still_claimed(conn
     assert claims.mark_running(connection, starts, within=5.0) == 0
     assert values(connection, "status::text, attempts", a.task_id) == ("running", 1)
     age = value(connection, "extract(epoch FROM now() - started_at)::float", a.task_id)
-    assert age == pytest.approx(0.25, abs=1.0)
+    assert 0.2 < age < 30.0
     assert value(connection, "status::text", b.task_id) == "completed"
     assert finish(connection, [ending(a)]).accepted == 1
 

@@ -53,8 +53,9 @@ def test_a_statement_that_is_refused_leaves_the_connection_in_use(client: Client
     assert look("SELECT count(*) FROM tasks") == [(2,)]
 
 
+@pytest.mark.usefixtures("hears_refusals")
 def test_a_table_that_somebody_locks_is_a_database_that_is_not_available(database_url: str, look: Look) -> None:
-    with Client(database_url, timeout=1.0) as client:
+    with Client(database_url, timeout=5.0) as client:
         client.enqueue("before")
         first = backends(look)
         look("BEGIN; LOCK TABLE tasks")
@@ -144,7 +145,7 @@ def test_a_forked_child_gets_a_connection_of_its_own(client: Client, look: Look)
             os._exit(code)
     assert os.waitpid(pid, 0)[1] == 0
     client.enqueue("parent")
-    assert backends(look)[0:1] == before
+    assert set(before) <= set(backends(look))
     assert look("SELECT type, count(*) FROM tasks GROUP BY 1 ORDER BY 1") == [("child", 1), ("parent", 2)]
 
 
@@ -161,7 +162,7 @@ def server(private_postgres_tcp: PrivatePostgres) -> PrivatePostgres:
 
 def test_a_task_whose_fate_is_unknown_is_never_sent_twice(server: PrivatePostgres, wire: Wire) -> None:
     url = f"postgres://postgres:{server.password}@127.0.0.1:{wire.port}/postgres?sslmode=disable"
-    with Client(url, timeout=1.0) as client, psycopg.connect(server.url(), autocommit=True) as observer:
+    with Client(url, timeout=2.0) as client, psycopg.connect(server.url(), autocommit=True) as observer:
 
         def count() -> int:
             return len(observer.execute("SELECT FROM tasks").fetchall())

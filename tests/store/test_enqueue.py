@@ -244,13 +244,14 @@ def test_batches_that_share_their_keys_in_opposite_orders_do_not_deadlock(
     second.close()
 
 
+@pytest.mark.usefixtures("hears_refusals")
 def test_a_key_that_is_being_added_by_an_open_transaction_is_waited_for(
     session: Session, database_url: str, connection: Connection
 ) -> None:
     with psycopg.connect(database_url) as caller:
         own = enqueue(caller.cursor(), NewTask("t", "{}", idempotency_key="k"))
         with pytest.raises(StatementRefused) as refusal:
-            session.enqueue_many([[NewTask("t", "{}", idempotency_key="k")]], within=0.4)
+            session.enqueue_many([[NewTask("t", "{}", idempotency_key="k")]], within=4.0)
         assert refusal.value.sqlstate == "57014"
     assert session.enqueue_many([[NewTask("t", "{}", idempotency_key="k")]], within=5.0) == [own]
 

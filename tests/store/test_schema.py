@@ -129,11 +129,12 @@ def test_a_method_of_compression_that_somebody_chose_stays(connection: Connectio
     assert connection.execute(COMPRESSION, within=5.0) == [("p",)]
 
 
+@pytest.mark.usefixtures("hears_refusals")
 def test_a_long_lock_refuses_the_upgrade_and_is_no_schema_error(connection: Connection, other: Connection) -> None:
     connection.execute("UPDATE orchestrator_schema SET version = 0", within=5.0)
     other.execute("BEGIN; DELETE FROM tasks", within=5.0)
     with pytest.raises(StatementRefused) as refusal:
-        schema.migrate(connection, within=0.5)
+        schema.migrate(connection, within=5.0)
     assert refusal.value.sqlstate in {"55P03", "57014"}
     other.execute("ROLLBACK", within=5.0)
     assert schema.migrate(connection, within=20.0)
