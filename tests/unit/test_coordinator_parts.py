@@ -103,10 +103,9 @@ def test_after_a_long_outage_a_worker_is_back_before_it_could_be_taken_for_dead(
     session.answered()  # before that it is the start's wait, which has bounds of its own
     waits = []
     for _ in range(100):
-        began = time.monotonic()
         session.failed(StatementRefused("a lock", sqlstate="55P03"))
-        waits.append(session.retry_at - began)
-    assert most / 2 < max(waits) <= most + 0.05
+        waits.append(session.retry_at - time.monotonic())
+    assert most / 2 < max(waits) <= most
 
 
 class Refused:
@@ -251,18 +250,19 @@ def test_a_bell_stays_rung_until_it_is_cleared() -> None:
     bell.ring()
     bell.ring()
     began = time.monotonic()
-    wait_until(began + 5.0, bell)
-    wait_until(began + 5.0, bell)
+    wait_until(began + 30.0, bell)
+    wait_until(began + 30.0, bell)
     bell.clear()
     bell.clear()
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 15.0
 
 
 def test_a_lead_that_is_not_renewed_ends_by_itself() -> None:
     standing = Standing()
-    standing.leads(Lead("me", Term(7, time.monotonic() + 0.1)))
+    standing.leads(Lead("me", Term(7, time.monotonic() + 60.0)))
     assert standing.snapshot().is_leader
     assert standing.snapshot().term == 7
+    standing.leads(Lead("me", Term(7, time.monotonic() + 0.1)))
     eventually(lambda: standing.lead is None)
     assert not standing.snapshot().is_leader
     assert standing.snapshot().term is None

@@ -321,10 +321,11 @@ def test_a_child_that_moves_or_rightly_waits_is_not_stuck(theatre: Theatre) -> N
 @pytest.mark.parametrize("state", [each for each in SlotState if each is not SlotState.IDLE])
 def test_a_child_that_stands_still_outside_of_a_task_is_stuck(theatre: Theatre, state: SlotState) -> None:
     first, *_ = theatre.get_ready()
+    before = time.monotonic()
     first.board.enter(state)
-    assert theatre.pool.links[0].stuck_in(time.monotonic(), since=0.0) is None
+    assert theatre.pool.links[0].stuck_in(before, since=0.0) is None
     limit = STUCK_CONNECTING_SECONDS if state is SlotState.CONNECTING else STUCK_SECONDS
-    assert theatre.pool.links[0].stuck_in(time.monotonic() + limit - 1.0, since=0.0) is None
+    assert theatre.pool.links[0].stuck_in(before + limit - 1.0, since=0.0) is None
     assert theatre.pool.links[0].stuck_in(time.monotonic() + limit + 1.0, since=0.0) is state
 
 

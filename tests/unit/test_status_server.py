@@ -202,7 +202,7 @@ class TestClients:
         clients = [socket.create_connection(server.address, timeout=PATIENCE) for _ in range(3 * MAX_CONNECTIONS)]
         try:
             assert ask(server, "/metrics")[0] == 200
-            assert request_threads() <= MAX_CONNECTIONS + 5  # some are about to end
+            until(lambda: request_threads() <= MAX_CONNECTIONS, "the threads of those that were cut off ended")
         finally:
             for client in clients:
                 client.close()
@@ -285,9 +285,9 @@ class TestBinding:
         ask(server, "/health")
         began = time.monotonic()
         server.stop()
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < 5.0
         again = made(port=port)
-        again.bind(within=0)
+        again.bind(within=5)  # were it kept, then for a minute
         again.stop()
 
     def test_a_server_that_never_started_can_be_stopped(self) -> None:
