@@ -165,7 +165,7 @@ def test_a_worker_that_starts_after_a_kill_ends_what_the_killed_ones_tasks_left(
     before = workshop.children()
     workshop.signal(signal.SIGKILL)
     workshop.exit_code()
-    eventually(lambda: not any(map(is_alive, before.values())), within=2.0)
+    eventually(lambda: not any(map(is_alive, before.values())), within=5.0)
     workshop.start().ready()  # or another test's worker, which starts on this host now, was the first to look
-    eventually(lambda: not any(map(is_alive, (program, forked, orphan))), within=2.0)
+    eventually(lambda: not any(map(is_alive, (program, forked, orphan))), within=5.0)
     os.kill(unmarked, signal.SIGKILL)  # it was given an environment without the mark: nobody can tell whose it was

@@ -179,7 +179,7 @@ def test_what_waits_behind_a_slow_task_is_handed_back_within_a_second_and_what_e
     before, slow, *behind = workshop.add_batch(("ok", {}), ("until", {"file": "go-on"}), ("ok", {}), ("ok", {}))
     slow_child = workshop.started("go-on")
     for number in (before, *behind):
-        workshop.wait_for(lambda: workshop.store.status(number) == "completed", within=2.5)  # noqa: B023
+        workshop.wait_for(lambda: workshop.store.status(number) == "completed", within=5.0)  # noqa: B023
     assert workshop.task(before)["writer"] == "supervisor"
     assert {workshop.task(number)["result"] for number in behind} != {str(slow_child)}
     assert {order["reason"] for order in workshop.orders("Release")} == {"slow_task"}
@@ -235,7 +235,7 @@ def test_whatever_a_task_started_ends_with_its_child(workshop: Workshop, then: s
     number = workshop.add("parent", then=then, timeout=None if then == "crash" else 1.0)
     (family,) = workshop.wait_for(lambda: workshop.store.notes("family"))
     workshop.ended(number, "dead_letter")
-    eventually(lambda: not any(map(is_alive, family)), within=3.0)
+    eventually(lambda: not any(map(is_alive, family)), within=5.0)
     workshop.wait_for(lambda: workshop.zombies() == [])
     workshop.ready()
 

@@ -281,9 +281,9 @@ class Workshop:
         return left
 
     def _gone_or_left(self) -> list[int]:
-        """What is left two seconds later: children of a killed supervisor have that long."""
+        """What is left some seconds later: children of a killed supervisor have two, on a machine that is not busy."""
         try:
-            eventually(lambda: not self.processes(), within=2.0)
+            eventually(lambda: not self.processes(), within=5.0)
         except AssertionError:
             return self.processes()
         return []
