@@ -16,7 +16,7 @@ import pytest
 from orchestrator.errors import TaskTimeout
 from orchestrator.telemetry.lines import LineFormatter, LogFormat, Secrets
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 def run(program: str, **more: object) -> subprocess.CompletedProcess[str]:
@@ -257,7 +257,7 @@ class TestBrokenStandardError:
             assert process.stdout
             assert process.stdin
             seconds = float(process.stdout.readline())
-            assert 0.9 < seconds < 5.0
+            assert 0.9 < seconds < PATIENCE  # and not one for each of them
             drained = _read_all_there_is(reading)
             process.stdin.write(b"\n")
             process.stdin.flush()
