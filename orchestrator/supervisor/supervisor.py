@@ -137,7 +137,10 @@ class Supervisor:
         if self._machine.state is State.DRAINING and self._farewell.is_over(now):
             self._machine.step(State.STOPPING)
         self._attend_sleepers()
+        has_come_up = self._comes_up()
         self.status = self._status(now)
+        if has_come_up:
+            self._listeners.on_ready()  # who hears of it may ask the pages: they say so by now
         if self._service_manager is not None:
             self._service_manager.turn(self.status, now)
         self._hearing.attend(self._speakers())
@@ -202,13 +205,13 @@ class Supervisor:
     def _pause_or_resume(self) -> None:
         machine = self._machine
         machine.is_paused = not machine.is_paused
-        if machine.is_paused:
-            self._log.warning("claiming_paused", until="SIGUSR2 again, or a restart")
-        else:
-            self._log.warning("claiming_resumed")
         self._pool.order_all(ChildOrder.PAUSE if machine.is_paused else ChildOrder.WORK)
         if machine.state in (State.RUNNING, State.PAUSED):
             machine.settle()
+        if machine.is_paused:  # said once it is so: what is enqueued after that waits
+            self._log.warning("claiming_paused", until="SIGUSR2 again, or a restart")
+        else:
+            self._log.warning("claiming_resumed")
 
     # The app
 
@@ -239,9 +242,13 @@ class Supervisor:
             self._pool.fork_due(current, now)
             if self._course.is_rolling:
                 self._course.is_rolling = roll(self._pool, current.generation, now)
-        if not self._is_ready and self._pool.children.have_been_live:
-            self._is_ready = True
-            self._listeners.on_ready()
+
+    def _comes_up(self) -> bool:
+        """Whether every seat has had its child, for the first time."""
+        if self._is_ready or not self._machine.is_serving or not self._pool.children.have_been_live:
+            return False
+        self._is_ready = True
+        return True
 
     def _attend_sleepers(self) -> None:
         """After some may have fallen asleep or been woken: say whom a notification wakes, whether inserts shall notify,
