@@ -4,10 +4,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
 from tests.fixtures import proc
 from tests.fixtures.daemon import Queue, Start
+from tests.fixtures.fleet import SLACK
 from tests.fixtures.waiting import eventually
 
 APP = """
@@ -93,9 +92,9 @@ def test_nothing_waits_behind_a_slow_task_and_the_table_tells_what_runs(
     task = queue.wait_status(slow_id, "running")
     assert task["attempts"] == 1 and task["worker_id"] is not None and task["started_at"] is not None
     last = queue.one("SELECT max(completed_at) FROM tasks WHERE type = 'note'")
-    assert (last - task["started_at"]).total_seconds() < 1.2, "a second or so after it had begun"
-    assert "reason=slow_task" in worker.log(), "some of them had waited behind it"
-    assert worker.metric("worker_pool_active") == 1
+    assert (last - task["started_at"]).total_seconds() < 1.0 + SLACK, "a second or so after it had begun"
+    worker.wait_log("reason=slow_task")  # some of them had waited behind it
+    eventually(lambda: worker.metric("worker_pool_active") == 1, within=10)
     (tmp_path / "go").touch()
     queue.wait_empty()
     assert queue.rows("SELECT DISTINCT status::text, attempts FROM tasks") == [("completed", 1)]
@@ -123,7 +122,7 @@ def test_nothing_waits_behind_many_tasks_none_of_which_is_slow(queue: Queue, dae
     assert slots > 1, "another child took what had waited"
     assert took < 12 * 0.25
     assert attempts == 12
-    assert "reason=slow_task" in worker.log()
+    worker.wait_log("reason=slow_task")
 
 
 def test_when_tasks_become_slower_all_children_soon_take_their_part(queue: Queue, daemon: Start) -> None:
@@ -190,8 +189,8 @@ def test_what_has_run_for_a_quarter_of_a_second_is_running_in_the_table(
 
     for look in looks:
         assert (look["status"], look["attempts"]) == ("running", 1)
-        assert look["started_at"] == pytest.approx(look["began_at"], abs=0.05)
     # one of them on a busy machine may take its time, all of them may not
+    assert sorted(abs(look["started_at"] - look["began_at"]) for look in looks)[1] < 0.05, looks
     assert sorted(look["after"] for look in looks)[1] < 0.25, looks
 
 
@@ -212,7 +211,7 @@ def test_a_child_is_replaced_after_so_many_tasks_or_so_much_memory_and_the_next_
     pids = [task["result"] for task in fat]
     assert pids[0] == pids[1] != pids[2] == pids[3], "each took two that leaked 200 MB"
     assert [task["attempts"] for task in fat] == [1] * 4, "what made it fat pays nothing"
-    eventually(lambda: worker.metric("worker_child_restarts_total", reason="max_memory") == 2, within=5)
+    eventually(lambda: worker.metric("worker_child_restarts_total", reason="max_memory") == 2, within=10)
     assert worker.metric("worker_child_restarts_total", reason="max_tasks") == 4
     assert worker.metric("worker_child_restarts_total", reason="crash") == 0
     assert worker.health()[0] == 200

@@ -46,11 +46,15 @@ def test_tasks_that_end_while_the_database_is_gone_keep_their_outcomes(
     server.crash()
     (tmp_path / "go").touch()
 
-    eventually(lambda: sum(notes(tmp_path)[f"ended {n}"] for n in (1, 2, 3, 4)) == 4, within=5)
-    eventually(lambda: worker.health()[0] == 503, within=10, why="the page says so")
-    eventually(lambda: len(worker.children()) == 4, within=2, why="the one that died is replaced")
-    assert set(worker.children().values()) - set(pids.values()) != set()
-    assert len(set(worker.children().values()) & set(pids.values())) == 3, "the others live"
+    eventually(lambda: sum(notes(tmp_path)[f"ended {n}"] for n in (1, 2, 3, 4)) == 4, within=20)
+    eventually(lambda: worker.health()[0] == 503, within=20, why="the page says so")
+
+    def living() -> tuple[int, int]:
+        """How many children there are, and how many of them were there before."""
+        now = set(worker.children().values())
+        return len(now), len(now & set(pids.values()))
+
+    eventually(lambda: living() == (4, 3), within=10, why="the one that died is replaced, the others live")
     server.start()
 
     queue = Queue(server.url())
@@ -64,10 +68,10 @@ def test_tasks_that_end_while_the_database_is_gone_keep_their_outcomes(
     assert task["last_error"].startswith("the child was killed by SIGKILL")
     assert [queue.task(each)["status"] for each in waiting] == ["completed"] * 20
     assert max(notes(tmp_path).values()) == 1, "nothing ran twice"
-    assert "database_back" in worker.log()
-    eventually(lambda: worker.health()[0] == 200, within=5)
+    worker.wait_log("database_back")
+    eventually(lambda: worker.health()[0] == 200, within=20)
     wait_counted(worker, 3, "tasks_completed_total", type="wait", status="success")
-    assert worker.metric("tasks_completed_total", type="die", status="failed") == 1
+    wait_counted(worker, 1, "tasks_completed_total", type="die", status="failed")
     assert worker.stop() == 0
 
 
@@ -91,7 +95,7 @@ def test_restarts_of_the_database_in_the_midst_of_work_run_nothing_twice_but_wha
     again = ran.total() - 1500
     stale = "tasks_stale_completions_total"
     # each is told of, by its child or by the supervisor; by both if both asked at once
-    eventually(lambda: again <= worker.metric(stale, type="brief") <= 2 * again, within=5, why=f"{again} ran again")
+    eventually(lambda: again <= worker.metric(stale, type="brief") <= 2 * again, within=20, why=f"{again} ran again")
     assert worker.stop() == 0
 
 
@@ -100,13 +104,16 @@ def test_connections_that_are_cut_in_the_midst_of_work_lose_nothing(
 ) -> None:
     enqueue_numbers(queue, "brief", 1500)
     worker = daemon(WORKING, "--pool-size", "4", *SHORT, DATABASE_URL=queue.url)
-    cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE %s"
+    cut = """
+        SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+        WHERE application_name LIKE %s AND datname = current_database()
+    """
 
     for goal, whose in enumerate(
         ("orchestratord child%", "orchestratord%", "orchestratord coordinator", "%child 1"), 1
     ):
         eventually(lambda goal=goal: notes(tmp_path).total() >= 200 * goal, within=20)  # type: ignore[misc]
-        assert queue.one(cut, whose) >= 1
+        eventually(lambda whose=whose: queue.one(cut, whose) >= 1, within=20, why="they are back")  # type: ignore[misc]
 
     queue.wait_empty(within=30)
     all_ran_once(queue, tmp_path, 1500)
@@ -144,7 +151,7 @@ def test_a_server_with_too_few_connections_is_told_with_numbers_and_used_as_it_i
 
         for each in others:
             each.close()
-        eventually(lambda: queue.one(connected) == 10, within=10, why="those that waited have tried again")
+        eventually(lambda: queue.one(connected) == 10, within=20, why="those that waited have tried again")
         assert worker.stop() == 0
         queue.connection.close()
 
@@ -168,7 +175,8 @@ def test_a_locked_table_is_waited_for(queue: Queue, daemon: Start, tmp_path: Pat
     operator.close()
     enqueue_numbers(queue, "quick", 50)
 
-    queue.wait_empty(within=10)
+    queue.wait_empty(within=20)
     assert queue.rows("SELECT DISTINCT status::text, attempts, last_error FROM tasks") == [("completed", 1, None)]
     assert notes(tmp_path) == Counter(["began 0", "ended 0", *(f"ran {n}" for n in range(1, 51))])
-    assert leader_status(worker) == 1, "the lease was renewed meanwhile"
+    eventually(lambda: leader_status(worker) == 1, within=5)
+    assert queue.one("SELECT term FROM leadership") == 1, "the lease was renewed meanwhile"

@@ -6,6 +6,7 @@ import pytest
 
 from orchestrator.dev.postgres import PrivatePostgres
 from tests.fixtures.daemon import Queue, Start
+from tests.fixtures.fleet import SLACK
 from tests.fixtures.gates import APP, Gates
 from tests.fixtures.waiting import eventually
 
@@ -55,5 +56,5 @@ def test_a_drain_while_the_database_is_away_ends_in_time(
     private_postgres.crash()
     gates.open("hold")
 
-    assert worker.stop(within=1 + 5) == 1
+    assert worker.stop(within=1 + 5 + SLACK) == 1
     assert "drain_incomplete" in worker.log()

@@ -38,11 +38,11 @@ def test_the_threads_of_an_event_loop_cost_no_child_unless_they_are_left_busy(qu
         pids = [queue.wait_status(queue.enqueue(name), "completed")["result"] for _ in range(5)]
         assert pids == [child] * 5, name
 
-    assert queue.wait_status(queue.enqueue("leaves", {"is_failing": False}), "completed", within=5)["result"] == child
-    after = queue.wait_status(queue.enqueue("looks up"), "completed", within=5)["result"]
+    assert queue.wait_status(queue.enqueue("leaves", {"is_failing": False}), "completed")["result"] == child
+    after = queue.wait_status(queue.enqueue("looks up"), "completed")["result"]
     assert after != child, "its busy thread might do harm to the next task"
     assert "child_not_reusable" in worker.log()
-    failed = queue.wait_status(queue.enqueue("leaves", {"is_failing": True}), "dead_letter", within=5)
+    failed = queue.wait_status(queue.enqueue("leaves", {"is_failing": True}), "dead_letter")
     assert failed["last_error"].startswith("ValueError: not waited for")
 
 

@@ -149,5 +149,5 @@ def test_a_standby_is_passed_over_until_it_is_promoted(
     assert promoted.one("SELECT pg_promote()")
     task = promoted.wait_status(promoted.enqueue("recorded", {"n": 2}), "completed")
     assert task["attempts"] == 1
-    eventually(lambda: worker.health()[0] == 200, within=10, why="each of its connections is back, not a child's alone")
+    eventually(lambda: worker.health()[0] == 200, within=20, why="each of its connections is back, not a child's alone")
     promoted.connection.close()

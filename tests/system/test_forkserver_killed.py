@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures.daemon import Queue, Start
+from tests.fixtures.fleet import SLACK
 from tests.fixtures.gates import APP, Gates
 from tests.fixtures.proc import cpu_seconds
 from tests.fixtures.waiting import eventually
@@ -26,13 +27,13 @@ def test_a_new_one_is_there_within_a_second_and_running_tasks_are_untouched(
     os.kill(killed, signal.SIGKILL)
     worker.wait_log("forkserver_died")
     assert worker.forkserver() != killed
-    assert time.monotonic() - killed_at < 1
+    assert time.monotonic() - killed_at < 1 + SLACK
     assert worker.children() == before
     assert queue.wait_status(queue.enqueue("quick"), "completed")["result"] == idle
     assert worker.health()[0] == 200
 
     os.kill(idle, signal.SIGKILL)
-    eventually(lambda: len(set(worker.children().values()) - {child, idle}) == 1, within=5, why="the new one forks")
+    eventually(lambda: len(set(worker.children().values()) - {child, idle}) == 1, within=10, why="the new one forks")
     gates.open("hold")
     done = queue.wait_status(held, "completed")
     assert done["attempts"] == 1
@@ -87,7 +88,7 @@ def test_a_pool_whose_children_cannot_be_replaced_since_the_app_does_not_load_an
     assert worker.health()[0] == 200  # all children are there
     os.kill(worker.children()[0], signal.SIGKILL)
 
-    code, facts = eventually(lambda: found if (found := worker.health())[0] != 200 else None, within=5)
+    code, facts = eventually(lambda: found if (found := worker.health())[0] != 200 else None, within=20)
     assert code == 503
     assert facts["reason"] == "1 of 2 children are missing, and the app cannot be loaded to replace them"
     assert worker.metric("worker_slots", state="backing_off") == 1

@@ -26,9 +26,13 @@ def billing(daemon: Start, queue: Queue, pool_size: int = 2) -> Daemon:
 
 
 def end_connections_of_users(queue: Queue, count: int) -> None:
-    """Those of handlers, which have no name."""
-    ending = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
-    assert queue.rows(f"{ending} AND application_name = '' AND pid <> pg_backend_pid()") == [(True,)] * count
+    """Those of handlers, which have no name; they are gone then."""
+    ending = """
+        SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+        WHERE datname = current_database() AND backend_type = 'client backend' AND application_name = ''
+          AND pid <> pg_backend_pid()
+    """
+    assert queue.rows(ending) == [(True,)] * count
 
 
 def test_a_payment_is_stored_once_however_often_its_task_runs(daemon: Start, queue: Queue) -> None:

@@ -139,7 +139,7 @@ def test_children_that_are_killed_while_they_idle_are_no_crash_loop_any_more_onc
         queue.wait_empty(within=5)
         return worker.health()[0] == 200
 
-    eventually(is_healthy, within=5)
+    eventually(is_healthy, within=20)
     assert sum(slots().values()) == 2
 
 
