@@ -4,6 +4,7 @@ import json
 import socket
 import urllib.request
 from itertools import pairwise
+from statistics import median
 from urllib.parse import urlsplit
 
 import pytest
@@ -12,6 +13,7 @@ from orchestrator.config import FIELDS, Settings
 from orchestrator.dev.postgres import PrivatePostgres
 from orchestrator.errors import ConfigurationError
 from tests.fixtures.daemon import Daemon, Queue, Start
+from tests.fixtures.fleet import SLACK
 from tests.fixtures.gates import APP, Gates
 from tests.fixtures.waiting import eventually
 from tests.fixtures.working import queue_at
@@ -69,7 +71,7 @@ def test_a_task_of_which_nobody_is_told_is_found_within_a_claim_interval(daemon:
     for _ in range(3):
         task_id = queue.enqueue("quick")
         queue.wait_status(task_id, "completed")
-        assert queue.one(waited, task_id) < 1.0 + 1.0, "the default of 1 s, and what a busy machine may add"
+        assert queue.one(waited, task_id) < 1.0 + SLACK, "the default of 1 s, and what a busy machine may add"
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +95,11 @@ def test_a_worker_beats_every_heartbeat_interval(lasting_database: Queue) -> Non
     queue = lasting_database
     latest = "SELECT date_part('epoch', last_heartbeat) FROM workers"
     beats = [queue.one(latest)]
-    while len(beats) < 4:
+    while len(beats) < 6:
         eventually(lambda: queue.one(latest) > beats[-1], within=10)
         beats.append(queue.one(latest))
     gaps = [after - before for before, after in pairwise(beats[1:])]
-    assert all(0.4 < gap < 1.5 for gap in gaps), gaps
+    assert 0.4 < median(gaps) < 0.7, gaps
 
 
 @pytest.mark.usefixtures("set_up")

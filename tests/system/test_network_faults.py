@@ -40,7 +40,7 @@ def test_a_claim_whose_reply_is_lost_is_found_and_run(
     assert notes(tmp_path)["ran 1"] == 0, "nobody knows of the claim"
     proxy.heal()
 
-    task = queue.wait_status(task_id, "completed", within=5)
+    task = queue.wait_status(task_id, "completed")
     assert task["attempts"] == 1
     assert notes(tmp_path) == Counter(["ran 0", "ran 1"])
     assert "unknown_claims_released" in worker.log()
@@ -85,7 +85,7 @@ def test_a_network_that_falls_silent_is_said_and_survived(
     proxy.silence()
     (tmp_path / "go").touch()
     later = queue.enqueue("quick", {"n": 3})
-    eventually(lambda: worker.health()[0] == 503, within=10, why="the page says that the database does not answer")
+    eventually(lambda: worker.health()[0] == 503, within=20, why="the page says that the database does not answer")
     eventually(lambda: leader_status(worker) == 0, within=5, why="a lease that cannot be renewed is not trusted")
     proxy.heal()
 
@@ -94,7 +94,7 @@ def test_a_network_that_falls_silent_is_said_and_survived(
         assert task["attempts"] == 1
     queue.wait_status(later, "completed")
     assert max(notes(tmp_path).values()) == 1
-    eventually(lambda: worker.health()[0] == 200, within=5)
+    eventually(lambda: worker.health()[0] == 200, within=20)
     assert worker.stop() == 0
     queue.connection.close()
 
@@ -115,6 +115,6 @@ def test_nobody_waits_for_ever_for_what_a_silent_network_swallowed(
     queue.wait_empty(within=60)  # a child gives its statement up after 20 s
     all_ran_once(queue, tmp_path, 600)
     wait_counted(worker, 600, "tasks_completed_total", type="brief", status="success")
-    eventually(lambda: worker.health()[0] == 200, within=5)
+    eventually(lambda: worker.health()[0] == 200, within=20)
     assert worker.stop() == 0
     queue.connection.close()

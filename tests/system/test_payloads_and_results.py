@@ -11,6 +11,7 @@ from orchestrator import Client
 from orchestrator.errors import PayloadError
 from tests.fixtures.command import Command
 from tests.fixtures.daemon import Queue, Start
+from tests.fixtures.working import wait_counted
 
 
 def nested(levels: int) -> str:
@@ -146,7 +147,7 @@ def test_what_raw_sql_stored_and_no_handler_can_take_fails_at_once_and_says_why(
     assert worker.children() == before
     assert "\x1b" not in worker.log()
     assert "it has: greet, old, take" in queue.one("SELECT last_error FROM tasks WHERE type = 'gone'")
-    assert worker.metric("tasks_completed_total", type="take", status="failed") == 8
+    wait_counted(worker, 8, "tasks_completed_total", type="take", status="failed")
 
 
 RETURNING = """

@@ -104,7 +104,7 @@ def test_after_kill_9_the_next_start_takes_over_at_once(daemon: Start, queue: Qu
     eventually(lambda: queue.one(running) == 2, within=10, why="two tasks run, and have been for a moment")
     children = first.children().values()
     first.kill()
-    eventually(lambda: not any(is_alive(pid) for pid in children), within=2, why="no child is left")
+    eventually(lambda: not any(is_alive(pid) for pid in children), within=5, why="no child is left")
 
     second = shop(daemon, queue, tmp_path)
     queue.wait_empty()

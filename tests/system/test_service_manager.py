@@ -26,11 +26,11 @@ def test_a_life_is_told_as_it_goes(daemon: Start, queue: Queue, gates: Gates, no
     eventually(lambda: notices.told("READY=1"), within=10)
     said = [line for line in notices.lines if not line.startswith("STATUS=")]
     assert said[0] == "RELOADING=1" and said[1].startswith("MONOTONIC_USEC=") and said[2:] == ["READY=1"]
-    assert "the app as it is now does not load" in notices.status
+    eventually(lambda: "the app as it is now does not load" in notices.status, within=10)
 
     worker.signal(signal.SIGTERM)
     eventually(lambda: notices.told("STOPPING=1") and notices.told("EXTEND_TIMEOUT_USEC="), within=10)
-    assert notices.status == "draining, 1/2 running"
+    eventually(lambda: notices.status == "draining, 1/2 running", within=10)
     gates.open("hold")
     assert worker.wait_exit() == 0
     assert queue.task(task_id)["status"] == "completed"

@@ -20,8 +20,12 @@ def test_a_second_instance_refuses_and_names_the_first_which_is_undisturbed(
     second = daemon(APP, "--pool-size", "1", is_awaited=False, DATABASE_URL=queue.url, **LEASE)
     name = first.health()[1]["worker_id"]
     second.wait_log(f"waiting_for_instance holder={name}")
-    eventually(lambda: second.health()[0] == 503, within=5, why="the waiting one is not healthy")
-    assert second.health()[1]["reason"] == f"starting, waiting for {name}"
+
+    def says_whom_it_waits_for() -> bool:
+        code, facts = second.health()
+        return (code, facts["reason"]) == (503, f"starting, waiting for {name}")
+
+    eventually(says_whom_it_waits_for, within=5, why="the waiting one is not healthy")
     assert second.wait_exit(within=10) == 5
     assert f"{name} (process {first.pid} on host {os.uname().nodename})" in second.wait_log("start_failed")
     assert second.children() == {}
@@ -43,7 +47,7 @@ def test_a_lease_that_expires_is_taken_over_and_its_old_holder_drains_and_exits_
     old_name = first.health()[1]["worker_id"]
     task_id = queue.enqueue("hold", {"name": "first"})
     gates.wait_running("first")
-    eventually(lambda: queue.task(task_id)["status"] == "running", within=5)
+    queue.wait_status(task_id, "running")
     first.signal(signal.SIGSTOP)
 
     second = daemon(APP, "--pool-size", "1", is_awaited=False, DATABASE_URL=queue.url, **LEASE)

@@ -38,7 +38,7 @@ def test_a_start_tells_what_runs_a_task_is_done_and_an_idle_worker_leaves_at_onc
     assert sorted(worker.children()) == [0, 1, 2]
 
     worker.signal(signal.SIGTERM)
-    assert worker.wait_exit(within=3) == 0
+    assert worker.wait_exit(within=10) == 0
     assert queue.one("SELECT count(*) FROM workers") == 0
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator import Client
 from tests.fixtures.daemon import Daemon, Queue, Start
+from tests.fixtures.fleet import SLACK
 from tests.fixtures.waiting import eventually
 
 ANSWERING = """
@@ -136,7 +137,7 @@ def test_a_handler_gives_up_asks_again_or_fails_by_its_types_policy(queue: Queue
     assert (task["attempts"], task["result"]) == (3, "the third time")
     moments = [float(moment) for what, moment in notes(lasting_folder) if what == "again"]
     waits = [after - before for before, after in pairwise(moments)]
-    assert all(0.3 <= wait < 0.8 for wait in waits), waits
+    assert all(0.3 <= wait < 0.8 + SLACK for wait in waits) and min(waits) < 0.8, waits
     assert queue.wait_status(for_ever, "dead_letter")["attempts"] == 2
     assert queue.wait_status(now, "dead_letter")["attempts"] == 5
     assert queue.wait_status(never, "dead_letter")["attempts"] == 1
@@ -205,7 +206,20 @@ def test_the_higher_priority_runs_first_then_the_older(daemon: Start, database_u
 
 
 def test_no_task_runs_before_its_time_and_none_much_later(queue: Queue, lasting_folder: Path) -> None:
+    """On a busy machine one time or the other some may be late, but not each time."""
     interval = 0.2
+    for _ in range(4):
+        late = lateness(queue, lasting_folder)
+        assert min(late.values()) >= 0.0, late
+        is_soon = max(late.values()) < interval + 0.3  # that there is a sooner one is seen an interval later
+        if is_soon and max(late["delay-4"], late["run_at-4"]) < 0.3:  # what was known before is run on time
+            return
+        (lasting_folder / "notes").unlink()
+    raise AssertionError(late)
+
+
+def lateness(queue: Queue, folder: Path) -> dict[str, float]:
+    """Seconds between when each of some tasks was due and when it ran. One that is due in a day stays pending."""
     due: dict[str, float] = {}
     with Client(queue.url) as client:
         for n in range(5):
@@ -220,14 +234,11 @@ def test_no_task_runs_before_its_time_and_none_much_later(queue: Queue, lasting_
         due["past"] = time.time()
         client.enqueue("note", {"what": "past"}, run_at=datetime(2001, 1, 1, tzinfo=UTC))
 
-    eventually(lambda: len(notes(lasting_folder)) == len(due), within=10, why="all ran")
+    eventually(lambda: len(notes(folder)) == len(due), within=10, why="all ran")
 
-    ran = {what: float(moment) for what, moment in notes(lasting_folder)}
-    late = {what: ran[what] - moment for what, moment in due.items()}
-    assert min(late.values()) >= 0.0, late
-    assert max(late.values()) < interval + 0.3, "that there is a sooner one is seen an interval later"
-    assert max(late["delay-4"], late["run_at-4"]) < 0.3, "what was known before is run on time"
+    ran = {what: float(moment) for what, moment in notes(folder)}
     assert queue.task(far)["status"] == "pending"
+    return {what: ran[what] - moment for what, moment in due.items()}
 
 
 def test_a_task_with_a_key_is_stored_and_run_once(queue: Queue, lasting_folder: Path) -> None:

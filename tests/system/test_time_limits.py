@@ -10,10 +10,11 @@ import pytest
 
 from orchestrator.supervisor.reaper import FROZEN_SECONDS
 from tests.fixtures.daemon import Queue, Start
+from tests.fixtures.fleet import SLACK
 from tests.fixtures.waiting import eventually
 
 HANGING = """
-import ctypes, os, signal, subprocess, sys, time
+import ctypes, os, signal, subprocess, time
 from orchestrator import App, RetryPolicy
 
 app = App()
@@ -22,9 +23,7 @@ keeping_the_lock = ctypes.PyDLL(None)
 def start_subprocesses() -> None:
     mine = subprocess.Popen(["sleep", "600"])
     own_session = subprocess.Popen(["sleep", "600"], start_new_session=True)
-    daemonised = subprocess.run(
-        [sys.executable, "-c", DAEMON], stdout=subprocess.PIPE, text=True, check=True
-    ).stdout
+    daemonised = subprocess.run(["setsid", "sh", "-c", DAEMON], stdout=subprocess.PIPE, text=True, check=True).stdout
     forked = os.fork()
     if forked == 0:
         os.setsid()
@@ -33,36 +32,25 @@ def start_subprocesses() -> None:
     with open("pids", "a") as pids:
         pids.write(f"{os.getpid()} {mine.pid} {own_session.pid} {daemonised.strip()} {forked}\\n")
 
-DAEMON = '''
-import os, time
-if os.fork() == 0:
-    os.setsid()
-    pid = os.fork()
-    if pid == 0:
-        os.close(1)
-        time.sleep(600)
-    print(pid, flush=True)
-    os._exit(0)
-os.wait()
-'''
+DAEMON = "sleep 600 >/dev/null & echo $!"
 
 def block_every_signal() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
-@app.task("hang:python", max_retries=0, timeout=0.4)
+@app.task("hang:python", max_retries=0, timeout=2.0)
 def hang_in_python() -> None:
     start_subprocesses()
     block_every_signal()
     while True:
         pass
 
-@app.task("hang:c", max_retries=0, timeout=0.4)
+@app.task("hang:c", max_retries=0, timeout=2.0)
 def hang_in_c() -> None:
     start_subprocesses()
     block_every_signal()
     keeping_the_lock.sleep(600)
 
-@app.task("hang:stopped", max_retries=0, timeout=0.4)
+@app.task("hang:stopped", max_retries=0, timeout=2.0)
 def hang_stopped() -> None:
     start_subprocesses()
     os.kill(os.getpid(), signal.SIGSTOP)
@@ -99,19 +87,19 @@ def test_what_never_returns_and_blocks_every_signal_is_killed_with_its_subproces
         assert len(pids) == 15
         return [int(pid) for pid in pids]
 
-    processes = eventually(started, within=5)
+    processes = eventually(started, within=10)
     assert all(is_alive(pid) for pid in processes)
     quick = [queue.enqueue("quick") for _ in range(20)]
 
     for task_id in hanging:
-        task = queue.wait_status(task_id, "dead_letter", within=5)
+        task = queue.wait_status(task_id, "dead_letter", within=10)
         assert task["attempts"] == 1
         first, second = task["last_error"].splitlines()[:2]
-        assert first == "killed by SIGKILL: it ran longer than its time limit and grace, 0.7 s together"
+        assert first == "killed by SIGKILL: it ran longer than its time limit and grace, 2.3 s together"
         assert second.startswith("no Python stack: the child did not answer (")
         ran = (task["completed_at"] - task["started_at"]).total_seconds()
-        assert 0.7 <= ran < 2.0, "limit, grace, the time that is given to answer, and little more"
-    eventually(lambda: not any(is_alive(pid) for pid in processes), within=1, why="all of its processes are gone")
+        assert 2.3 <= ran < 2.6 + SLACK, "limit, grace, the time that is given to answer, and little more"
+    eventually(lambda: not any(is_alive(pid) for pid in processes), within=5, why="all of its processes are gone")
 
     task = queue.wait_status(readable, "dead_letter", within=10)
     assert task["attempts"] == 2
@@ -119,7 +107,7 @@ def test_what_never_returns_and_blocks_every_signal_is_killed_with_its_subproces
     assert stack == [("app.py", "hang_where_a_stack_can_be_had")]
     assert [queue.wait_status(each, "completed")["attempts"] for each in quick] == [1] * 20
     eventually(lambda: worker.metric("worker_child_restarts_total", reason="timeout") == 5, within=5)
-    eventually(lambda: len(worker.children()) == 4, within=1, why="every slot is back")
+    eventually(lambda: len(worker.children()) == 4, within=10, why="every slot is back")
 
 
 SLOW = """
@@ -186,7 +174,7 @@ def test_a_soft_time_limit_is_raised_in_the_handler_and_only_the_stubborn_are_ki
     queue: Queue, daemon: Start
 ) -> None:
     worker = daemon(
-        SLOW, "--pool-size", "8", "--task-timeout", "400ms", "--task-kill-grace", "500ms", DATABASE_URL=queue.url
+        SLOW, "--pool-size", "8", "--task-timeout", "400ms", "--task-kill-grace", "1s", DATABASE_URL=queue.url
     )
     before = worker.children()
     began = time.monotonic()
@@ -202,18 +190,18 @@ def test_a_soft_time_limit_is_raised_in_the_handler_and_only_the_stubborn_are_ki
         task = queue.wait_status(task_id, "dead_letter", within=5)
         assert f"the task's time limit of {limit} s is up" in task["last_error"]
         ran = (task["completed_at"] - task["started_at"]).total_seconds()
-        assert float(limit) <= ran < float(limit) + 0.5
+        assert float(limit) <= ran < float(limit) + 1.0
     assert queue.wait_status(tidy, "completed", within=5)["result"] == "half done"
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 10
     assert worker.children() == before, "all children live"
 
     stubborn = {queue.enqueue("stubborn"): "in stubborn", queue.enqueue("stubborn:async"): "in run_forever"}
     for task_id, frame in stubborn.items():
         task = queue.wait_status(task_id, "dead_letter", within=5)
         assert task["attempts"] == 1
-        assert "it ran longer than its time limit and grace, 0.8 s together" in task["last_error"]
+        assert "it ran longer than its time limit and grace, 1.3 s together" in task["last_error"]
         assert frame in task["last_error"], "the Python stack"
-    eventually(lambda: len(worker.children()) == 8, within=1)
+    eventually(lambda: len(worker.children()) == 8, within=10)
     assert len(set(before.items()) - set(worker.children().items())) == 2, "only theirs were replaced"
     assert queue.wait_status(queue.enqueue("quick"), "completed")["attempts"] == 1
 

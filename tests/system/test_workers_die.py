@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from orchestrator.dev.postgres import PrivatePostgres
-from tests.fixtures.daemon import Queue
+from tests.fixtures.daemon import Daemon, Queue
 from tests.fixtures.fleet import ELECTED, NOTICED, SLACK, Fleet, leads, worker_of
 from tests.fixtures.gates import APP, Gates
 from tests.fixtures.proxy import Proxy
@@ -67,8 +67,8 @@ def test_a_leader_that_leaves_is_followed_within_a_second_however_long_its_term(
 
     assert leader.stop() == 0
     left_at = time.monotonic()
-    follower = fleet.leader(within=1.0)
-    assert time.monotonic() - left_at < 1.0
+    follower = fleet.leader(within=1.0 + SLACK)
+    assert time.monotonic() - left_at < 1.0 + SLACK
     assert term is not None and follower.metric("leader_term") == term + 1
     assert queue.one("SELECT count(*) FROM workers WHERE is_leader") == 1
 
@@ -98,8 +98,11 @@ def test_a_paused_leader_is_replaced_and_changes_nothing_when_it_wakes_up(
     leader.signal(signal.SIGCONT)
     leader.wait_log("worker_declared_dead")
     assert fleet.leaders() == [successor]
-    (anew,) = eventually(lambda: queue.rows("SELECT id FROM workers WHERE id LIKE %s", f"%-{leader.pid}-%"), within=10)
-    assert anew[0] not in owners, "it goes on under a new id"
+
+    def new_ids() -> set[str]:
+        return {row[0] for row in queue.rows("SELECT id FROM workers WHERE id LIKE %s", f"%-{leader.pid}-%")} - owners
+
+    eventually(new_ids, within=10, why="it goes on under a new id")
     assert "recover_stale_tasks" not in leader.log()
     eventually(lambda: leader.metric("tasks_stale_completions_total", type="hold") == 2, within=5)
     eventually(lambda: successor.metric("workers_total") == 3, within=5)
@@ -150,9 +153,13 @@ def test_a_task_that_kills_its_worker_at_once_ends_as_a_dead_letter_and_its_batc
     deadly = queue.enqueue("deadly", priority=1)
     queue.rows("INSERT INTO tasks (type) SELECT 'quick' FROM generate_series(1, 300)")
 
-    for _ in range(3):
+    for _ in range(3):  # or fewer: a first one that takes its time to die is seen running it, and pays
+
+        def has_done_its_work(victim: Daemon) -> bool:
+            return victim.process.poll() is not None or queue.task(deadly)["status"] == "dead_letter"
+
         victim = fleet.add(DEADLY, "--pool-size", "1", is_awaited=False, DATABASE_URL=queue.url)
-        victim.wait_exit()
+        eventually(lambda victim=victim: has_done_its_work(victim), within=20)  # type: ignore[misc]
     task = queue.wait_status(deadly, "dead_letter", within=NOTICED + SLACK)
     assert task["attempts"] == 2
     assert "died while it ran this task" in task["last_error"]
