@@ -1,5 +1,6 @@
 """Children at work: what waits behind a slow task, what the table says of what runs, when a child is replaced."""
 
+import math
 import time
 from collections import Counter
 from pathlib import Path
@@ -126,7 +127,18 @@ def test_nothing_waits_behind_many_tasks_none_of_which_is_slow(queue: Queue, dae
 
 
 def test_when_tasks_become_slower_all_children_soon_take_their_part(queue: Queue, daemon: Start) -> None:
+    """One has taken all of them for brief ones, but not one after the other would all that is left."""
     worker = daemon(APP, "--pool-size", "6", DATABASE_URL=queue.url, CLAIM_INTERVAL="1h")
+    tries = [joining(queue)]
+    while tries[-1] >= 0.8 and len(tries) < 4:  # on a busy machine one or the other may come late, but not each time
+        tries.append(joining(queue))
+    assert tries[-1] < 0.8, tries
+    eventually(lambda: worker.metric("tasks_released_total", reason="slow_task") > 0, within=5)
+
+
+def joining(queue: Queue) -> float:
+    """After how many seconds the last of six children begins the first of many tasks that are slower than before."""
+    queue.rows("DELETE FROM tasks WHERE type = 'doze'")
     for _ in range(3):  # by then each child takes more of them than there will be
         queue.rows("INSERT INTO tasks (type, payload) SELECT 'note', '{\"what\": \"\"}' FROM generate_series(1, 600)")
         queue.wait_empty()
@@ -138,9 +150,7 @@ def test_when_tasks_become_slower_all_children_soon_take_their_part(queue: Queue
         FROM (SELECT min(started_at) AS first FROM tasks WHERE type = 'doze' GROUP BY slot) AS slot
         """
     )[0]
-    assert joined == 6
-    assert seconds < 0.8, "one had taken all of them, but not one after the other would all that is left"
-    assert worker.metric("tasks_released_total", reason="slow_task") > 0, "one had taken them for brief ones"
+    return float(seconds) if joined == 6 else math.inf
 
 
 def test_a_pool_that_is_busy_all_over_wakes_its_supervisor_only_to_look(queue: Queue, daemon: Start) -> None:

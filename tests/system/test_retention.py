@@ -31,8 +31,10 @@ def test_completed_tasks_go_after_a_while_and_what_failed_stays(daemon: Start, q
     kept = {queue.enqueue("given-up"): "failed", queue.enqueue("bad"): "dead_letter"}
     waiting = queue.enqueue("good", delay="1 hour")
 
+    for task_id, status in kept.items():
+        queue.wait_status(task_id, status)
     eventually(lambda: queue.one("SELECT count(*) FROM tasks") == 3, within=20, why="the completed are gone")
     assert dict(queue.rows("SELECT id::text, status::text FROM tasks")) == {**kept, waiting: "pending"}
-    eventually(lambda: worker.metric("tasks_pruned_total") == 2501, within=5)
+    eventually(lambda: worker.metric("tasks_pruned_total") == 2501, within=10)
     assert worker.metric("tasks_completed_total", type="good", status="success") == 2501
     assert worker.metric("tasks_enqueued_total", type="good") in (2500, 2501)
