@@ -62,7 +62,7 @@ def wait_registered(fleet: Fleet, queue: Queue, count: int) -> None:
     """Until so many are, and each says so."""
     assert {row[0] for row in queue.rows("SELECT id FROM workers")} == worker_ids(fleet)
     for each in fleet.alive():
-        eventually(lambda each=each: each.metric("workers_total") == count, within=10)  # type: ignore[misc]
+        eventually(lambda each=each: each.metric("workers_total") == count, within=20)  # type: ignore[misc]
 
 
 def test_each_worker_registers_itself_takes_its_share_at_once_and_the_gauge_counts_them(

@@ -87,7 +87,7 @@ def test_a_host_that_is_cut_off_loses_its_tasks_to_the_others_and_comes_back_und
         victim.wait_log("worker_declared_dead", within=40)
         assert queue.task(task_id)["worker_id"] == task["worker_id"], "what the cut-off one finished changed nothing"
         assert len(leaders(workers)) == 1
-        eventually(lambda: queue.one("SELECT count(*) FROM workers") == 3, within=10)
+        eventually(lambda: queue.one("SELECT count(*) FROM workers") == 3, within=20)
         for other in others:
             assert other.stop() == 0
         queue.wait_status(queue.enqueue("quick"), "completed")

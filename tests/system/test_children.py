@@ -68,7 +68,7 @@ def test_tasks_that_are_claimed_one_by_one_begin_on_all_children_though_each_ask
         """
     )
     running = "SELECT count(*) FROM tasks WHERE status = 'running'"
-    eventually(lambda: queue.one(running) == 3, within=5, why="as recovered from a dead worker, nothing waits")
+    eventually(lambda: queue.one(running) == 3, within=15, why="as recovered from a dead worker, nothing waits")
     (tmp_path / "go").touch()
 
 
@@ -87,7 +87,7 @@ def test_nothing_waits_behind_a_slow_task_and_the_table_tells_what_runs(
     worker = daemon(APP, "--pool-size", "3", DATABASE_URL=queue.url)
     quick = "SELECT count(*) FROM tasks WHERE type = 'note' AND status <> 'completed'"
 
-    eventually(lambda: queue.one(quick) == 0, within=5, why="the quick ones are done while the slow one runs")
+    eventually(lambda: queue.one(quick) == 0, within=15, why="the quick ones are done while the slow one runs")
 
     slow_id = queue.one("SELECT id FROM tasks WHERE type = 'wait'")
     task = queue.wait_status(slow_id, "running")
@@ -95,7 +95,7 @@ def test_nothing_waits_behind_a_slow_task_and_the_table_tells_what_runs(
     last = queue.one("SELECT max(completed_at) FROM tasks WHERE type = 'note'")
     assert (last - task["started_at"]).total_seconds() < 1.0 + SLACK, "a second or so after it had begun"
     worker.wait_log("reason=slow_task")  # some of them had waited behind it
-    eventually(lambda: worker.metric("worker_pool_active") == 1, within=10)
+    eventually(lambda: worker.metric("worker_pool_active") == 1, within=20)
     (tmp_path / "go").touch()
     queue.wait_empty()
     assert queue.rows("SELECT DISTINCT status::text, attempts FROM tasks") == [("completed", 1)]
@@ -113,7 +113,7 @@ def test_nothing_waits_behind_many_tasks_none_of_which_is_slow(queue: Queue, dae
         """
     )
     worker = daemon(APP, "--pool-size", "3", DATABASE_URL=queue.url)
-    queue.wait_empty(within=10)
+    queue.wait_empty(within=20)
     took, slots, attempts = queue.rows(
         """
         SELECT extract(epoch FROM max(completed_at) - min(started_at)), count(DISTINCT slot), sum(attempts)
@@ -133,7 +133,7 @@ def test_when_tasks_become_slower_all_children_soon_take_their_part(queue: Queue
     while tries[-1] >= 0.8 and len(tries) < 4:  # on a busy machine one or the other may come late, but not each time
         tries.append(joining(queue))
     assert tries[-1] < 0.8, tries
-    eventually(lambda: worker.metric("tasks_released_total", reason="slow_task") > 0, within=5)
+    eventually(lambda: worker.metric("tasks_released_total", reason="slow_task") > 0, within=15)
 
 
 def joining(queue: Queue) -> float:
@@ -221,7 +221,7 @@ def test_a_child_is_replaced_after_so_many_tasks_or_so_much_memory_and_the_next_
     pids = [task["result"] for task in fat]
     assert pids[0] == pids[1] != pids[2] == pids[3], "each took two that leaked 200 MB"
     assert [task["attempts"] for task in fat] == [1] * 4, "what made it fat pays nothing"
-    eventually(lambda: worker.metric("worker_child_restarts_total", reason="max_memory") == 2, within=10)
+    eventually(lambda: worker.metric("worker_child_restarts_total", reason="max_memory") == 2, within=20)
     assert worker.metric("worker_child_restarts_total", reason="max_tasks") == 4
     assert worker.metric("worker_child_restarts_total", reason="crash") == 0
     assert worker.health()[0] == 200

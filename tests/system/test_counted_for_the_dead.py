@@ -31,12 +31,12 @@ def test_a_large_result_that_a_child_wrote_just_before_it_was_killed_is_counted(
     with closing(psycopg2.connect(queue.url)) as other, other.cursor() as cursor:
         cursor.execute("SELECT FROM tasks WHERE id = %s FOR UPDATE", (task_id,))
         (worker.log_path.parent / "go").touch()
-        eventually(lambda: queue.one(WAITING) == 1, within=10, why="the child's statement waits for the row")
+        eventually(lambda: queue.one(WAITING) == 1, within=20, why="the child's statement waits for the row")
         os.kill(worker.children()[0], signal.SIGKILL)
-        eventually(lambda: queue.one(WAITING) == 2, within=10, why="the supervisor's waits behind it")
+        eventually(lambda: queue.one(WAITING) == 2, within=20, why="the supervisor's waits behind it")
         other.commit()
     queue.wait_status(task_id, "completed")
     counted = "tasks_completed_total"
-    eventually(lambda: worker.metric(counted, type="large", status="success") == 1, within=10, why="it is counted")
+    eventually(lambda: worker.metric(counted, type="large", status="success") == 1, within=20, why="it is counted")
     assert worker.metric(counted, type="large", status="failed") == 0
     assert worker.metric("task_duration_seconds_count", type="large") == 1

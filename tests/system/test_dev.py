@@ -150,9 +150,9 @@ def test_a_second_ctrl_c_does_not_wait_for_the_task_that_runs(start: Start) -> N
     dev = start("--pool-size", "1", QUIET).until_ready()
     dev.sql("""SELECT enqueue_task('example:slow', '{"seconds": 300}')""")
     running = "SELECT status::text FROM tasks"
-    eventually(lambda: dev.sql(running) == [("running",)], within=10, why="the task runs")
+    eventually(lambda: dev.sql(running) == [("running",)], within=20, why="the task runs")
     dev.process.send_signal(signal.SIGINT)
-    eventually(lambda: "drain" in dev.err.read_text(), within=10, why="it drains")
+    eventually(lambda: "drain" in dev.err.read_text(), within=20, why="it drains")
     dev.process.send_signal(signal.SIGINT)
     dev.ends_with(1, within=10)
 
@@ -194,7 +194,7 @@ def test_a_postgresql_that_dies_is_started_again_and_the_pool_goes_on(start: Sta
     dev = start("--pool-size", "1", QUIET).until_ready()
     pid = int((dev.folder / "data" / "cluster" / "postmaster.pid").read_text().split()[0])
     os.kill(pid, signal.SIGKILL)
-    eventually(lambda: "it is started again" in dev.err.read_text(), within=10, why="the death is noticed")
+    eventually(lambda: "it is started again" in dev.err.read_text(), within=20, why="the death is noticed")
 
     def is_done() -> bool:
         try:

@@ -24,7 +24,7 @@ def test_term_lets_running_tasks_finish_and_hands_back_the_rest(daemon: Start, q
 
     worker.signal(signal.SIGTERM)
     worker.wait_log("drain_started")
-    eventually(lambda: worker.health()[0] == 503, within=5)
+    eventually(lambda: worker.health()[0] == 503, within=15)
     gates.open("hold")
 
     assert worker.wait_exit(within=10) == 0
@@ -50,7 +50,7 @@ def test_a_drain_that_runs_out_of_time_requeues_what_runs_free_of_charge(
     assert worker.wait_exit(within=1 + 5 + SLACK) == 1
     assert time.monotonic() - began > 1
     assert queue.one(UNTOUCHED) == 0
-    eventually(lambda: not is_alive(gates.sleeper()), within=5, why="it was killed, but nobody waits for its end")
+    eventually(lambda: not is_alive(gates.sleeper()), within=15, why="it was killed, but nobody waits for its end")
 
 
 @pytest.mark.parametrize(
@@ -156,9 +156,9 @@ def test_what_a_killed_child_was_claiming_is_not_left_claimed_when_the_claim_com
         SELECT count(*) FROM pg_stat_activity
         WHERE datname = current_database() AND state = 'active' AND wait_event = 'PgSleep'
     """
-    eventually(lambda: queue.one(claiming) > 0, within=10)
+    eventually(lambda: queue.one(claiming) > 0, within=20)
     worker.signal(signal.SIGQUIT)
-    eventually(lambda: not worker.children(), within=10, why="they are killed")
+    eventually(lambda: not worker.children(), within=20, why="they are killed")
     queue.rows("DELETE FROM waits")
 
     assert worker.wait_exit(within=5 + SLACK) in (0, 1)

@@ -33,7 +33,7 @@ def test_a_new_one_is_there_within_a_second_and_running_tasks_are_untouched(
     assert worker.health()[0] == 200
 
     os.kill(idle, signal.SIGKILL)
-    eventually(lambda: len(set(worker.children().values()) - {child, idle}) == 1, within=10, why="the new one forks")
+    eventually(lambda: len(set(worker.children().values()) - {child, idle}) == 1, within=20, why="the new one forks")
     gates.open("hold")
     done = queue.wait_status(held, "completed")
     assert done["attempts"] == 1
@@ -94,7 +94,7 @@ def test_a_pool_whose_children_cannot_be_replaced_since_the_app_does_not_load_an
     assert worker.metric("worker_slots", state="backing_off") == 1
     (tmp_path / "app.py").write_text(APP)
     worker.signal(signal.SIGHUP)
-    eventually(lambda: worker.health()[0] == 200 and len(worker.children()) == 2, within=10, why="it is well again")
+    eventually(lambda: worker.health()[0] == 200 and len(worker.children()) == 2, within=20, why="it is well again")
 
 
 @pytest.mark.slow
@@ -110,7 +110,7 @@ def test_while_the_app_cannot_be_imported_a_missing_child_keeps_no_processor_bus
     worker.wait_log("child_died")
 
     used, until = cpu_seconds(worker.pid), time.monotonic() + 2
-    eventually(lambda: time.monotonic() > until, within=5)
+    eventually(lambda: time.monotonic() > until, within=15)
     assert cpu_seconds(worker.pid) - used < 0.12
 
 
@@ -139,7 +139,7 @@ def test_while_new_code_is_tried_nobody_waits_for_the_forkserver_that_was_killed
     worker.wait_log("forkserver_died")
 
     until = time.monotonic() + 0.3
-    eventually(lambda: time.monotonic() > until, within=5, why="the backoff is over")
+    eventually(lambda: time.monotonic() > until, within=15, why="the backoff is over")
     used, until = cpu_seconds(worker.pid), time.monotonic() + 2
-    eventually(lambda: time.monotonic() > until, within=5)
+    eventually(lambda: time.monotonic() > until, within=15)
     assert cpu_seconds(worker.pid) - used < 0.08

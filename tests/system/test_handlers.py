@@ -98,7 +98,7 @@ def test_a_task_that_kills_its_child_pays_each_time_and_nobody_else_does(
         fat = metrics["worker_child_restarts_total", frozenset({("reason", "memory")})]
         return (failed, retried, crashed, fat) == (6, 6, 10, 2)
 
-    eventually(is_counted, within=10)
+    eventually(is_counted, within=20)
     wait_counted(worker, 30, "tasks_completed_total", type="quick", status="success")
     assert worker.health()[0] == 200
 

@@ -123,7 +123,7 @@ def test_children_that_are_killed_while_they_idle_are_no_crash_loop_any_more_onc
 
     def kill_idle() -> None:
         """As soon as there is a pool of others: they have a title and were heard of."""
-        eventually(lambda: len(worker.children()) == 2 and not killed & set(worker.children().values()), within=10)
+        eventually(lambda: len(worker.children()) == 2 and not killed & set(worker.children().values()), within=20)
         for pid in worker.children().values():
             os.kill(pid, signal.SIGKILL)
             killed.add(pid)
@@ -136,7 +136,7 @@ def test_children_that_are_killed_while_they_idle_are_no_crash_loop_any_more_onc
     def is_healthy() -> bool:
         for _ in range(20):
             queue.enqueue("quick")
-        queue.wait_empty(within=5)
+        queue.wait_empty(within=15)
         return worker.health()[0] == 200
 
     eventually(is_healthy, within=20)

@@ -26,7 +26,7 @@ def test_a_file_in_its_place_is_refused_by_name(daemon: Start, queue: Queue, tmp
 
     worker = daemon(APP, is_awaited=False, DATABASE_URL=queue.url, PROMETHEUS_MULTIPROC_DIR=str(taken))
 
-    assert worker.wait_exit(within=10) == 2
+    assert worker.wait_exit() == 2
     assert "PROMETHEUS_MULTIPROC_DIR" in worker.log()
     assert "Traceback" not in worker.log()
     assert taken.read_text() == "mine"

@@ -31,12 +31,14 @@ def test_a_claim_whose_reply_is_lost_is_found_and_run(
         SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'orchestratord child%'
           AND state = 'idle' AND state_change < clock_timestamp() - interval '300 ms'
     """
-    eventually(lambda: queue.one(quiet) == 2, within=10, why="no child waits for a reply already")
+    eventually(lambda: queue.one(quiet) == 2, within=20, why="no child waits for a reply already")
 
     proxy.lose_replies("child")
     task_id = queue.enqueue("quick", {"n": 1})
     queue.wait_status(task_id, "claimed")
-    eventually(lambda: proxy.lost("child") > 0, within=5, why="the reply is lost; the claim was to be seen before that")
+    eventually(
+        lambda: proxy.lost("child") > 0, within=15, why="the reply is lost; the claim was to be seen before that"
+    )
     assert notes(tmp_path)["ran 1"] == 0, "nobody knows of the claim"
     proxy.heal()
 
@@ -60,7 +62,7 @@ def test_an_outcome_whose_reply_is_lost_is_written_and_counted_once(
     (tmp_path / "go").touch()
     for task_id in tasks.values():
         queue.wait_status(task_id, "completed")
-    eventually(lambda: proxy.lost("child") == 2, within=5, why="the replies are lost")
+    eventually(lambda: proxy.lost("child") == 2, within=15, why="the replies are lost")
     proxy.heal()
     queue.wait_status(queue.enqueue("quick", {"n": 3}), "completed")
 
@@ -109,7 +111,7 @@ def test_nobody_waits_for_ever_for_what_a_silent_network_swallowed(
     eventually(lambda: notes(tmp_path).total() >= 200, within=20)
 
     proxy.silence()
-    eventually(lambda: worker.health()[0] == 503, within=10)
+    eventually(lambda: worker.health()[0] == 503, within=20)
     proxy.heal(is_told=False)
 
     queue.wait_empty(within=60)  # a child gives its statement up after 20 s

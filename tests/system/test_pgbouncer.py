@@ -55,7 +55,7 @@ def pooled_url(private_postgres_tcp: PrivatePostgres) -> Iterator[str]:
         command[1:1] = ["-u", "nobody"]
     pooler = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        eventually(lambda: socket.create_connection(("127.0.0.1", port)).close() is None, within=10)
+        eventually(lambda: socket.create_connection(("127.0.0.1", port)).close() is None, within=20)
         yield f"postgres://anybody@127.0.0.1:{port}/postgres"
     finally:
         pooler.terminate()

@@ -53,11 +53,11 @@ def test_titles_tell_who_is_who_and_what_a_child_does(daemon: Start, queue: Queu
     (idle,) = set(children) - {busy}
 
     assert title(busy) == f"orchestratord: child {children[busy]} hold {task_id}"
-    eventually(lambda: title(idle) == f"orchestratord: child {children[idle]} idle", within=5)
+    eventually(lambda: title(idle) == f"orchestratord: child {children[idle]} idle", within=15)
     assert sorted(worker.descendants().values())[-1] == "orchestratord: forkserver"
     assert len(worker.descendants()) == 3, "nobody else is there"
     gates.open("hold")
-    eventually(lambda: title(busy) == f"orchestratord: child {children[busy]} idle", within=5)
+    eventually(lambda: title(busy) == f"orchestratord: child {children[busy]} idle", within=15)
 
 
 def test_what_tasks_run_inherits_no_words_to_the_service_manager_no_descriptors_and_no_signal_settings(

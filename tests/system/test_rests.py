@@ -39,10 +39,10 @@ def see_rest(worker: Daemon) -> None:
     def is_seen() -> bool:
         told = worker.log().count("slot_state ")
         worker.signal(signal.SIGUSR1)
-        eventually(lambda: worker.log().count("slot_state ") >= told + POOL, within=5, why="every slot's state")
+        eventually(lambda: worker.log().count("slot_state ") >= told + POOL, within=15, why="every slot's state")
         return "state=resting" in "".join(worker.log().split("slot_state ")[told + 1 :])
 
-    eventually(is_seen, within=10, why="a child rests")
+    eventually(is_seen, within=20, why="a child rests")
 
 
 def counted(worker: Daemon) -> float | None:
@@ -58,9 +58,9 @@ def test_children_that_rest_hear_a_pause_a_reload_and_a_drain_and_nothing_is_los
     worker = daemon(APP, "--pool-size", str(POOL), DATABASE_URL=queue.url)
     see_rest(worker)
     worker.signal(signal.SIGUSR2)
-    eventually(lambda: queue.one(COUNT, ["claimed", "running"]) == 0, within=5, why="nothing is claimed in a pause")
+    eventually(lambda: queue.one(COUNT, ["claimed", "running"]) == 0, within=15, why="nothing is claimed in a pause")
     assert queue.one(COUNT, ["pending"]) > 0
-    eventually(lambda: counted(worker) == queue.one(COUNT, ["completed"]), within=5)
+    eventually(lambda: counted(worker) == queue.one(COUNT, ["completed"]), within=15)
 
     queue.rows(ADD, MANY)
     worker.signal(signal.SIGUSR2)

@@ -54,4 +54,4 @@ def test_an_older_worker_goes_on_beside_a_newer_one_and_does_not_start_on_its_sc
     again = fleet.add(APP, is_awaited=False, DATABASE_URL=queue.url)
     assert again.wait_exit() == 6
     assert f"version {NEXT} of the schema" in again.log()
-    eventually(lambda: newer.metric("leader_status", worker_id=newer.health()[1]["worker_id"]) == 1, within=10)
+    eventually(lambda: newer.metric("leader_status", worker_id=newer.health()[1]["worker_id"]) == 1, within=20)

@@ -277,7 +277,7 @@ def test_after_what_cannot_be_undone_the_next_task_runs_in_a_new_child(
     assert ran == [how.replace(" ", "-") for how in NOT_UNDONE], "each ran once"
     assert (folder / "replaced").read_bytes() == b"", "nothing of ours went into the handler's file"
     left = [int(pid) for pid in (folder / "left").read_text().split()]
-    eventually(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in left), within=10)
+    eventually(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in left), within=20)
     eventually(
         lambda: worker.metric("worker_child_restarts_total", reason="insane") == insane + len(NOT_UNDONE), within=10
     )
@@ -389,5 +389,5 @@ def test_what_is_just_becoming_an_orphan_when_its_child_ends_does_not_get_away(
     for _ in range(tasks):
         queue.enqueue("daemonize")
     queue.wait_empty()
-    eventually(lambda: "sleep 977" not in worker.descendants().values(), within=10)
+    eventually(lambda: "sleep 977" not in worker.descendants().values(), within=20)
     assert worker.stop() == 0

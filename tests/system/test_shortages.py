@@ -51,7 +51,7 @@ def test_without_a_descriptor_to_spare_it_outlives_its_children_and_ends_later_w
     os.kill(child, signal.SIGKILL)
     worker.wait_log("leftovers_not_sought")
     resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, before)
-    eventually(lambda: not is_alive(sleeper), within=10, why="what the child left is ended")
+    eventually(lambda: not is_alive(sleeper), within=20, why="what the child left is ended")
     assert queue.wait_status(spawned, "completed")["attempts"] == 2
     assert worker.stop() == 0
 

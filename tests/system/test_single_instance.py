@@ -25,7 +25,7 @@ def test_a_second_instance_refuses_and_names_the_first_which_is_undisturbed(
         code, facts = second.health()
         return (code, facts["reason"]) == (503, f"starting, waiting for {name}")
 
-    eventually(says_whom_it_waits_for, within=5, why="the waiting one is not healthy")
+    eventually(says_whom_it_waits_for, within=15, why="the waiting one is not healthy")
     assert second.wait_exit(within=10) == 5
     assert f"{name} (process {first.pid} on host {os.uname().nodename})" in second.wait_log("start_failed")
     assert second.children() == {}

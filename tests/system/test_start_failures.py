@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import psycopg2
@@ -43,6 +44,12 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
+def told_seconds(log: str) -> float:
+    """From its first line to its last: without the start of Python, which takes its time on a busy machine."""
+    first, *_, last = (datetime.fromisoformat(each) for each in re.findall(r"^(20\S+Z) ", log, re.MULTILINE))
+    return (last - first).total_seconds()
+
+
 # The database
 
 
@@ -55,9 +62,10 @@ def test_a_database_that_is_down_is_waited_for_as_long_as_was_said_and_no_passwo
         DATABASE_WAIT="1s",
     )
 
-    assert worker.wait_exit(within=10) == 4
-    assert 1 <= time.monotonic() - began < 5
+    assert worker.wait_exit() == 4
+    assert time.monotonic() - began >= 1
     log = worker.log()
+    assert told_seconds(log) < 5
     assert "database_unreachable" in log, "the wait is told while it lasts"
     assert "Connection refused" in log
     assert "within 1 s (DATABASE_WAIT)" in worker.wait_log("start_failed")
@@ -69,13 +77,12 @@ def test_a_database_that_is_down_is_waited_for_as_long_as_was_said_and_no_passwo
 def test_a_database_that_takes_the_connection_and_never_answers_is_waited_for_no_longer(
     daemon: Start, deaf_port: int
 ) -> None:
-    began = time.monotonic()
     worker = daemon(
         APP, is_awaited=False, DATABASE_URL=f"postgres://ann:s3cret@127.0.0.1:{deaf_port}/shop", DATABASE_WAIT="1s"
     )
 
-    assert worker.wait_exit(within=10) == 4
-    assert time.monotonic() - began < 5
+    assert worker.wait_exit() == 4
+    assert told_seconds(worker.log()) < 5
     assert "s3cret" not in worker.log()
 
 
@@ -99,7 +106,7 @@ def test_a_wrong_password_is_told_and_not_shown(daemon: Start, private_postgres_
     wrong = url.replace(private_postgres_tcp.password, "wr0ng-w0rd")
     worker = daemon(APP, is_awaited=False, DATABASE_URL=wrong, DATABASE_WAIT="500ms")
 
-    assert worker.wait_exit(within=10) == 4
+    assert worker.wait_exit() == 4
     assert "password authentication failed" in worker.wait_log("start_failed")
     assert "wr0ng-w0rd" not in worker.log()
 
@@ -108,7 +115,7 @@ def test_a_schema_newer_than_this_version_is_not_touched(daemon: Start, queue: Q
     queue.rows("UPDATE orchestrator_schema SET version = 999")
     worker = daemon(APP, is_awaited=False, DATABASE_URL=queue.url)
 
-    assert worker.wait_exit(within=10) == 6
+    assert worker.wait_exit() == 6
     assert "999" in worker.wait_log("start_failed")
     assert not NOT_OURS.search(worker.log())
 
@@ -137,7 +144,7 @@ def test_too_few_connections_are_told_with_the_numbers_and_the_children_that_hav
     of_role = f"SELECT count(*) FROM pg_stat_activity WHERE usename = '{role}'"
     eventually(lambda: queue.one(of_role) == 10, within=20, why="the others connect once they may")
     worker.signal(signal.SIGTERM)
-    assert worker.wait_exit(within=10) == 0
+    assert worker.wait_exit() == 0
 
 
 @pytest.mark.slow
@@ -211,7 +218,7 @@ def test_an_app_that_cannot_be_imported_ends_the_start_with_the_users_frames_and
 ) -> None:
     worker = daemon(text, "--pool-size", "2", is_awaited=False, DATABASE_URL=queue.url, DEBUG="true")
 
-    assert worker.wait_exit(within=10) == 3
+    assert worker.wait_exit() == 3
     log = worker.log()
     for each in told:
         assert each in log
@@ -225,7 +232,7 @@ def test_an_app_module_that_is_not_there_is_named_with_the_place_where_it_was_so
 ) -> None:
     worker = daemon(None, "--app", "nowhere.tasks:app", is_awaited=False, DATABASE_URL=queue.url)
 
-    assert worker.wait_exit(within=10) == 3
+    assert worker.wait_exit() == 3
     assert f"there is no module 'nowhere' in {tmp_path}" in worker.wait_log("start_failed")
 
 
@@ -287,8 +294,8 @@ def test_a_port_that_stays_taken_is_named(daemon: Start, queue: Queue) -> None:
         began = time.monotonic()
         worker = daemon(APP, is_awaited=False, DATABASE_URL=queue.url, METRICS_PORT=port)
 
-        assert worker.wait_exit(within=20) == 2
-    assert 5 <= time.monotonic() - began < 15
+        assert worker.wait_exit(within=30) == 2
+    assert time.monotonic() - began >= 5
     line = worker.log().splitlines()[-1]  # before it, if at all, that it cleared what another test's worker had left
     assert line.startswith("orchestratord: ")
     assert "METRICS_PORT" in line
@@ -306,7 +313,7 @@ def test_a_port_that_is_let_go_in_time_is_used_and_a_signal_meanwhile_does_what_
         def start() -> Daemon:
             """It waits for the port, 5 s at most."""
             worker = daemon(APP, "--pool-size", "1", is_awaited=False, **variables)
-            eventually(lambda: _has_handlers(worker.pid), within=10, why="it hears signals")
+            eventually(lambda: _has_handlers(worker.pid), within=20, why="it hears signals")
             return worker
 
         leaves = start()
@@ -370,7 +377,7 @@ def test_a_pool_that_grows_beyond_its_open_files_goes_on_with_the_children_it_ha
     worker.signal(signal.SIGTTIN)
     worker.wait_log("child_not_born.*no room for it: Too many open files")
     resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (soft, hard))
-    eventually(lambda: len(worker.children()) == 3, within=10, why="it is born once there is room")
+    eventually(lambda: len(worker.children()) == 3, within=20, why="it is born once there is room")
     assert queue.wait_status(queue.enqueue("greet"), "completed")["attempts"] == 1
     assert worker.stop() == 0
 
@@ -384,11 +391,11 @@ def test_a_term_that_comes_with_the_news_of_a_broken_app_is_obeyed(daemon: Start
     raise RuntimeError("half a deployment")
     """
     worker = daemon(app, is_awaited=False, DATABASE_URL=queue.url)
-    eventually((tmp_path / "importing").exists, within=10)
+    eventually((tmp_path / "importing").exists, within=20)
     forkserver = worker.forkserver()
     worker.signal(signal.SIGSTOP)
     (tmp_path / "broken").touch()
-    eventually(lambda: not is_alive(forkserver), within=10)
+    eventually(lambda: not is_alive(forkserver), within=20)
     worker.signal(signal.SIGTERM)
     worker.signal(signal.SIGCONT)
     assert worker.wait_exit() == 0

@@ -38,7 +38,7 @@ def test_a_killed_supervisor_takes_its_children_along_and_the_next_finishes_what
 
     killed_at = time.monotonic()
     first.kill()
-    eventually(lambda: not any(map(is_alive, everybody)), within=5, why="its children are gone")
+    eventually(lambda: not any(map(is_alive, everybody)), within=15, why="its children are gone")
     left = queue.rows("SELECT id::text FROM tasks WHERE status = 'claimed'")
     assert is_alive(gates.sleeper()), "a session of its own outlives the child"
 

@@ -234,7 +234,7 @@ def lateness(queue: Queue, folder: Path) -> dict[str, float]:
         due["past"] = time.time()
         client.enqueue("note", {"what": "past"}, run_at=datetime(2001, 1, 1, tzinfo=UTC))
 
-    eventually(lambda: len(notes(folder)) == len(due), within=10, why="all ran")
+    eventually(lambda: len(notes(folder)) == len(due), within=20, why="all ran")
 
     ran = {what: float(moment) for what, moment in notes(folder)}
     assert queue.task(far)["status"] == "pending"
@@ -276,7 +276,7 @@ def test_what_a_transaction_enqueues_runs_once_it_is_committed(
                     connection.rollback()
     finally:
         connection.close()
-    eventually(lambda: len(notes(lasting_folder)) == 6, within=5, why="two outside and four inside")
+    eventually(lambda: len(notes(lasting_folder)) == 6, within=15, why="two outside and four inside")
     queue.wait_empty()
     ran = sorted(note[0] for note in notes(lasting_folder))
     assert ran == ["done", "done-0", "done-1", "done-2", "outside-of-done", "outside-of-undone"]

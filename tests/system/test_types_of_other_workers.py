@@ -27,8 +27,8 @@ def test_the_limits_of_a_type_are_known_again_after_somebody_has_emptied_all_tab
     empty_all_tables(queue.url)
     for worker in (leader, other):
         worker.wait_log("declared_dead new_worker_id")
-    eventually(lambda: len(fleet.leaders()) == 1, within=10, why="one leads")
-    eventually(lambda: queue.one("SELECT max_retries FROM task_types WHERE type = 'foreign'") == 0, within=10)
+    eventually(lambda: len(fleet.leaders()) == 1, within=20, why="one leads")
+    eventually(lambda: queue.one("SELECT max_retries FROM task_types WHERE type = 'foreign'") == 0, within=20)
 
 
 def test_the_first_dead_letter_of_a_type_that_only_a_dead_worker_served_is_seen_to_be_the_first(
@@ -39,7 +39,7 @@ def test_the_first_dead_letter_of_a_type_that_only_a_dead_worker_served_is_seen_
     other = fleet.add(APP + FOREIGN, DATABASE_URL=queue.url)
     eventually(
         lambda: leader.metric("tasks_dead_letter_total", type="foreign") == 0,
-        within=10,
+        within=20,
         why="the leader has heard of the type",
     )
     assert leader.metric("tasks_recovered_total", type="foreign") == 0
@@ -51,4 +51,4 @@ def test_the_first_dead_letter_of_a_type_that_only_a_dead_worker_served_is_seen_
     queue.wait_status(task_id, "running")
     other.kill()
     queue.wait_status(task_id, "dead_letter", within=NOTICED + SLACK)
-    eventually(lambda: leader.metric("tasks_dead_letter_total", type="foreign") == 1, within=10)
+    eventually(lambda: leader.metric("tasks_dead_letter_total", type="foreign") == 1, within=20)
