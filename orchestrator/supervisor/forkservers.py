@@ -240,6 +240,10 @@ class Forkservers:
         """Of those whose apps may need what they have started."""
         return {each.marker for each in self._all()}
 
+    def pids(self) -> set[int]:
+        """Of those that were not reaped yet."""
+        return {each.pid for each in (*self._all(), *self._gone) if not each.is_reaped}
+
     def marker_of(self, pid: int) -> str | None:
         """None: it is no forkserver."""
         return next((each.marker for each in (*self._all(), *self._gone) if each.pid == pid), None)

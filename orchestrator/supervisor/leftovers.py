@@ -40,27 +40,31 @@ Matches = Callable[[int], bool | None]
 """Whether the process with this pid is to be killed. None: that cannot be told yet."""
 
 
-def kill_left_by(pid: int, marker: str) -> int:
+def kill_left_by(pid: int, marker: str, *, living: Collection[int] = ()) -> int:
     """Kill all that the process left which was named by `marker` and led a session of its own; returns how many.
 
-    It has ended, and is not reaped yet: so nobody else's session can have its pid.
+    It has ended, and is not reaped yet: so nobody else's session can have its pid. `living`: other children and
+    forkservers of this process. What is theirs, or below them, is not looked at: to ask a hundred children took longer
+    than all else that the end of one asks for.
     """
-    return _kill(_descendants, _left_by(pid, marker), gone={pid})
+    return _kill(_descendants_but(living), _left_by(pid, marker), gone={pid})
 
 
-def kill_marked(marker: str) -> int:
+def kill_marked(marker: str, *, living: Collection[int] = ()) -> int:
     """Kill all that the child named by `marker` left; returns how many. Its own process must have been reaped.
 
     Only what stands below this process is looked at: as it adopts orphans, a leftover does, and a look at every
-    process of a busy machine takes a tenth of a second.
+    process of a busy machine takes a tenth of a second. `living` as for kill_left_by().
     """
-    return _kill(_descendants, _by_marker(lambda found: found == marker))
+    return _kill(_descendants_but(living), _by_marker(lambda found: found == marker))
 
 
-def kill_unowned(alive: Collection[str]) -> int:
-    """Kill what children and forkservers of this process left whose marker is not `alive`; returns how many."""
+def kill_unowned(alive: Collection[str], *, living: Collection[int] = ()) -> int:
+    """Kill what children and forkservers of this process left whose marker is not `alive`; returns how many. `living`
+    as for kill_left_by()."""
     me = str(os.getpid())
-    return _kill(_descendants, _by_marker(lambda found: _supervisor_of(found) == me and found not in alive))
+    matches = _by_marker(lambda found: _supervisor_of(found) == me and found not in alive)
+    return _kill(_descendants_but(living), matches)
 
 
 def kill_orphans_of(pid: int, marker: str) -> int:
@@ -154,14 +158,20 @@ def _is_tracker(pid: int) -> bool:
         return False
 
 
-def _descendants() -> Iterator[int]:
-    offspring: dict[int | None, list[int]] = {}
-    for pid in _pids():
-        offspring.setdefault(parent_pid(pid), []).append(pid)
-    generation = [os.getpid()]
-    while generation:  # popped: what was read of pids that change meanwhile may be a circle
-        generation = [pid for parent in generation for pid in offspring.pop(parent, ())]
-        yield from generation
+def _descendants_but(living: Collection[int]) -> Callable[[], Iterator[int]]:
+    """All of this process but these and what is below them, which is theirs."""
+
+    def descendants() -> Iterator[int]:
+        offspring: dict[int | None, list[int]] = {}
+        for pid in _pids():
+            if pid not in living:
+                offspring.setdefault(parent_pid(pid), []).append(pid)
+        generation = [os.getpid()]
+        while generation:  # popped: what was read of pids that change meanwhile may be a circle
+            generation = [pid for parent in generation for pid in offspring.pop(parent, ())]
+            yield from generation
+
+    return descendants
 
 
 def _in_our_namespace() -> Iterator[int]:

@@ -108,8 +108,8 @@ class Reaper:
         """Wait no longer for those that were killed and have not ended: nothing of theirs will run again. What they
         leave is settled as if they had."""
         for seat in self._pool.children.in_phase(Phase.DOOMED):
-            marker = self._pool.links[seat.number].request.marker
-            self._kill_leftovers(lambda: leftovers.kill_marked(marker), now)  # noqa: B023 done at once
+            marker, living = self._pool.links[seat.number].request.marker, self._living(seat.pid)
+            self._kill_leftovers(lambda: leftovers.kill_marked(marker, living=living), now)  # noqa: B023 done at once
             self._ended(seat, signal.SIGKILL, now)
 
     def reap(self, now: float) -> list[tuple[int, int]]:
@@ -133,7 +133,7 @@ class Reaper:
             pid = ended.si_pid
             seat = self._pool.children.by_pid(pid)
             marker = self._marker_of(pid, seat)
-            if marker is not None and not self._kill_leftovers(lambda: leftovers.kill_left_by(pid, marker), now):  # noqa: B023
+            if marker is not None and not self._kill_left_by(pid, marker, now):
                 kill_group(pid)
             _, status = os.waitpid(pid, 0)
             if seat is not None:
@@ -155,12 +155,21 @@ class Reaper:
             self._orphans_due = now + ORPHANS_SECONDS
         if now >= self._orphans_due:
             self._orphans_due = math.inf
-            needed = self._needed()
-            self._kill_leftovers(lambda: leftovers.kill_unowned(needed), now)
+            needed, living = self._needed(), self._living()
+            self._kill_leftovers(lambda: leftovers.kill_unowned(needed, living=living), now)
 
     def _needed(self) -> set[str]:
         """The markers of children, and of forkservers that may fork or whose children use what the app has started."""
         return self._pool.markers() | self._forkservers.markers()
+
+    def _living(self, but: int | None = None) -> set[int]:
+        """The pids of children and forkservers; a pid stays theirs until they are reaped."""
+        pids = {seat.pid for seat in self._pool.children if seat.pid is not None} | self._forkservers.pids()
+        return pids - {but}
+
+    def _kill_left_by(self, pid: int, marker: str, now: float) -> bool:
+        living = self._living(pid)
+        return self._kill_leftovers(lambda: leftovers.kill_left_by(pid, marker, living=living), now)
 
     def _kill_leftovers(self, kill: Callable[[], object], now: float) -> bool:
         """False: they cannot be looked for now, since nothing can be opened, and are looked for soon."""

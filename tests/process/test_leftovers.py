@@ -16,7 +16,7 @@ from orchestrator.board.birth import MARKER_VARIABLE
 from orchestrator.board.memory import create_memory
 from orchestrator.supervisor import leftovers
 from orchestrator.supervisor.leftovers import kill_marked
-from tests.fixtures.proc import is_alive
+from tests.fixtures.proc import children, is_alive
 from tests.fixtures.waiting import eventually
 from tests.toys.workshop import PROJECT, Workshop
 
@@ -55,6 +55,18 @@ def test_only_what_carries_the_very_marker_is_killed(started: Processes) -> None
     assert [each.wait(5.0) for each in marked] == [-signal.SIGKILL] * 3
     assert kill_marked(MINE) == 0
     assert [each.poll() for each in others] == [None] * len(others)
+
+
+def test_what_is_below_another_child_is_nobody_elses_leftover(started: Processes) -> None:
+    marked = {MARKER_VARIABLE: MINE}
+    shell = sleep(started, "sh", "-c", "sleep 60 & exec sleep 60", **marked)
+    (below,) = eventually(lambda: children(shell.pid), within=10.0)
+    assert kill_marked(MINE, living={shell.pid}) == 0
+    beside = sleep(started, **marked)
+    assert leftovers.kill_left_by(1 << 30, MINE, living={shell.pid}) == 1
+    assert beside.wait(5.0) == -signal.SIGKILL
+    assert (shell.poll(), is_alive(below)) == (None, True)
+    assert kill_marked(MINE) == 2
 
 
 def test_a_zombie_is_not_killed_again_and_again(started: Processes) -> None:
