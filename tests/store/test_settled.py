@@ -24,7 +24,7 @@ SHOW = prepared(
     "SELECT %(names)s, array_agg(setting ORDER BY name) FROM pg_settings WHERE name = ANY (%(names)s) GROUP BY 1",
     {"names": "text[]"},
 )
-NAMES = "{enable_bitmapscan,enable_seqscan,jit,plan_cache_mode,statement_timeout}"
+NAMES = "{enable_bitmapscan,enable_seqscan,jit,lock_timeout,plan_cache_mode,statement_timeout}"
 
 
 class Watched(Connection):
@@ -62,7 +62,7 @@ def of_a_supervisor(url: str) -> Connection:
     return Session(url, thread="pulse", standing=Standing(), counting=counting, abort=Bell(), longest_pause=1.0).open()
 
 
-def shown(connection: Connection, *, within: float = 20.0, lock_within: float = 20.0) -> list[str]:
+def shown(connection: Connection, *, within: float = 20.0, lock_within: float = 5.0) -> list[str]:
     """What holds while a prepared statement runs."""
     rows = execute_prepared(connection, SHOW, {"names": NAMES}, within=within, lock_within=lock_within)
     settings: list[str] = rows[0][1]
@@ -71,7 +71,7 @@ def shown(connection: Connection, *, within: float = 20.0, lock_within: float = 
 
 def test_a_session_of_our_own_is_read_committed_whatever_its_role_says(connection: Connection) -> None:
     connection.execute("SET default_transaction_isolation = 'serializable'", within=5.0)
-    settle(connection, limit=18.0, within=5.0)
+    settle(connection, limit=18.0, lock_limit=5.0, within=5.0)
     assert connection.execute("SHOW transaction_isolation", within=5.0) == [("read committed",)]
 
 
@@ -80,10 +80,10 @@ def test_a_statement_runs_under_the_same_settings_whether_they_stay_or_are_sent(
     database_url: str, kind: type[Watched]
 ) -> None:
     connection = kind.open(database_url, within=10.0, application_name="test")
-    settle(connection, limit=18.0, within=5.0)
-    assert shown(connection) == ["off", "off", "off", "force_generic_plan", "18000"]
+    settle(connection, limit=18.0, lock_limit=5.0, within=5.0)
+    assert shown(connection) == ["off", "off", "off", "5000", "force_generic_plan", "18000"]
     assert ("SET" in connection.last) == connection.is_pooled
-    assert len(connection.execute(OWN, within=5.0)) == (0 if connection.is_pooled else 10)
+    assert len(connection.execute(OWN, within=5.0)) == (0 if connection.is_pooled else 11)
     connection.close()
 
 
@@ -98,7 +98,7 @@ def test_a_session_of_our_own_is_ended_by_no_limit_of_its_role(connection: Conne
     limits = ["idle_session_timeout"] + ["transaction_timeout"] * (connection.server_version >= 170000)
     for name in limits:
         connection.execute(f"SET {name} = '1min'", within=5.0)
-    settle(connection, limit=18.0, within=5.0)
+    settle(connection, limit=18.0, lock_limit=5.0, within=5.0)
     assert [connection.execute(f"SHOW {name}", within=5.0) for name in limits] == [[("0",)]] * len(limits)
 
 
@@ -119,18 +119,18 @@ def test_the_server_asks_whether_we_are_there_as_we_ask_it_unless_its_owner_says
 
 def test_a_shorter_limit_is_sent_where_the_session_would_wait_too_long(database_url: str) -> None:
     connection = Watched.open(database_url, within=10.0, application_name="test")
-    settle(connection, limit=18.0, within=5.0)
+    settle(connection, limit=18.0, lock_limit=5.0, within=5.0)
     assert shown(connection, within=10.0, lock_within=10.0)[-1] == "9000"
     assert shown(connection, within=40.0, lock_within=40.0)[-1] == "36000"
     assert shown(connection)[-1] == "18000"
-    shown(connection, lock_within=2.0)
-    assert "SET LOCAL lock_timeout=2000" in connection.last
+    assert shown(connection, lock_within=2.0)[3] == "2000"
+    assert shown(connection, lock_within=20.0)[3] == "5000", "the session's own is soon enough"
     connection.close()
 
 
 def test_the_server_ends_what_a_settled_session_forgot(database_url: str) -> None:
     connection = Connection.open(database_url, within=10.0, application_name="test")
-    settle(connection, limit=0.2, within=5.0)
+    settle(connection, limit=0.2, lock_limit=5.0, within=5.0)
     with pytest.raises(StatementRefused) as refusal:
         connection.execute("SELECT pg_sleep(60)", within=10.0)
     assert refusal.value.sqlstate == "57014"
