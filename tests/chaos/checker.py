@@ -212,10 +212,10 @@ class _Claims:
 
     def __init__(self, history: History) -> None:
         self._changes = dict(_by(history.changes, lambda change: change.task_id))
-        self._crashes = [each.at for each in history.deeds if (each.what, each.target) == ("crash", "database")]
+        self._crashes = list(_crashes(history))
 
     def crashed(self, after: float, before: float) -> bool:
-        return any(after < at < before for at in self._crashes)
+        return any(after < end and begin < before for begin, end in self._crashes)
 
     def was_lost(self, run: Execution) -> bool:
         """Its claim was forgotten, or recovered before it was known that `run` had begun."""
@@ -232,7 +232,15 @@ class _Claims:
         before = [each for each in self._changes.get(run.task_id, ()) if each.at < run.started + CLOCKS]
         if not before or before[-1].new_status in OWNED:
             return False
-        return any(before[-1].at < at and run.started > at - FORGETS_SECONDS for at in self._crashes)
+        return any(before[-1].at < end and run.started > begin - FORGETS_SECONDS for begin, end in self._crashes)
+
+
+def _crashes(history: History) -> Iterator[tuple[float, float]]:
+    """From when to when somebody was about to crash the database server: it worked on until some time in between."""
+    ends = [each.at for each in history.deeds if (each.what, each.target) == ("is down", "database")]
+    for each in history.deeds:
+        if (each.what, each.target) == ("crash", "database"):
+            yield each.at, min((end for end in ends if end >= each.at), default=each.at)
 
 
 def nothing_runs_before_its_time(history: History) -> Iterator[Violation]:

@@ -154,6 +154,7 @@ class Nemesis:
             self._is_database_down = True
             self._note("crash", "database")
             self._cluster.server.crash()
+            self._note("is down", "database")
             self._after((0.2, 1.5), self._start_database)
 
     def _start_database(self) -> None:

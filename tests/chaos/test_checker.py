@@ -124,13 +124,16 @@ def test_an_overlap_is_allowed_if_the_first_claim_was_recovered_in_between() -> 
         (None, [replace(CLAIMED, at=2.5)], False),  # there was no crash
         (3.2, [replace(CLAIMED, at=2.5)], False),  # ... or only later: by then the mark had brought it to the disk
         (0.5, [replace(CLAIMED, at=2.5)], False),  # ... or before it was enqueued
+        ((0.5, 2.3), [replace(CLAIMED, at=2.5)], True),  # it took a while
+        ((0.5, 0.6), [replace(CLAIMED, at=2.5)], False),
     ],
 )
 def test_an_overlap_is_allowed_if_the_first_claim_was_forgotten_in_a_crash_of_the_database(
-    crash: float | None, claims: list[Change], is_right: bool
+    crash: float | tuple[float, float] | None, claims: list[Change], is_right: bool
 ) -> None:
     runs = [RUN, replace(RUN, pid=101, started=2.6, ended=3.0)]
-    deeds = [Deed(crash, "crash", "database")] if crash is not None else []
+    begin, end = crash if isinstance(crash, tuple) else (crash, crash)
+    deeds = [Deed(at, what, "database") for at, what in ((begin, "crash"), (end, "is down")) if at is not None]
     found = rules(history(executions=runs, changes=[PENDING, *claims, ENDED], deeds=deeds))
     assert ("overlap" not in found) is is_right
 
