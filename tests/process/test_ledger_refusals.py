@@ -49,6 +49,21 @@ def lock(other: Connection, claim: Claim) -> None:
     other.execute("SELECT FROM tasks WHERE id = %(id)s FOR UPDATE", {"id": claim.task_id}, within=5.0)
 
 
+def run_beside_a_locked(desk: Desk, connection: Connection, other: Connection, is_busy: bool) -> Claim:
+    """A batch has run, and somebody has locked the row of this one of it; a busy desk has run the next one too: the
+    first is sent behind that one's claims, and heard of after those."""
+    add_worker(connection)
+    add_tasks(connection, 6 * COUNT)
+    if is_busy:
+        desk.get_busy()
+    claims = desk.claim()
+    desk.run(claims)
+    lock(other, claims[4])
+    if is_busy:
+        desk.run(desk.claim())
+    return claims[4]
+
+
 def take_over(desk: Desk, connection: Connection) -> int:
     """As the supervisor does: write what the child gave up, once nobody has locked it. How many there were."""
     seen = SupervisorBoard(desk.descriptor)
@@ -141,16 +156,8 @@ def test_a_row_that_somebody_has_locked_keeps_its_outcome_waiting_and_no_other(
 def test_a_child_waits_for_a_locked_row_for_less_than_a_statement_may_take(
     desk: Desk, connection: Connection, other: Connection, is_busy: bool
 ) -> None:
-    add_worker(connection)
-    add_tasks(connection, 6 * COUNT)
-    if is_busy:
-        desk.get_busy()
-    claims = desk.claim()
-    desk.run(claims)
-    lock(other, claims[4])
     began = time.monotonic()
-    if is_busy:
-        desk.run(desk.claim())
+    run_beside_a_locked(desk, connection, other, is_busy)
     with pytest.raises(StatementRefused, match="lock timeout"):
         desk.ledger.exchange(COUNT)
     assert time.monotonic() - began < STATEMENT_SECONDS / 2
@@ -164,15 +171,7 @@ def test_a_child_waits_for_a_locked_row_for_less_than_a_statement_may_take(
 def test_once_the_supervisor_has_taken_over_what_is_locked_the_child_goes_on(
     desk: Desk, connection: Connection, other: Connection, is_busy: bool
 ) -> None:
-    add_worker(connection)
-    add_tasks(connection, 6 * COUNT)
-    if is_busy:
-        desk.get_busy()
-    claims = desk.claim()
-    desk.run(claims)
-    lock(other, claims[4])
-    if is_busy:  # it is sent behind the next claims, and heard of after those
-        desk.run(desk.claim())
+    locked = run_beside_a_locked(desk, connection, other, is_busy)
     with pytest.raises(StatementRefused):
         desk.ledger.exchange(COUNT)
     unlock(other)
@@ -181,8 +180,8 @@ def test_once_the_supervisor_has_taken_over_what_is_locked_the_child_goes_on(
             act()  # else it were written by us, and counted by whoever has taken it over
     seen = SupervisorBoard(desk.descriptor)
     view = seen.read()
-    assert view is not None and [each.token for each in view.outcomes] == [claims[4].token]
-    assert view.given_up == {claims[4].token}
+    assert view is not None and [each.token for each in view.outcomes] == [locked.token]
+    assert view.given_up == {locked.token}
     seen.mark_written(view.given_up)
     assert len(desk.claim()) == COUNT
     assert len(desk.unwritten) == 0
