@@ -5,7 +5,6 @@ loop is in the midst of a wake-up.
 """
 
 import random
-import select
 import time
 from collections.abc import Callable, Iterator
 
@@ -28,7 +27,7 @@ class Child:
 
     @property
     def is_asleep(self) -> bool:
-        return self._next == self._wait and not _has_messages(self.actor.channel.fileno())
+        return self._next == self._wait and not self.actor.channel.wait(0)
 
     @property
     def is_stuck(self) -> bool:
@@ -125,7 +124,7 @@ class Play:
         self._is_to_look = False
 
     def _turn(self) -> bool:
-        speakers = [slot for slot, link in self._pool.links.items() if _has_messages(link.channel.fileno())]
+        speakers = [slot for slot, link in self._pool.links.items() if link.channel.wait(0)]
         reports, self._reports = self._reports, []
         self._pool.hear(speakers, time.monotonic())
         for has_woken in reports:
@@ -161,12 +160,6 @@ class Play:
         raise AssertionError("children are woken again and again for nothing")
 
 
-def _has_messages(descriptor: int) -> bool:
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(0))
-
-
 @pytest.fixture
 def make_theatre() -> Iterator[Callable[[int], Theatre]]:
     theatres: list[Theatre] = []
@@ -177,8 +170,7 @@ def make_theatre() -> Iterator[Callable[[int], Theatre]]:
 
     yield make
     for theatre in theatres:
-        for each in (*theatre.actors, *theatre.pool.links.values()):
-            each.close()
+        theatre.close()
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
