@@ -34,7 +34,7 @@ from orchestrator.coordinator.leadership import Leadership
 from orchestrator.coordinator.locks import Locks
 from orchestrator.coordinator.membership import Membership, longest_gap
 from orchestrator.coordinator.order_book import OrderBook
-from orchestrator.coordinator.outcomes import WriteOutcomes
+from orchestrator.coordinator.outcomes import OUTCOMES_AT_ONCE, PlanAhead, WriteOutcomes
 from orchestrator.coordinator.process import this_process
 from orchestrator.coordinator.pulse import THREAD as PULSE
 from orchestrator.coordinator.pulse import Pulse
@@ -121,6 +121,11 @@ class Coordination:
     def outstanding(self) -> int:
         """How many single orders (an outcome, a claim, a start …) the database has not taken yet."""
         return self._book.outstanding
+
+    @property
+    def has_time(self) -> bool:
+        """Whether outcomes would be written at once, or after those that are being written."""
+        return self._coordinator.takes_orders and self._book.outstanding < OUTCOMES_AT_ONCE
 
     @property
     def overdue_seconds(self) -> Mapping[str, float]:
@@ -217,6 +222,7 @@ def _make_coordinator(
         RegisterTypes(book),
         beginning,
         AuditClaims(book, standing, reports),
+        PlanAhead(),
     )
     return Coordinator(
         session=_session(settings, COORDINATOR, standing, counting, abort),

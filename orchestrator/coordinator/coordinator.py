@@ -23,6 +23,9 @@ from orchestrator.telemetry import logs
 
 THREAD = "coordinator"
 
+PATIENT_SECONDS = 0.1
+"""A duty that is due waits so long for the orders to come to an end: it may take longer than they can wait."""
+
 
 class Coordinator:
     """`run` is the thread's whole life. `leave` may be called from any thread; the rest is the thread's own."""
@@ -53,12 +56,18 @@ class Coordinator:
         self._known_as: tuple[Connection, str] | None = None
         self._leave_by: float | None = None
         self._is_hurried = False
+        self._is_at_hand = False  # connected, and runs no duty, which may take long
         self._log = logs.get("coordinator")
 
     def leave(self, *, by: float) -> None:
         """Asks the thread to carry out the orders that are left, no duties, and end before `by` (CLOCK_MONOTONIC)."""
         self._leave_by = by
         self._book.ring()
+
+    @property
+    def takes_orders(self) -> bool:
+        """Whether it would carry out an order now, or after others. Any thread may ask."""
+        return self._is_at_hand and self._carrier.retry_at == math.inf
 
     def run(self) -> None:
         while not self._is_done():
@@ -88,6 +97,7 @@ class Coordinator:
 
     def _turn(self) -> None:
         worker_id = self._standing.worker_id
+        self._is_at_hand = False
         if worker_id is None:
             self._wait(math.inf)  # the pulse rings once we are registered
         elif time.monotonic() < self._session.retry_at:
@@ -101,16 +111,23 @@ class Coordinator:
         if self._known_as != (connection, worker_id):
             self._activity.forget()
             self._known_as = (connection, worker_id)
+        self._is_at_hand = True
         has_done = self._carrier.carry(connection)
-        if self._leave_by is None and connection.is_open:
+        if self._leave_by is None and connection.is_open and time.monotonic() >= self._duty_due_at():
+            self._is_at_hand = False
             has_done = self._schedule.run_one(connection) or has_done
         if connection.is_open:
             self._backoff.succeed()
             if has_done:
                 self._session.answered()
             else:
-                due_at = min(self._schedule.due_at, self._carrier.retry_at, self._activity.due_at, self._locks.due_at)
+                self._is_at_hand = True
+                due_at = min(self._duty_due_at(), self._carrier.retry_at, self._activity.due_at, self._locks.due_at)
                 self._wait(due_at, connection)
+
+    def _duty_due_at(self) -> float:
+        """When the next duty is to be run: while there are orders a little later, lest they wait for its end."""
+        return self._schedule.due_at + (PATIENT_SECONDS if self._book.outstanding else 0.0)
 
     def _wait(self, until: float, connection: Connection | None = None) -> None:
         """Until a moment, an order, a lost connection or a call to leave."""

@@ -110,6 +110,25 @@ class WriteOutcomes:
         self._book.replace(outcome._replace(error=error, result=note))
 
 
+class PlanAhead:
+    """Once a connection, when there is nothing else to do: the first of the outcomes are not to wait for a plan too."""
+
+    name = "plan_ahead"
+
+    def __init__(self) -> None:
+        self._planned_on: Connection | None = None
+        self._log = logs.get("coordinator")
+
+    def run(self, connection: Connection) -> bool:
+        if connection is not self._planned_on:
+            self._planned_on = connection
+            try:
+                claims.plan_ahead_for_children(connection, within=WRITE_SECONDS, lock_within=LOCK_SECONDS)
+            except StatementRefused as refusal:
+                self._log.debug("not_planned_ahead", sqlstate=refusal.sqlstate, error=str(refusal))
+        return False
+
+
 def _fitting(outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
     """As many of the first as are not too much for one statement; one at least."""
     size = 0

@@ -130,7 +130,14 @@ def plan_ahead(connection: Connection, *, within: float) -> None:
     deadline = time.monotonic() + within
     for statement in (CLAIM, CLAIM_ONWARDS, FINISH, FINISH_AND_CLAIM, FINISH_AND_CLAIM_ONWARDS):
         if statement.name not in connection.prepared:
-            prepared.plan_ahead(connection, statement, within=max(0.1, deadline - time.monotonic()))
+            left = max(0.1, deadline - time.monotonic())
+            prepared.plan_ahead(connection, statement, within=left, lock_within=left)
+
+
+def plan_ahead_for_children(connection: Connection, *, within: float, lock_within: float) -> None:
+    """The same of `finish_for_children`."""
+    if FINISH_FOR_CHILDREN.name not in connection.prepared:
+        prepared.plan_ahead(connection, FINISH_FOR_CHILDREN, within=within, lock_within=lock_within)
 
 
 def _batch(rows: list[tuple[Any, ...]], outcomes: Sequence[Outcome]) -> Batch:

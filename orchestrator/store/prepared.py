@@ -130,14 +130,14 @@ def _planning(connection: Connection) -> str:
     return "" if connection.is_settled else _PLANNING
 
 
-def plan_ahead(connection: Connection, statement: Prepared, *, within: float) -> None:
+def plan_ahead(connection: Connection, statement: Prepared, *, within: float, lock_within: float) -> None:
     """Has the session parse and plan it, which is most of what its first call takes; nothing is run.
 
     A session that has it already says so, or is another client's behind a pooler: the next call will find out.
     """
     explain = _planning(connection) + statement.definition + "EXPLAIN " + statement.call
     try:
-        connection.execute(explain, dict.fromkeys(statement.parameters), within=within, lock_within=within)
+        connection.execute(explain, dict.fromkeys(statement.parameters), within=within, lock_within=lock_within)
     except StatementRefused as refusal:
         if not _learn(connection, statement, refusal):
             raise

@@ -6,6 +6,7 @@ from contextlib import closing
 import psycopg
 import pytest
 
+from orchestrator.coordinator.coordinator import PATIENT_SECONDS
 from orchestrator.mailbox import (
     Activity,
     Audit,
@@ -323,3 +324,71 @@ def test_rows_that_an_operator_has_locked_hold_up_nothing_beside_them(database: 
     worker.settle()
     assert database.value("SELECT status FROM tasks WHERE id = %s", locked[0]) == "completed"
     assert database.value(marked) == 3
+
+
+def test_outcomes_are_planned_ahead_once_a_connection_and_nothing_is_written(
+    database: Database, worker: Worker
+) -> None:
+    def planned() -> list[object]:
+        session = worker.coordination._coordinator._session.connection
+        return [] if session is None else [name for name in session.prepared if "finish_for_children" in name]
+
+    eventually(lambda: len(planned()) == 1)
+    database.terminate_others()
+    eventually(lambda: not worker.coordination.status().is_database_reachable)
+    eventually(lambda: len(planned()) == 1)
+    assert worker.count("tasks_completed_total", type="t", status="success") == 0
+
+
+def test_there_is_time_for_outcomes_unless_the_database_is_away_or_a_duty_is_carried_out(
+    database: Database, worker: Worker
+) -> None:
+    coordination = worker.coordination
+    eventually(lambda: coordination.has_time)
+    duty = next(iter(coordination._coordinator._schedule._entries.values())).duty
+    seen: list[bool] = []
+    run_once = duty.run_once
+
+    def look(connection: Connection) -> float | None:
+        seen.append(coordination.has_time)
+        return run_once(connection)
+
+    duty.run_once = look  # type: ignore[method-assign]
+    coordination._coordinator._schedule.hasten(duty.name)
+    coordination._book.ring()
+    eventually(lambda: len(seen) > 0)
+    assert not any(seen)
+    eventually(lambda: coordination.has_time)
+    name = database.value("SELECT current_database()")
+    with closing(Database(database.url.replace(name, "postgres")).connection) as other:
+        other.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        database.terminate_others()
+        coordination.post(Finish((outcome(*["0" * 36, 1]),)))  # type: ignore[arg-type]
+        eventually(lambda: not coordination.has_time)
+        other.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+    eventually(lambda: coordination.has_time, within=15.0)
+
+
+def test_a_duty_waits_for_orders_but_not_for_long(database: Database, worker: Worker) -> None:
+    """There are orders as long as there is one about a row that is locked."""
+    ended = outcome(*database.claim(me(worker)))
+    book, schedule = worker.coordination._book, worker.coordination._coordinator._schedule
+    with closing(psycopg.connect(database.url)) as other:
+        other.execute("SELECT FROM tasks WHERE id = %s FOR UPDATE", (ended.task_id,))
+        worker.coordination.post(Finish((ended,)))
+        eventually(lambda: len(book.held()) == 1)
+        entry = schedule._entries["audit"]
+        ran_at: list[float] = []
+        run_once = entry.duty.run_once
+
+        def note(connection: Connection) -> float | None:
+            ran_at.append(time.monotonic())
+            return run_once(connection)
+
+        entry.duty.run_once = note  # type: ignore[method-assign]
+        entry.due_at = due_at = time.monotonic()
+        book.ring()
+        eventually(lambda: len(ran_at) > 0)
+        assert ran_at[0] >= due_at + PATIENT_SECONDS
+        other.rollback()
+    worker.settle()

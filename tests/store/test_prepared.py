@@ -26,7 +26,7 @@ def test_what_was_planned_ahead_was_not_run_and_is_not_planned_again(connection:
     connection.execute("CREATE TABLE notes (n integer)", within=5.0)
     note = prepared("note", "INSERT INTO notes VALUES (%(n)s) RETURNING n", {"n": "integer"})
     for _ in range(2):
-        plan_ahead(connection, note, within=5.0)
+        plan_ahead(connection, note, within=5.0, lock_within=5.0)
         connection.prepared.clear()  # as if another client had this session next, behind a pooler
     assert connection.execute("SELECT count(*) FROM notes", within=5.0) == [(0,)]
     assert execute_prepared(connection, note, {"n": 7}, within=5.0, lock_within=5.0) == [(7,)]
@@ -37,7 +37,7 @@ def test_what_was_planned_ahead_was_not_run_and_is_not_planned_again(connection:
 def test_what_cannot_be_planned_is_refused_ahead(connection: Connection) -> None:
     lost = prepared("lost", "SELECT * FROM nowhere WHERE n = %(n)s", {"n": "integer"})
     with pytest.raises(StatementRefused):
-        plan_ahead(connection, lost, within=5.0)
+        plan_ahead(connection, lost, within=5.0, lock_within=5.0)
     assert connection.prepared == set()
 
 
