@@ -193,6 +193,23 @@ class ChildBoard(Board):
         """This claim's outcome is the supervisor's to write and to count, once it has marked it as written."""
         self._words[self._at(index, Field.FLAGS)] |= FLAG_GIVEN_UP
 
+    def offer_outcomes(self, is_offered: bool) -> None:
+        """Whether the supervisor may write what stands here, and ends from now on. It may be at that already."""
+        self._words[Word.OFFERED] = int(is_offered)
+
+    def sends(self, token: int) -> None:
+        """The outcomes up to this claim's are on their way to the database; 0: none is."""
+        self._words[Word.SENT] = token
+
+    @property
+    def is_collecting(self) -> bool:
+        """Whether the supervisor comes for what is offered."""
+        return bool(self._words[Word.COLLECTING])
+
+    def is_collected(self, token: int) -> bool:
+        """Whether the supervisor has this claim's outcome on its way, or had."""
+        return token <= self._words[Word.COLLECTED]
+
     def outcomes_written(self, count: int | None = None) -> None:
         """The first so many outcomes stand in the database (None: all), if not more; once all do, their texts may be
         overwritten."""

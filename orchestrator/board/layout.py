@@ -43,6 +43,8 @@ class Word:
     LEAVING = 9  # a LeaveReason, set before the child exits on its own
     CLAIM_SEQUENCE = 10  # odd while a claim statement is under way
     BEGAN_WITH = 11  # the record with which it became busy; those of an earlier claim may stand before it
+    OFFERED = 12  # 1: the supervisor may write the outcomes here; the child does only what has waited too long for that
+    SENT = 13  # token of the last outcome that it has sent; 0: what was sent was lost
     # the supervisor
     ORDER = 16  # a ChildOrder
     HANDED_BACK = 17  # claims taken from the rear of this batch; reset by the child between batches
@@ -50,6 +52,8 @@ class Word:
     SLOWNESS = 19  # how often claims of any child were taken back because tasks are slower than it had learnt
     TASK_NS = 20  # nanoseconds that a task took then
     WAKE_OWED = 21  # 1: nobody sleeps who could be woken; whoever falls asleep next looks again in any case
+    COLLECTING = 22  # 1: it comes every few milliseconds for the outcomes that are offered
+    COLLECTED = 23  # token of the last of the offered outcomes that it has on their way to the database
 
 
 class SlotState(IntEnum):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from orchestrator.board.child_half import ChildBoard
 from orchestrator.child.database import Database
+from orchestrator.child.offer import LEAST_TASK_SECONDS, SEND_SECONDS, Offer
 from orchestrator.child.refusals import Refusals
 from orchestrator.child.statements import Statements
 from orchestrator.child.unwritten import Unwritten
@@ -18,10 +19,6 @@ from orchestrator.store.connection import Connection
 from orchestrator.telemetry import logs
 from orchestrator.telemetry.metrics import TaskMetrics
 
-SEND_SECONDS = 0.035
-"""An outcome waits no longer than this for company before it is sent (between tasks); on its way to the server's disk
-it is for some milliseconds more, and after 50 ms it is to be there."""
-
 SLOW_SECONDS = 0.04
 """While there is plenty to claim, outcomes are written while the next batch runs. But not after such a task: the next
 would keep us from hearing of them, and the supervisor would ask in our stead."""
@@ -29,6 +26,8 @@ would keep us from hearing of them, and the supervisor would ask in our stead.""
 COMPANY = 256
 """Outcomes wait for the next batch's unless they would be more together. A statement costs as much as a dozen of them,
 and the longer the next batches take, the less their claims have to wait for its disk."""
+
+NO_TOKEN = 0
 
 NOTHING = Batch(accepted=0, unaccepted=(), claims=(), is_registered=True)
 
@@ -57,6 +56,7 @@ class Ledger:
         self._refusals = Refusals(board, self.unwritten, self._statements, self._verdicts)
         self._sent: _Sent | None = None
         self._planned_on: Connection | None = None
+        self._offer = Offer(board)
         self._log = logs.get("child")
 
     @property
@@ -114,12 +114,32 @@ class Ledger:
             if not batch.claims or not self._board.has_place(len(batch.claims)):
                 self._finish_and_claim(connection, outcomes, 0)
                 self.unwritten.all_are_written()
-            elif len(outcomes) + limit > COMPANY or time.monotonic() - outcomes[0].ended_monotonic > SEND_SECONDS:
-                self._send(connection, outcomes)
+            elif len(outcomes) + limit > COMPANY or self.must_send(time.monotonic()):
+                self._send(connection, self.unwritten.left_to_us())
         except StatementRefused as refusal:
             self._statements.expect_little()  # together the next time: there it is looked for whose fault it is
             raise DatabaseUnavailable(f"outcomes were refused: {refusal}", sent=True) from refusal
         return batch
+
+    def begin_batch(self, task_seconds: float) -> None:
+        """A task of the last one took so long. While there is plenty to claim, outcomes wait for company in any case:
+        the supervisor may write them meanwhile."""
+        is_worth_it = LEAST_TASK_SECONDS < task_seconds < SLOW_SECONDS and self._statements.is_plenty_due
+        self._offer.make(is_worth_it)
+        if self._sent is not None:
+            self._offer.suspend()
+
+    def withdraw_offer(self) -> None:
+        """What ends in this batch from now on we write ourselves."""
+        self._offer.make(False)
+
+    def must_send(self, until: float) -> bool:
+        """Whether any outcome that was not sent would have waited too long by then (CLOCK_MONOTONIC seconds)."""
+        patience = SEND_SECONDS
+        if self._sent is None:
+            self.unwritten.look()
+            patience = self._offer.patience(self.unwritten.first)
+        return until - self.unwritten.oldest_end > patience
 
     def plan_ahead(self) -> None:
         """While there is nothing to do: have the server plan what there may be to do, once a connection.
@@ -146,16 +166,23 @@ class Ledger:
         if connection is None:
             return
         outcomes = self._left_to_us()
-        if not outcomes:
-            return
         self._statements.begin()
         with self._dropped_if_lost():
             self._send(connection, outcomes)
 
     def _send(self, connection: Connection, outcomes: Sequence[Outcome]) -> None:
+        if not outcomes:
+            return
+        self._writes(outcomes)
         receive = self._statements.send(connection, outcomes)
         self._sent = _Sent(connection, outcomes, self.unwritten.last, receive, self._statements.give_up_at)
         self.unwritten.sent()
+
+    def _writes(self, outcomes: Sequence[Outcome]) -> None:
+        """A statement with these goes out: the supervisor had better not write them too."""
+        if outcomes:
+            self._offer.suspend()
+            self._board.sends(outcomes[-1].token)
 
     def _must_wait(self, outcomes: Sequence[Outcome]) -> bool:
         """Whether these are to be written before anything else runs."""
@@ -189,6 +216,7 @@ class Ledger:
             else:
                 self._count(sent.connection, sent.outcomes, batch, sent.last)
         self.unwritten.are_written(sent.last)
+        self._offer.renew()
 
     def _give_up_lost(self) -> None:
         """Of outcomes that were sent on a connection that is no longer ours nothing will be heard."""
@@ -204,11 +232,13 @@ class Ledger:
             yield
         except DatabaseUnavailable as error:
             self._database.lost(error)
+            self._board.sends(NO_TOKEN)
             raise
 
     def _finish_and_claim(self, connection: Connection, outcomes: Sequence[Outcome], limit: int) -> Batch:
         if not outcomes and not limit:
             return NOTHING
+        self._writes(outcomes)
         try:
             batch = self._statements.run(connection, outcomes, limit)
         except StatementRefused as refusal:

@@ -17,13 +17,14 @@ from orchestrator.child.crowd import REST_SECONDS, Crowd
 from orchestrator.child.database import Database
 from orchestrator.child.execution import Executor, Limits
 from orchestrator.child.large_results import is_large, write_at_once
-from orchestrator.child.ledger import SEND_SECONDS, Ledger
+from orchestrator.child.ledger import Ledger
+from orchestrator.child.offer import SEND_SECONDS
 from orchestrator.child.pace import Pace
 from orchestrator.child.runner import Runner
 from orchestrator.child.sanity import BRIEF_SECONDS, Sanity
 from orchestrator.child.statements import REFUSED_WAIT_SECONDS
 from orchestrator.errors import DatabaseUnavailable, StatementRefused
-from orchestrator.model import Claim
+from orchestrator.model import Claim, TaskStatus
 from orchestrator.retry import chance
 from orchestrator.telemetry import logs
 from orchestrator.telemetry.metrics import TaskMetrics
@@ -156,6 +157,7 @@ class Loop:
             self._full_due = began + FULL_SECONDS
             self._channel.send(FULL)
         self._board.begin_batch()
+        self._ledger.begin_batch(self._pace.task_seconds)
         if self._pace.is_largest:
             self._crowd.begins(time.monotonic_ns())
         ran = self._run_batch(claims)
@@ -233,7 +235,8 @@ class Loop:
     def _make_room(self) -> bool:
         """Send what ended if it has waited long enough; write it if the board is full. False: full, and the database is
         away."""
-        if self._last_end - self._unwritten.oldest_end > SEND_SECONDS and self._database.connection is not None:
+        is_late = self._last_end - self._unwritten.oldest_end > SEND_SECONDS and self._ledger.must_send(self._last_end)
+        if is_late and self._database.connection is not None:
             self._write(self._ledger.send)
         if not self._board.has_room and self._database.connection is not None:
             self._flush()
@@ -275,6 +278,8 @@ class Loop:
                 self._database.abandon()
             write_at_once(outcome, self._ledger, self._database, connected=self._sanity.connected)
         else:
+            if outcome.status is not TaskStatus.COMPLETED:
+                self._ledger.withdraw_offer()  # a retry may be due before the supervisor hears what became of it
             self._board.end(outcome)
             self._unwritten.add(index, outcome)
             self._last_end = outcome.ended_monotonic

@@ -23,6 +23,8 @@ class Pace:
         self._largest = largest
         self._full_claims = 0
         self.size = 1
+        self.task_seconds = 0.0
+        """How long each task of the last batch took; 0.0: none ran."""
 
     @property
     def is_largest(self) -> bool:
@@ -40,6 +42,7 @@ class Pace:
         others were taken back, since one was slow or other children had nothing to do."""
         if not ran:
             return
+        self.task_seconds = seconds / ran
         if ran < got:
             self.heed(seconds / ran)
             return

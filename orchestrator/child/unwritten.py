@@ -44,6 +44,11 @@ class Unwritten:
             self.oldest_end = outcome.ended_monotonic
 
     @property
+    def first(self) -> Outcome | None:
+        """The one that ended first."""
+        return self._outcomes[0][1] if self._outcomes else None
+
+    @property
     def last(self) -> int:
         """Where the last of them stands on the board, or one behind it that is written; -1: there is none."""
         return self._board.word(Word.ENDED) - 1 if self._outcomes else -1
@@ -61,11 +66,15 @@ class Unwritten:
 
         What it found written we wrote, and had not counted yet.
         """
+        self.look()
+        return [outcome for _, outcome in self._outcomes]
+
+    def look(self) -> None:
+        """Forget those that the supervisor has written meanwhile. None may be on its way."""
         marks = self._board.word(Word.MARKS)
         if marks != self._marks:
             self._marks = marks
             self.are_written_but([each for each in self._outcomes if not self._has_supervisor(*each)])
-        return [outcome for _, outcome in self._outcomes]
 
     def give_up(self, index: int, outcome: Outcome) -> None:
         """The supervisor is to write and to count this one. It stays among them until that has seen it."""
@@ -110,8 +119,7 @@ class Unwritten:
     def are_written_but(self, left: Sequence[tuple[int, Outcome]]) -> None:
         """All but these of them are."""
         self._outcomes = list(left)
-        if not left:
-            self._board.outcomes_written()
+        self._board.outcomes_written(left[0][0] if left else None)
         self._find_oldest()
 
     def _find_oldest(self) -> None:

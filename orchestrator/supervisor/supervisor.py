@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 
 from orchestrator.board.layout import ChildOrder
 from orchestrator.exit_codes import ExitCode
-from orchestrator.mailbox import Activity, Mailbox, Report, Sleeper, WorkIsDue
+from orchestrator.mailbox import Activity, Mailbox, Report, Sleeper, WorkIsDue, Written
 from orchestrator.supervisor import leftovers
 from orchestrator.supervisor.children import Phase
+from orchestrator.supervisor.collector import Collector
 from orchestrator.supervisor.course import Course
 from orchestrator.supervisor.farewell import Farewell
 from orchestrator.supervisor.forkserver import Forkserver
@@ -62,6 +63,7 @@ class Supervisor:
         self._forkservers = Forkservers(start_forkserver)
         self._reaper = Reaper(self._pool, self._forkservers)
         self._watch = Watch(self._pool, self._reaper, settings, post=database.post)
+        self._collector = Collector(self._pool, has_time=lambda: database.has_time)
         self._slot_report = SlotReport(self._pool)
         self._farewell = Farewell(self._pool, self._reaper, database, self._forkservers)
         self._activity: Activity | None = None
@@ -103,18 +105,20 @@ class Supervisor:
             has_news
             or Voice.SIGNALS in speakers
             or Voice.FORKSERVER in speakers
-            or not all(isinstance(each, WorkIsDue) for each in reports)
+            or not all(isinstance(each, WorkIsDue | Written) for each in reports)
             or now >= self._round_due
         ):
             self._round(reports, now)
         elif speakers:
             for report in reports:
                 self._course.take(report, now)
-            self._attend_sleepers()
+            if speakers != [Voice.DATABASE] or not all(isinstance(each, Written) for each in reports):
+                self._attend_sleepers()
             self._round_due = min(self._round_due, now + ROUND_SECONDS)
+        self._collector.look(now)
         self._watch.look(now)
-        look = self._watch.next_look(now)
-        self._look_due = math.inf if look is None else now + look
+        looks = [look for look in (self._watch.next_look(now), self._collector.next_look(now)) if look is not None]
+        self._look_due = now + min(looks, default=math.inf)
 
     def _round(self, reports: Sequence[Report], now: float) -> None:
         """Do all that is due."""

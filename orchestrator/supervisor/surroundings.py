@@ -21,6 +21,11 @@ class DatabaseSide(Protocol):
         ...
 
     @property
+    def has_time(self) -> bool:
+        """Whether an order would be carried out at once."""
+        ...
+
+    @property
     def overdue_seconds(self) -> Mapping[str, float]:
         """By thread, if it does not get on: for how long it should have come back from a call."""
         ...

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 
 from orchestrator.board.kernel import resident_bytes
-from orchestrator.board.layout import ChildOrder, SlotState
+from orchestrator.board.layout import ChildOrder, SlotState, Word
 from orchestrator.board.memory import NANO
 from orchestrator.board.supervisor_half import BoardClaim, Glance
 from orchestrator.mailbox import Finish, MarkRunning, Order, Release
@@ -36,6 +36,9 @@ more claims. Nor did tasks become slower, if a slow one was among so many of the
 
 LINGER_SECONDS = 0.06
 """An outcome that a busy or cut-off child has not written after this is written for it."""
+
+SENT_SECONDS = 1.0
+"""Or after this, if it has sent it: it is busy, and does not hear what became of that."""
 
 LOOK_SECONDS = 0.03
 """Between two looks, however many messages arrive meanwhile: of a busy pool hundreds a second do."""
@@ -125,10 +128,12 @@ class Watch:
         given_up = tuple(each for each in view.outcomes if each.token in view.given_up)
         if given_up:
             self._pool.take_over(link, given_up)
+        sent = link.board.word(Word.SENT)
         late = tuple(
             outcome
             for outcome in view.outcomes
-            if now - outcome.ended_monotonic > LINGER_SECONDS and not self._pool.is_finishing(outcome.token)
+            if now - outcome.ended_monotonic > (SENT_SECONDS if outcome.token <= sent else LINGER_SECONDS)
+            and not self._pool.is_finishing(outcome.token)
         )
         if late and link.board.state is not SlotState.CLAIMING:
             self._pool.finish(Finish(late))

@@ -8,12 +8,15 @@ import pytest
 
 from orchestrator.board.layout import Word
 from orchestrator.board.supervisor_half import SupervisorBoard
-from orchestrator.child.ledger import COMPANY, SEND_SECONDS, SLOW_SECONDS
+from orchestrator.child.ledger import COMPANY, SLOW_SECONDS
+from orchestrator.child.offer import COLLECTED_SECONDS, LEAST_TASK_SECONDS, SEND_SECONDS
 from orchestrator.child.statements import BUSY_AFTER
 from orchestrator.dev.postgres import PrivatePostgres
 from orchestrator.errors import DatabaseUnavailable
-from orchestrator.model import TaskStatus
+from orchestrator.model import TaskStatus, Verdict
+from orchestrator.store.claims import finish_for_children
 from orchestrator.store.connection import Connection
+from orchestrator.store.holdings import verdicts
 from orchestrator.store.schema import migrate
 from tests.fixtures.desk import COUNT, Desk, statuses
 from tests.store.rows import add_tasks, add_worker, wait_until
@@ -86,6 +89,88 @@ def test_while_there_is_more_and_more_few_outcomes_wait_for_those_of_the_next_ba
     desk.ledger.hear()
     assert (len(desk.unwritten), desk.board.word(Word.WRITTEN)) == (0, 3 * few)
     assert desk.counted("tasks_completed_total", status="success") == (BUSY_AFTER + 2) * few
+
+
+MILLISECONDS = 0.005
+
+
+def test_while_there_is_plenty_of_tasks_of_milliseconds_the_supervisor_may_write_what_the_child_has_not_sent(
+    desk: Desk, connection: Connection
+) -> None:
+    def is_offered(task_seconds: float) -> bool:
+        desk.ledger.begin_batch(task_seconds)
+        return bool(desk.board.word(Word.OFFERED))
+
+    add_worker(connection)
+    add_tasks(connection, (BUSY_AFTER + 3) * COUNT)
+    desk.run(desk.claim())
+    assert not is_offered(MILLISECONDS), "there may be little"
+    for _ in range(BUSY_AFTER - 1):
+        desk.run(desk.claim())
+    assert [is_offered(seconds) for seconds in (LEAST_TASK_SECONDS / 2, MILLISECONDS, SLOW_SECONDS)] == [0, 1, 0]
+    claims = desk.claim()
+    assert not is_offered(MILLISECONDS), "it has sent some"
+    desk.ledger.hear()
+    assert desk.board.word(Word.OFFERED)
+    desk.run(claims)
+    desk.ledger.send()
+    assert (desk.board.word(Word.OFFERED), desk.board.word(Word.SENT)) == (0, claims[-1].token)
+    desk.ledger.hear()
+    assert desk.board.word(Word.OFFERED)
+    desk.ledger.withdraw_offer()
+    desk.run(desk.claim())
+    desk.ledger.exchange(0)
+    assert not desk.board.word(Word.OFFERED), "until the next batch"
+
+
+def test_what_the_supervisor_collects_and_writes_the_child_neither_sends_nor_counts(
+    desk: Desk, connection: Connection
+) -> None:
+    few = 5
+    add_worker(connection)
+    add_tasks(connection, (BUSY_AFTER + 1) * few)
+    for _ in range(BUSY_AFTER):
+        desk.run(desk.claim(few))
+    claims = desk.claim(few)
+    desk.ledger.exchange(0)
+    desk.ledger.begin_batch(MILLISECONDS)
+    desk.run(claims[:3])
+    ended = time.monotonic()
+    with closing(SupervisorBoard(desk.descriptor)) as board:
+        collected = board.collect()
+        assert [each.token for each in collected] == [each.token for each in claims[:3]]
+        assert not desk.ledger.must_send(ended + 2 * SEND_SECONDS), "it is on its way"
+        assert desk.ledger.must_send(ended + 2 * COLLECTED_SECONDS), "but not for ever"
+        desk.run(claims[3:])
+        assert finish_for_children(connection, collected, within=5.0).accepted == 3
+        board.mark_written(frozenset(each.token for each in collected))
+    assert desk.ledger.must_send(time.monotonic() + 2 * SEND_SECONDS), "the others"
+    assert (len(desk.unwritten), desk.board.word(Word.WRITTEN)) == (2, desk.board.word(Word.ENDED) - 2)
+    desk.ledger.exchange(0)
+    assert statuses(connection) == {"completed": (BUSY_AFTER + 1) * few}
+    assert desk.counted("tasks_completed_total", status="success") == BUSY_AFTER * few + 2
+
+
+def test_what_both_write_counts_once(desk: Desk, connection: Connection) -> None:
+    """The child has waited long enough for the supervisor, which writes it after all."""
+    few = 5
+    add_worker(connection)
+    add_tasks(connection, (BUSY_AFTER + 1) * few)
+    for _ in range(BUSY_AFTER):
+        desk.run(desk.claim(few))
+    claims = desk.claim(few)
+    desk.ledger.exchange(0)
+    desk.ledger.begin_batch(MILLISECONDS)
+    desk.run(claims)
+    with closing(SupervisorBoard(desk.descriptor)) as board:
+        collected = board.collect()
+    desk.ledger.send()
+    wait_until(lambda: desk.ledger.has_answer)
+    batch = finish_for_children(connection, collected, within=5.0)
+    assert (batch.accepted, len(batch.unaccepted)) == (0, few)
+    assert set(verdicts(connection, collected, within=5.0).values()) == {Verdict.BY_CHILD}
+    desk.ledger.hear()
+    assert desk.counted("tasks_completed_total", status="success") == (BUSY_AFTER + 1) * few
 
 
 def test_outcomes_that_a_slow_claim_has_kept_waiting_wait_for_no_company(desk: Desk, connection: Connection) -> None:
@@ -208,8 +293,10 @@ def test_outcomes_whose_reply_was_lost_are_kept_and_the_batch_behind_them_can_ru
     assert len(claims) == COUNT
     wait_until(lambda: statuses(connection).get("completed") == BUSY_AFTER * COUNT)
     wire.cut()
+    assert desk.board.word(Word.SENT)
     with pytest.raises(DatabaseUnavailable):
         desk.ledger.hear()
+    assert not desk.board.word(Word.SENT), "so the supervisor need not wait for us"
     assert len(desk.unwritten) == COUNT
     assert desk.counted("tasks_completed_total", status="success") == (BUSY_AFTER - 1) * COUNT
     assert desk.board.word(Word.COUNT) == first + COUNT and desk.board.word(Word.STARTED) == first

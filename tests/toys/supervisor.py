@@ -51,6 +51,7 @@ class ToyDatabase:
         self._worker_id = worker_id
         self._serves = serves
         self.outstanding = 0
+        self.has_time = True
         self.overdue_seconds: dict[str, float] = {}
 
     def start(self) -> None:

@@ -199,6 +199,68 @@ def test_an_outcome_that_a_child_gives_up_is_told_until_the_supervisor_has_it(bo
     assert board.read().given_up == frozenset()
 
 
+def run(board: Halves, *tokens: int) -> None:
+    for token in tokens:
+        board.child.start(0)
+        board.child.end(outcome(token, result=f"{token}"))
+
+
+def test_what_a_child_offers_is_collected_once_and_the_child_can_tell(board: Halves) -> None:
+    board.publish(4)
+    run(board, 1, 2)
+    assert board.supervisor.collect() == ()
+    board.child.offer_outcomes(True)
+    assert [(each.token, each.result) for each in board.supervisor.collect()] == [(1, "1"), (2, "2")]
+    assert (board.child.is_collected(2), board.child.is_collected(3)) == (True, False)
+    assert board.supervisor.collect() == ()
+    run(board, 3)
+    assert [each.token for each in board.supervisor.collect()] == [3]
+    run(board, 4)
+    board.child.offer_outcomes(False)
+    assert board.supervisor.collect() == ()
+    assert [each.token for each in board.read().outcomes] == [1, 2, 3, 4], "none is written yet"
+
+
+def test_of_a_batch_that_came_later_all_is_collected(board: Halves) -> None:
+    board.child.offer_outcomes(True)
+    board.publish(2)
+    run(board, 1, 2)
+    board.supervisor.collect()
+    board.supervisor.mark_written(frozenset({1, 2}))
+    board.child.outcomes_written()
+    board.publish(2, first=3)
+    run(board, 3)
+    assert [each.token for each in board.supervisor.collect()] == [3]
+
+
+def test_what_is_written_already_is_not_collected(board: Halves) -> None:
+    board.child.offer_outcomes(True)
+    board.publish(4)
+    run(board, 1, 2, 3)
+    board.child.outcomes_written(1)
+    board.supervisor.mark_written(frozenset({2}))
+    assert [each.token for each in board.supervisor.collect()] == [3]
+
+
+def test_while_a_batch_is_replaced_nothing_is_collected(board: Halves) -> None:
+    board.child.offer_outcomes(True)
+    board.publish(1)
+    run(board, 1)
+    board.child._words[Word.BATCH] += 1
+    assert board.supervisor.collect() == ()
+
+
+def test_a_look_tells_since_when_the_first_has_waited_that_nobody_has_written(board: Halves) -> None:
+    board.publish(3)
+    run(board, 1, 2)
+    board.supervisor.mark_written(frozenset({1}))
+    glance = board.supervisor.glance()
+    assert glance is not None and glance.unwritten_since == board.read().outcomes[0].ended_monotonic
+    board.supervisor.mark_written(frozenset({2}))
+    glance = board.supervisor.glance()
+    assert glance is not None and glance.unwritten_since is None
+
+
 def test_a_large_result_is_written_by_the_child_itself(board: Halves) -> None:
     board.publish(2)
     board.child.end_elsewhere(1)

@@ -11,7 +11,9 @@ from orchestrator.supervisor.watch import (
     BATCH_SECONDS,
     HAND_BACK_SECONDS,
     IDLE_SECONDS,
+    LINGER_SECONDS,
     LOOK_SECONDS,
+    SENT_SECONDS,
     SLOW_SECONDS,
     Watch,
 )
@@ -115,3 +117,16 @@ def test_what_a_child_gives_up_is_taken_over_once_and_the_child_can_tell(scene: 
     assert (taken.token, is_estate, others) == (1, True, [])
     assert board.supervisor_wrote(0, 1) and not board.supervisor_found(0, 1)
     assert not board.supervisor_wrote(1, 2)
+
+
+def test_what_a_child_has_sent_is_written_for_it_only_after_a_while(theatre: Theatre) -> None:
+    """It is busy, and does not hear that it is written. Both of us writing it would have each wait for the other."""
+    scene = Scene(theatre, done=0)
+    for token in (1, 2):
+        scene.start(scene.busy)
+        scene.busy.board.end(outcome(token)._replace(ended_monotonic=scene.began))
+    scene.busy.board.sends(1)
+    scene.look(2 * LINGER_SECONDS)
+    assert [each.token for order in scene.finishes for each in order.outcomes] == [2]
+    scene.look(SENT_SECONDS + LOOK_SECONDS)
+    assert [each.token for order in scene.finishes for each in order.outcomes] == [2, 1]
