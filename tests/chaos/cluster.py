@@ -22,7 +22,8 @@ SETTINGS = {
     "DATABASE_WAIT": "1m",
     "RETENTION": "none",
 }
-POOL_SIZE = 3
+POOL_SIZE = 5
+"""Enough for the outcomes of many children to be collected (supervisor/collector.py)."""
 
 
 class Node:

@@ -123,10 +123,13 @@ def _summary(history: History) -> str:
     statuses = Counter(row.status for row in history.rows)
     recovered = sum(change.is_recovery for change in history.changes)
     terms = max((each.new_term for each in history.leaderships), default=0)
+    ends = [each.new_ended_token or 0 for each in history.changes if each.new_ended_token != each.old_ended_token]
+    for_children = sum(token < 0 for token in ends)
     deeds = Counter(re.sub(r"node\d| \d+", "", f"{each.what} {each.target}") for each in history.deeds)
     return (
         f"{len(history.rows)} tasks {dict(statuses)}, {len(history.executions)} executions, {terms} terms, "
-        f"{len(history.deaths)} workers declared dead, {recovered} recoveries, deeds {dict(deeds)}"
+        f"{len(history.deaths)} workers declared dead, {recovered} recoveries, "
+        f"{for_children} of {len(ends)} outcomes written for their children, deeds {dict(deeds)}"
     )
 
 

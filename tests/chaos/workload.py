@@ -20,7 +20,10 @@ KEYS = 40
 """So few keys that the same one is used again and again, from two threads at once."""
 
 BURST, BURST_EVERY = 400, 100
-"""So many brief tasks come at once, with one of so many calls of the Client: then batches are large."""
+"""So many brief tasks come at once, with one of so many calls of the Client: then batches are large. Or tasks of some
+milliseconds: then the supervisors collect their outcomes."""
+
+BURST_MS = (0, 5)
 
 CANCELS_A_SECOND = 3.0
 
@@ -97,7 +100,7 @@ class Workload:
 
     def _by_client(self, chance: random.Random) -> None:
         if self._is_varied and chance.randrange(BURST_EVERY) == 0:
-            self._burst()
+            self._burst(chance.choice(BURST_MS))
         number, kind, payload, priority, key, delay = self._draw(chance)
         asked, answer = time.monotonic(), None
         try:
@@ -107,7 +110,7 @@ class Workload:
             pass
         self._note(number, kind, key, delay, asked, answer)
 
-    def _burst(self) -> None:
+    def _burst(self, ms: int) -> None:
         with self._lock:
             numbers = range(self._number + 1, self._number + BURST + 1)
             self._number += BURST
@@ -115,7 +118,7 @@ class Workload:
         asked = time.monotonic()
         try:
             with Client(self._url) as client:
-                answers = [*client.enqueue_many([("work", {"n": number}) for number in numbers])]
+                answers = [*client.enqueue_many([("work", {"n": number, "ms": ms}) for number in numbers])]
         except OrchestratorError:
             pass
         for number, answer in zip(numbers, answers, strict=True):
