@@ -130,11 +130,11 @@ class Course:
             case Serving():
                 self._serve()
             case WorkIsDue(has_woken=False):
-                self._pool.wake_one()
+                self._pool.wakeups.wake()
             case Written():
                 self._pool.written(report)
             case Released(reason="slow_task"):
-                self._pool.can_be_claimed_again()
+                self._pool.wakeups.can_be_claimed_again()
             case Audited():
                 self._judge_claims(report)
             case LeaseLost():

@@ -15,6 +15,7 @@ from orchestrator.supervisor.children import Children, Phase, Seat
 from orchestrator.supervisor.forkserver import Forkserver, Stage
 from orchestrator.supervisor.link import Link
 from orchestrator.supervisor.surroundings import Listeners, PoolSettings
+from orchestrator.supervisor.wakeups import Wakeups
 from orchestrator.telemetry import logs
 
 UNCONNECTED_SECONDS = 10.0
@@ -37,14 +38,12 @@ class Pool:
         self.children = Children(size)
         self.links: dict[int, Link] = {}
         self.order = ChildOrder.WORK
-        self._sleeper = sleeper
+        self.wakeups = Wakeups(self.links, self._live_links, sleeper)
         self.post = post
         self.policies: dict[str, RetryPolicy] = {}  # by type, as the app registered them
         self.listeners = listeners
         self._finishing: set[int] = set()
         self._bequeathed: dict[int, Outcome] = {}  # of these, what counts if a child that is dead by now had written it
-        self._wake_is_owed = False
-        self._task_seconds = 0.0  # that tasks take now; 0: nothing waits to be claimed again, or they are brief
         self.unknown_exits: dict[int, int] = {}
         self.dead_at_birth: list[tuple[Seat, int]] = []
         self._log = logs.get("supervisor")
@@ -131,12 +130,12 @@ class Pool:
                 if message == FULL:
                     full_claims += 1
                 elif message == IDLE:
-                    self._went_idle(link)
+                    self.wakeups.went_idle(link)
                 else:
                     has_news = True
                     self._take(message, seat, link, now)
         if full_claims:
-            self._wake(full_claims)
+            self.wakeups.wake(full_claims)
         return has_news
 
     def _was_cut(self, seat: Seat, link: Link, now: float) -> None:
@@ -171,52 +170,7 @@ class Pool:
             if seat.backoff.failures and self.links[seat.number].board.word(Word.FINISHED):
                 self.children.worked(seat)
 
-    # Wake-ups
-
-    def wake_one(self) -> None:
-        """Something may be claimable: one idle child looks. If none is idle, the next that falls idle looks again."""
-        self._wake(1)
-
-    def _wake(self, count: int) -> None:
-        """The same for so many, if there are as many."""
-        for link in self._live_links():
-            if link.is_asleep and link.wake():
-                count -= 1
-                if not count:
-                    return
-        self._owe_wake(True)
-
-    def _owe_wake(self, is_owed: bool) -> None:
-        """Children that are told so say nothing of further full claims: with a hundred of them these would be hundreds
-        of messages a second, and each wakes us."""
-        self._wake_is_owed = is_owed
-        for link in self.links.values():
-            link.board.tell_wake_owed(is_owed)
-
-    def offer_sleeper(self) -> None:
-        """Whom a notification wakes that is heard before our next turn, unless it is no longer asleep by then."""
-        link = next((link for link in self._live_links() if link.is_asleep), None)
-        self._sleeper.offer(link.wake if link is not None else None)
-
-    def _went_idle(self, link: Link) -> None:
-        link.woken_at = None
-        if self._wake_is_owed and link.wake():
-            self._owe_wake(False)
-
-    def has_sleepers(self) -> bool:
-        return any(link.board.state is SlotState.IDLE for link in self._live_links())
-
-    def tasks_are_slow(self, task_seconds: float) -> None:
-        """Claims were taken back, since tasks take so long now: nobody is to take all of them in good faith."""
-        self._task_seconds = task_seconds
-        for link in self._live_links():
-            link.board.tell_slowness(task_seconds)
-
-    def can_be_claimed_again(self) -> None:
-        """What was taken back: who works looks for more so often that it has forgotten by now what it was told."""
-        if self._task_seconds:
-            self.tasks_are_slow(self._task_seconds)
-            self._task_seconds = 0.0
+    # How it is
 
     def active(self) -> int:
         """How many children run a task now."""

@@ -257,9 +257,9 @@ class Supervisor:
     def _attend_sleepers(self) -> None:
         """After some may have fallen asleep or been woken: say whom a notification wakes, whether inserts shall notify,
         and whether anything shall be promoted for us."""
-        self._pool.offer_sleeper()
+        self._pool.wakeups.offer_sleeper()
         activity = Activity(
-            has_sleepers=self._machine.is_serving and self._pool.has_sleepers(),
+            has_sleepers=self._machine.is_serving and self._pool.wakeups.has_sleepers(),
             is_claiming=self._machine.is_serving and not self._machine.is_paused,
         )
         if activity != self._activity and self._course.has_begun:

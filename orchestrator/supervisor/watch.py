@@ -69,7 +69,7 @@ class Watch:
             return
         self._due = now + (ASK_SECONDS if self._kills else LOOK_SECONDS)
         starts: list[Start] = []
-        has_sleepers = self._pool.has_sleepers()
+        has_sleepers = self._pool.wakeups.has_sleepers()
         slowest = 0.0
         for seat in self._pool.children.in_phase(Phase.LIVE):
             link = self._pool.links[seat.number]
@@ -85,7 +85,7 @@ class Watch:
                 self._judge(seat, link, seen.running, now)
                 self._mark(seat, seen.running, now, starts)
         if slowest:  # told again when they can be claimed (Released): those that work look sooner
-            self._pool.tasks_are_slow(slowest)
+            self._pool.wakeups.tasks_are_slow(slowest)
         for number in list(self._kills):
             self._proceed(number, now)
         if starts:

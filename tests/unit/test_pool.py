@@ -16,7 +16,7 @@ from tests.fixtures.theatre import Theatre, claim, outcome
 
 def test_work_wakes_one_idle_child_and_a_full_claim_the_next(theatre: Theatre) -> None:
     first, second, third = theatre.get_ready()
-    theatre.pool.wake_one()
+    theatre.pool.wakeups.wake()
     assert [actor.looks() for actor in theatre.actors] == [1, 0, 0]
     first.board.enter(SlotState.BUSY)
     first.say(FULL)
@@ -28,7 +28,7 @@ def test_work_wakes_one_idle_child_and_a_full_claim_the_next(theatre: Theatre) -
 def test_a_child_that_was_woken_is_not_woken_again_before_it_was_heard_of(theatre: Theatre) -> None:
     theatre.get_ready()
     for _ in range(3):
-        theatre.pool.wake_one()
+        theatre.pool.wakeups.wake()
     assert [actor.looks() for actor in theatre.actors] == [1, 1, 1]
 
 
@@ -36,8 +36,8 @@ def test_a_wake_up_that_finds_nobody_idle_is_owed_to_the_next_that_falls_idle(th
     actors = theatre.get_ready()
     for actor in actors:
         actor.board.enter(SlotState.BUSY)
-    theatre.pool.wake_one()
-    theatre.pool.wake_one()
+    theatre.pool.wakeups.wake()
+    theatre.pool.wakeups.wake()
     actors[2].sleep()
     actors[0].sleep()
     assert [actor.looks() for actor in actors] == [0, 0, 1]
@@ -82,7 +82,7 @@ def test_a_wake_up_that_is_owed_does_not_go_to_a_child_that_is_about_to_leave(th
     actors = theatre.get_ready()
     for actor in actors:
         actor.board.enter(SlotState.BUSY)
-    theatre.pool.wake_one()
+    theatre.pool.wakeups.wake()
     theatre.pool.retire(theatre.pool.children[2])
     actors[2].sleep()  # it had found nothing just before it was told
     actors[0].sleep()
@@ -92,19 +92,19 @@ def test_a_wake_up_that_is_owed_does_not_go_to_a_child_that_is_about_to_leave(th
 def test_a_notification_wakes_the_next_sleeper_that_was_not_told_to_look(theatre: Theatre) -> None:
     first, second, third = theatre.get_ready()
     assert not theatre.sleeper.wake(), "nobody was offered yet"
-    theatre.pool.offer_sleeper()
+    theatre.pool.wakeups.offer_sleeper()
     assert theatre.sleeper.wake()
     assert not theatre.sleeper.wake(), "until the loop has turned again"
-    theatre.pool.offer_sleeper()
+    theatre.pool.wakeups.offer_sleeper()
     assert theatre.sleeper.wake()
     assert [actor.looks() for actor in theatre.actors] == [1, 1, 0]
-    theatre.pool.wake_one()
+    theatre.pool.wakeups.wake()
     assert [actor.looks() for actor in theatre.actors] == [0, 0, 1], "who was woken so counts as woken"
     assert not theatre.pool.is_quiet()
-    theatre.pool.offer_sleeper()
+    theatre.pool.wakeups.offer_sleeper()
     assert not theatre.sleeper.wake(), "all were told to look"
     second.sleep()
-    theatre.pool.offer_sleeper()
+    theatre.pool.wakeups.offer_sleeper()
     assert theatre.sleeper.wake()
     assert [first.looks(), second.looks(), third.looks()] == [0, 1, 0]
 
@@ -122,27 +122,27 @@ def test_a_sleeper_that_sleeps_again_before_its_waking_has_returned_can_be_woken
         return is_sent
 
     monkeypatch.setattr(channel, "send", send_and_be_answered)
-    theatre.pool.offer_sleeper()
+    theatre.pool.wakeups.offer_sleeper()
     assert theatre.sleeper.wake()
     monkeypatch.undo()
     first.looks()
-    theatre.pool.wake_one()
+    theatre.pool.wakeups.wake()
     assert first.looks() == 1
 
 
 def test_whom_the_loop_has_woken_no_notification_wakes_as_well(theatre: Theatre) -> None:
     """It may run a long task by then, and who was to look for what was notified would be another."""
     _, second, _ = theatre.get_ready()
-    theatre.pool.offer_sleeper()
-    theatre.pool.wake_one()
+    theatre.pool.wakeups.offer_sleeper()
+    theatre.pool.wakeups.wake()
     assert not theatre.sleeper.wake(), "so the loop is to wake the next"
     assert [actor.looks() for actor in theatre.actors] == [1, 0, 0]
 
     for actor in theatre.actors:
         actor.board.enter(SlotState.BUSY)
-    theatre.pool.wake_one()  # it is owed
+    theatre.pool.wakeups.wake()  # it is owed
     second.board.enter(SlotState.IDLE)
-    theatre.pool.offer_sleeper()
+    theatre.pool.wakeups.offer_sleeper()
     second.say(IDLE)
     assert not theatre.sleeper.wake()
     assert second.looks() == 1
@@ -150,11 +150,11 @@ def test_whom_the_loop_has_woken_no_notification_wakes_as_well(theatre: Theatre)
 
 def test_no_notification_wakes_a_child_that_is_about_to_go(theatre: Theatre) -> None:
     first, second, _ = theatre.get_ready()
-    theatre.pool.offer_sleeper()
+    theatre.pool.wakeups.offer_sleeper()
     theatre.pool.retire(theatre.pool.children[0])
     assert not theatre.sleeper.wake()
     assert first.looks() == 1, "for the order"
-    theatre.pool.offer_sleeper()
+    theatre.pool.wakeups.offer_sleeper()
     theatre.pool.drop_link(theatre.pool.children[1])
     assert not theatre.sleeper.wake(), "its channel is closed"
     assert second.channel.receive() is None
@@ -166,27 +166,27 @@ def test_a_child_that_was_told_to_leave_is_woken_no_more_though_it_said_just_the
     first, second, third = theatre.get_ready()
     theatre.pool.retire(theatre.pool.children[0])
     first.say(IDLE)
-    theatre.pool.wake_one()
-    theatre.pool.offer_sleeper()
+    theatre.pool.wakeups.wake()
+    theatre.pool.wakeups.offer_sleeper()
     assert theatre.sleeper.wake()
     assert [first.looks(), second.looks(), third.looks()] == [1, 1, 1]
 
 
 def test_no_notification_wakes_a_pool_that_claims_nothing(theatre: Theatre) -> None:
     theatre.get_ready()
-    theatre.pool.offer_sleeper()
+    theatre.pool.wakeups.offer_sleeper()
     theatre.pool.order_all(ChildOrder.PAUSE)
     assert not theatre.sleeper.wake()
     for actor in theatre.actors:
         actor.looks()
         actor.sleep()
-    theatre.pool.offer_sleeper()
+    theatre.pool.wakeups.offer_sleeper()
     assert not theatre.sleeper.wake()
 
 
 def test_a_sleeper_that_has_died_is_not_woken_and_the_loop_is_to_find_another(theatre: Theatre) -> None:
     first, *_ = theatre.get_ready()
-    theatre.pool.offer_sleeper()
+    theatre.pool.wakeups.offer_sleeper()
     first.channel.close()
     assert not theatre.sleeper.wake()
 
@@ -194,7 +194,7 @@ def test_a_sleeper_that_has_died_is_not_woken_and_the_loop_is_to_find_another(th
 def test_a_pool_is_quiet_while_all_sleep_and_nobody_was_woken(theatre: Theatre) -> None:
     first, *_ = theatre.get_ready()
     assert theatre.pool.is_quiet()
-    theatre.pool.wake_one()
+    theatre.pool.wakeups.wake()
     assert not theatre.pool.is_quiet()  # it may run a task before its board says so to us
     first.sleep()
     assert theatre.pool.is_quiet()
@@ -353,7 +353,7 @@ def test_a_child_whose_long_task_has_brought_a_large_result_is_not_stuck(theatre
 
 def test_a_child_that_does_not_wake_up_is_stuck_and_is_killed_for_it(theatre: Theatre) -> None:
     theatre.get_ready()
-    theatre.pool.wake_one()
+    theatre.pool.wakeups.wake()
     theatre.turn_for(STUCK_SECONDS + 1.0)
     assert theatre.pool.children[0].doom is Doom.STUCK
     assert [seat.phase for seat in theatre.pool.children] == [Phase.DOOMED, Phase.LIVE, Phase.LIVE]
@@ -363,7 +363,7 @@ def test_a_child_that_falls_asleep_after_a_long_task_is_not_stuck_because_it_was
     theatre: Theatre,
 ) -> None:
     first, *_ = theatre.get_ready()
-    theatre.pool.wake_one()
+    theatre.pool.wakeups.wake()
     theatre.pool.links[0].woken_at = time.monotonic() - 2 * STUCK_SECONDS
     first.board.enter(SlotState.BUSY)
     first.board.enter(SlotState.IDLE)  # and it says so, but the loop looks before it hears

@@ -129,10 +129,10 @@ class Play:
         self._pool.hear(speakers, time.monotonic())
         for has_woken in reports:
             if not has_woken:
-                self._pool.wake_one()
+                self._pool.wakeups.wake()
         if speakers or reports:
-            self._pool.offer_sleeper()
-            before, self._has_sleepers = self._has_sleepers, self._pool.has_sleepers()
+            self._pool.wakeups.offer_sleeper()
+            before, self._has_sleepers = self._has_sleepers, self._pool.wakeups.has_sleepers()
             self._is_to_look |= self._has_sleepers and not before
         return bool(speakers or reports)
 
