@@ -9,7 +9,6 @@ or several in one string, is one transaction. Must never block on closing, nor b
 import select
 import time
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from math import inf
 from typing import Any, NoReturn, Self
 
@@ -25,13 +24,11 @@ from psycopg2.extensions import (
 from orchestrator.errors import DatabaseUnavailable, StatementRefused
 from orchestrator.store.connecting import OnCall, connect, drive
 from orchestrator.store.failures import TRY_AGAIN_STATES, meaning, one_line
+from orchestrator.store.limits import SessionLimits
 from orchestrator.store.readiness import Readiness
 from orchestrator.store.times import TIMES
 
 _TRIES = 5
-
-SERVERS_SHARE = 0.9
-"""So much of a statement's time has the server, if it shall end it too: its refusal arrives before the time is over."""
 
 _SENT_AT_ONCE_BYTES = 4096
 """No socket has so little room that of so short a statement something is left to be sent."""
@@ -40,24 +37,10 @@ _NEWS_SECONDS = 0.02
 """But should there be, we wait no longer than this before we look."""
 
 
-@lru_cache(maxsize=64)
-def limits(statement_timeout: float, lock_timeout: float) -> str:
-    """A prefix for a statement: the server itself gives up after so many seconds (sqlstate 57014, or 55P03 for a lock).
-
-    What a client abandons would otherwise go on and commit, however late. SET LOCAL in the same string as the statement
-    ends with it, so nothing leaks into a pooler's session. Each is a statement for the server, 2 % of what one small
-    insert takes with its commit, so a limit that the other implies is not sent.
-    """
-    limit = f"SET LOCAL statement_timeout={max(1, round(statement_timeout * 1000))};"
-    if lock_timeout < statement_timeout:
-        limit += f"SET LOCAL lock_timeout={max(1, round(lock_timeout * 1000))};"
-    return limit
-
-
 class Connection:
     """One session with the database. After DatabaseUnavailable or DeadlineExceeded it is closed: open another."""
 
-    __slots__ = ("_cursor", "_is_answered", "_on_call", "_own_limits", "_raw", "_readiness", "_refusal", "prepared")
+    __slots__ = ("_cursor", "_is_answered", "_limits", "_on_call", "_raw", "_readiness", "_refusal", "prepared")
 
     def __init__(self, raw: Any, readiness: Readiness, on_call: OnCall | None) -> None:
         self._raw = raw
@@ -67,8 +50,7 @@ class Connection:
         self._on_call = on_call
         self._refusal: StatementRefused | None = None
         self._is_answered = False  # before `send` was over
-        # the session's own statement_timeout and lock_timeout, in seconds
-        self._own_limits: tuple[float, float] | None = None
+        self._limits = SessionLimits()
         self.prepared: set[str] = set()  # names of statements that this session should have (prepared.py)
 
     @classmethod
@@ -113,7 +95,7 @@ class Connection:
         """
         deadline = time.monotonic() + within
         if lock_within is not None:
-            sql = self._limits(within, lock_within) + sql
+            sql = self._limits.prefix(within, lock_within) + sql
         for attempt in range(1, _TRIES + 1):
             try:
                 return self._run(sql, params, deadline, meanwhile)
@@ -132,24 +114,14 @@ class Connection:
         """
         ((server_pid,),) = self.execute("SELECT pg_backend_pid()", within=within)
         if server_pid == self.server_process:
-            standing = f"SET statement_timeout={round(limit * 1000)};SET lock_timeout={round(lock_limit * 1000)};"
-            self.execute(standing + settings, within=within)
-            self._own_limits = limit, lock_limit
+            standing = SessionLimits(limit, lock_limit)
+            self.execute(standing.settings + settings, within=within)
+            self._limits = standing
 
     @property
     def is_settled(self) -> bool:
         """Whether what was given to `settle` stays with the session."""
-        return self._own_limits is not None
-
-    def _limits(self, within: float, lock_within: float) -> str:
-        """The server shall give up a little before we do; nothing, if it would anyway."""
-        limit = within * SERVERS_SHARE
-        if self._own_limits is None:
-            return limits(limit, lock_within)
-        standing, standing_lock = self._own_limits
-        if lock_within >= standing_lock and 0.8 * within <= standing <= 0.95 * within:
-            return ""
-        return limits(limit, lock_within)
+        return self._limits.are_set
 
     def _is_in_transaction(self) -> bool:
         return bool(self._raw.info.transaction_status != TRANSACTION_STATUS_IDLE)
@@ -160,7 +132,7 @@ class Connection:
         """Sends what `execute` runs, limited to so many seconds by the server too, and waits for no answer: `receive`
         must get that before anything else is sent. Raises what `execute` does, but no StatementRefused."""
         deadline = time.monotonic() + within
-        self._send(self._limits(within, lock_within) + sql, params, deadline)
+        self._send(self._limits.prefix(within, lock_within) + sql, params, deadline)
         try:
             self._flush(deadline)
         except StatementRefused as refusal:

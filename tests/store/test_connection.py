@@ -17,7 +17,8 @@ import pytest
 from orchestrator.dev.postgres import PrivatePostgres
 from orchestrator.errors import DatabaseUnavailable, DeadlineExceeded, StatementRefused
 from orchestrator.store.connecting import LOOK_UP_SECONDS
-from orchestrator.store.connection import Connection, limits
+from orchestrator.store.connection import Connection
+from orchestrator.store.limits import limits
 from orchestrator.store.readiness import Interrupted
 from tests.fixtures.database import private_server
 from tests.store.rows import in_background, pid_of, wait_until
