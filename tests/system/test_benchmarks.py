@@ -53,7 +53,7 @@ def test_a_small_run_of_everything_on_a_server_of_its_own_has_a_line_for_each_ba
 
     assert result.returncode == 0, result.stderr
     lines = lines_of(tmp_path / "results")
-    assert len([line for line in lines if line.bar is not None]) == 23
+    assert len([line for line in lines if line.bar is not None]) == 25
     assert all(line.ours is not None or line.note for line in lines)
     assert {rival.name for rival in RIVALS} <= {line.beside.split()[0] for line in lines if line.beside}
     (picture,) = (tmp_path / "results").glob("*.svg")
