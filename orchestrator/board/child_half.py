@@ -193,9 +193,10 @@ class ChildBoard(Board):
         """This claim's outcome is the supervisor's to write and to count, once it has marked it as written."""
         self._words[self._at(index, Field.FLAGS)] |= FLAG_GIVEN_UP
 
-    def offer_outcomes(self, is_offered: bool) -> None:
-        """Whether the supervisor may write what stands here, and ends from now on. It may be at that already."""
-        self._words[Word.OFFERED] = int(is_offered)
+    def offer_outcomes(self, task_seconds: float) -> None:
+        """The supervisor may write what stands here, and ends from now on, of tasks that take so long; 0.0: it had
+        better not, though it may be at that already."""
+        self._words[Word.OFFERED] = int(task_seconds * 1e6)
 
     def sends(self, token: int) -> None:
         """The outcomes up to this claim's are on their way to the database; 0: none is."""

@@ -43,7 +43,7 @@ class Word:
     LEAVING = 9  # a LeaveReason, set before the child exits on its own
     CLAIM_SEQUENCE = 10  # odd while a claim statement is under way
     BEGAN_WITH = 11  # the record with which it became busy; those of an earlier claim may stand before it
-    OFFERED = 12  # 1: the supervisor may write the outcomes here; the child does only what has waited too long for that
+    OFFERED = 12  # not 0: the supervisor may write what ended; so many microseconds its tasks take
     SENT = 13  # token of the last outcome that it has sent; 0: what was sent was lost
     # the supervisor
     ORDER = 16  # a ChildOrder

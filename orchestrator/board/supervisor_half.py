@@ -108,9 +108,10 @@ class SupervisorBoard(Board):
         return BatchView(batch, outcomes, running, unstarted, given_up)
 
     @property
-    def is_offered(self) -> bool:
-        """Whether the child leaves its outcomes to us."""
-        return bool(self._words[Word.OFFERED])
+    def offered_a_second(self) -> float:
+        """How many outcomes the child leaves to us in a second; 0.0: none."""
+        task_us = self._words[Word.OFFERED]
+        return 1e6 / task_us if task_us > 0 else 0.0
 
     def tell_collecting(self, is_collecting: bool) -> None:
         """Whether we come for what is offered."""
@@ -126,7 +127,7 @@ class SupervisorBoard(Board):
         if batch & 1 or not 0 <= written <= ended <= self.capacity:
             return ()
         outcomes = [self._outcome(index) for index in self._unwritten(written, ended, above=words[Word.COLLECTED])]
-        if not outcomes or words[Word.BATCH] != batch or words[Word.WRITTEN] != written or not self.is_offered:
+        if not outcomes or words[Word.BATCH] != batch or words[Word.WRITTEN] != written or not words[Word.OFFERED]:
             return ()
         words[Word.COLLECTED] = outcomes[-1].token
         return outcomes

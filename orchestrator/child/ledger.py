@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from orchestrator.board.child_half import ChildBoard
 from orchestrator.child.database import Database
-from orchestrator.child.offer import LEAST_TASK_SECONDS, SEND_SECONDS, Offer
+from orchestrator.child.offer import LEAST_TASK_SECONDS, LONGEST_TASK_SECONDS, SEND_SECONDS, Offer
 from orchestrator.child.refusals import Refusals
 from orchestrator.child.statements import Statements
 from orchestrator.child.unwritten import Unwritten
@@ -114,7 +114,7 @@ class Ledger:
             if not batch.claims or not self._board.has_place(len(batch.claims)):
                 self._finish_and_claim(connection, outcomes, 0)
                 self.unwritten.all_are_written()
-            elif len(outcomes) + limit > COMPANY or self.must_send(time.monotonic()):
+            elif len(outcomes) + limit > COMPANY or self.must_send(now := time.monotonic(), now):
                 self._send(connection, self.unwritten.left_to_us())
         except StatementRefused as refusal:
             self._statements.expect_little()  # together the next time: there it is looked for whose fault it is
@@ -122,24 +122,26 @@ class Ledger:
         return batch
 
     def begin_batch(self, task_seconds: float) -> None:
-        """A task of the last one took so long. While there is plenty to claim, outcomes wait for company in any case:
-        the supervisor may write them meanwhile."""
-        is_worth_it = LEAST_TASK_SECONDS < task_seconds < SLOW_SECONDS and self._statements.is_plenty_due
-        self._offer.make(is_worth_it)
+        """A task of the last one took so long. While there is plenty to claim, the supervisor may write what ends."""
+        is_worth_it = LEAST_TASK_SECONDS < task_seconds < LONGEST_TASK_SECONDS
+        self._offer.make(task_seconds if is_worth_it and self._statements.is_plenty_due else 0.0)
         if self._sent is not None:
             self._offer.suspend()
 
     def withdraw_offer(self) -> None:
         """What ends in this batch from now on we write ourselves."""
-        self._offer.make(False)
+        self._offer.make(0.0)
 
-    def must_send(self, until: float) -> bool:
-        """Whether any outcome that was not sent would have waited too long by then (CLOCK_MONOTONIC seconds)."""
-        patience = SEND_SECONDS
+    def must_send(self, now: float, until: float) -> bool:
+        """Whether an outcome that was not sent has waited too long for the supervisor, or will have waited too long by
+        then if that does not come for it (CLOCK_MONOTONIC seconds)."""
+        unwritten = self.unwritten
         if self._sent is None:
-            self.unwritten.look()
-            patience = self._offer.patience(self.unwritten.first)
-        return until - self.unwritten.oldest_end > patience
+            unwritten.look()
+            patience = self._offer.patience(unwritten.first) if unwritten.first is not None else None
+            if patience is not None:
+                return now - unwritten.oldest_end > patience
+        return until - unwritten.oldest_end > SEND_SECONDS
 
     def plan_ahead(self) -> None:
         """While there is nothing to do: have the server plan what there may be to do, once a connection.
@@ -188,6 +190,8 @@ class Ledger:
         """Whether these are to be written before anything else runs."""
         if not outcomes or self.unwritten.is_pressing:
             return True
+        if self._offer.is_taken:
+            return False
         return outcomes[-1].ended_monotonic - outcomes[-1].started_monotonic > SLOW_SECONDS
 
     @property

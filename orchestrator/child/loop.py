@@ -74,6 +74,7 @@ class Loop:
         self._leave: LeaveReason | None = None
         self._full_due = 0.0
         self._last_end = 0.0
+        self._foreseen = 0.0  # after so many seconds more an outcome can be sent, if the next task is like the last
         self._tasks_left = _draw_tasks(self._settings.max_tasks_per_child)
         self._log = logs.get("child")
 
@@ -235,7 +236,8 @@ class Loop:
     def _make_room(self) -> bool:
         """Send what ended if it has waited long enough; write it if the board is full. False: full, and the database is
         away."""
-        is_late = self._last_end - self._unwritten.oldest_end > SEND_SECONDS and self._ledger.must_send(self._last_end)
+        end, next_end = self._last_end, self._last_end + self._foreseen
+        is_late = next_end - self._unwritten.oldest_end > SEND_SECONDS and self._ledger.must_send(end, next_end)
         if is_late and self._database.connection is not None:
             self._write(self._ledger.send)
         if not self._board.has_room and self._database.connection is not None:
@@ -283,8 +285,9 @@ class Loop:
             self._board.end(outcome)
             self._unwritten.add(index, outcome)
             self._last_end = outcome.ended_monotonic
+            self._foreseen = 0.0
             if seconds > BRIEF_SECONDS:
-                self._last_end += max(0.0, seconds - SPARE_SECONDS)
+                self._foreseen = max(0.0, seconds - SPARE_SECONDS)
                 if self._ledger.has_answer and self._leave is None:
                     self._write(self._ledger.hear)
         logs.task_ended()

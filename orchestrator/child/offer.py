@@ -10,8 +10,9 @@ SEND_SECONDS = 0.035
 """An outcome waits no longer than this for company before it is sent (between tasks); on its way to the server's disk
 it is for some milliseconds more, and after 50 ms it is to be there."""
 
-LEAST_TASK_SECONDS = 0.002
-"""Of tasks that take so long, or longer, what ends in SEND_SECONDS is too little for a statement of its own."""
+LEAST_TASK_SECONDS, LONGEST_TASK_SECONDS = 0.002, 0.5
+"""Of tasks that take so long, what ends in SEND_SECONDS is too little for a statement of its own. Those that take
+longer are so few that it does not matter."""
 
 UNCOLLECTED_SECONDS = 0.1
 """While the supervisor collects what is offered, it comes much sooner than this (supervisor/collector.py)."""
@@ -26,21 +27,26 @@ class Offer:
 
     def __init__(self, board: ChildBoard) -> None:
         self._board = board
-        self._is_made = False
+        self._task_seconds = 0.0
 
-    def make(self, is_made: bool) -> None:
-        """Whether what ends from now on may be written by the supervisor."""
-        self._is_made = is_made
-        self._board.offer_outcomes(is_made)
+    def make(self, task_seconds: float) -> None:
+        """What ends from now on, of tasks that take so long, may be written by the supervisor; 0.0: may not."""
+        self._task_seconds = task_seconds
+        self._board.offer_outcomes(task_seconds)
 
     def suspend(self) -> None:
-        self._board.offer_outcomes(False)
+        self._board.offer_outcomes(0.0)
 
     def renew(self) -> None:
-        self._board.offer_outcomes(self._is_made)
+        self._board.offer_outcomes(self._task_seconds)
 
-    def patience(self, first: Outcome | None) -> float:
-        """How many seconds outcomes wait until we send them ourselves, of which this is the first."""
-        if first is not None and self._board.is_collected(first.token):
+    @property
+    def is_taken(self) -> bool:
+        """Whether the supervisor comes for what ends."""
+        return self._task_seconds > 0 and self._board.is_collecting
+
+    def patience(self, first: Outcome) -> float | None:
+        """How many seconds outcomes, of which this is the first, wait for the supervisor; None: it does not come."""
+        if self._board.is_collected(first.token):
             return COLLECTED_SECONDS
-        return UNCOLLECTED_SECONDS if self._is_made and self._board.is_collecting else SEND_SECONDS
+        return UNCOLLECTED_SECONDS if self.is_taken else None

@@ -7,15 +7,15 @@ from orchestrator.mailbox import Finish
 from orchestrator.model import Outcome
 from orchestrator.supervisor.pool import Pool
 
-COLLECT_SECONDS = 0.025
+COLLECT_SECONDS = 0.02
 """What a worker that is killed repeats is at most what ended in its last 50 ms: so long an outcome waits to be
 collected, and some milliseconds more until it is on the server's disk."""
 
 AGAIN_SECONDS = 0.005
 """Until the next look if the thread that writes them was busy."""
 
-LEAST_CHILDREN = 4
-"""So many must offer something: with fewer there is nothing to be saved."""
+LEAST_CHILDREN, LEAST_OUTCOMES = 4, 5
+"""So many must offer something, and that so many outcomes in COLLECT_SECONDS: less is not worth the statement."""
 
 MOST_OUTCOMES = 200
 """At once: what is more its children write."""
@@ -37,8 +37,10 @@ class Collector:
         """Collect, if it is time to."""
         if now < self._due:
             return
-        boards = [link.board for link in self._pool.links.values() if link.board.is_offered]
-        self._is_offered = len(boards) >= LEAST_CHILDREN
+        offers = [(link.board, link.board.offered_a_second) for link in self._pool.links.values()]
+        boards = [board for board, a_second in offers if a_second]
+        outcomes = sum(a_second for _, a_second in offers) * COLLECT_SECONDS
+        self._is_offered = len(boards) >= LEAST_CHILDREN and outcomes >= LEAST_OUTCOMES
         is_collecting = self._is_offered and self._has_time()
         for board in boards:
             board.tell_collecting(is_collecting)

@@ -9,7 +9,7 @@ import pytest
 from orchestrator.board.layout import Word
 from orchestrator.board.supervisor_half import SupervisorBoard
 from orchestrator.child.ledger import COMPANY, SLOW_SECONDS
-from orchestrator.child.offer import COLLECTED_SECONDS, LEAST_TASK_SECONDS, SEND_SECONDS
+from orchestrator.child.offer import COLLECTED_SECONDS, LEAST_TASK_SECONDS, LONGEST_TASK_SECONDS, SEND_SECONDS
 from orchestrator.child.statements import BUSY_AFTER
 from orchestrator.dev.postgres import PrivatePostgres
 from orchestrator.errors import DatabaseUnavailable
@@ -107,7 +107,8 @@ def test_while_there_is_plenty_of_tasks_of_milliseconds_the_supervisor_may_write
     assert not is_offered(MILLISECONDS), "there may be little"
     for _ in range(BUSY_AFTER - 1):
         desk.run(desk.claim())
-    assert [is_offered(seconds) for seconds in (LEAST_TASK_SECONDS / 2, MILLISECONDS, SLOW_SECONDS)] == [0, 1, 0]
+    lengths = (LEAST_TASK_SECONDS / 2, MILLISECONDS, SLOW_SECONDS, 2 * LONGEST_TASK_SECONDS)
+    assert [is_offered(seconds) for seconds in lengths] == [False, True, True, False]
     claims = desk.claim()
     assert not is_offered(MILLISECONDS), "it has sent some"
     desk.ledger.hear()
@@ -139,12 +140,13 @@ def test_what_the_supervisor_collects_and_writes_the_child_neither_sends_nor_cou
     with closing(SupervisorBoard(desk.descriptor)) as board:
         collected = board.collect()
         assert [each.token for each in collected] == [each.token for each in claims[:3]]
-        assert not desk.ledger.must_send(ended + 2 * SEND_SECONDS), "it is on its way"
-        assert desk.ledger.must_send(ended + 2 * COLLECTED_SECONDS), "but not for ever"
+        later = ended + 2 * COLLECTED_SECONDS
+        assert not desk.ledger.must_send(ended + 2 * SEND_SECONDS, later), "it is on its way"
+        assert desk.ledger.must_send(later, later), "but not for ever"
         desk.run(claims[3:])
         assert finish_for_children(connection, collected, within=5.0).accepted == 3
         board.mark_written(frozenset(each.token for each in collected))
-    assert desk.ledger.must_send(time.monotonic() + 2 * SEND_SECONDS), "the others"
+    assert desk.ledger.must_send(ended, time.monotonic() + 2 * SEND_SECONDS), "the others"
     assert (len(desk.unwritten), desk.board.word(Word.WRITTEN)) == (2, desk.board.word(Word.ENDED) - 2)
     desk.ledger.exchange(0)
     assert statuses(connection) == {"completed": (BUSY_AFTER + 1) * few}
@@ -194,6 +196,24 @@ def test_after_a_slow_task_it_is_known_what_became_of_it_before_the_next_begins(
     assert len(desk.claim(1)) == 1
     assert len(desk.unwritten) == 0
     assert desk.counted("tasks_completed_total", status="success") == BUSY_AFTER * COUNT + 1
+
+
+def test_while_the_supervisor_comes_for_what_ends_nothing_waits_for_the_disk_after_a_slow_task(
+    desk: Desk, connection: Connection
+) -> None:
+    add_worker(connection)
+    add_tasks(connection, BUSY_AFTER + 4)
+    for _ in range(BUSY_AFTER):
+        desk.run(desk.claim(1))
+    with closing(SupervisorBoard(desk.descriptor)) as board:
+        for is_collecting, unwritten in ((True, 1), (False, 0)):
+            board.tell_collecting(is_collecting)
+            claims = desk.claim(1)
+            desk.ledger.exchange(0)
+            desk.ledger.begin_batch(2 * SLOW_SECONDS)
+            desk.run(claims, started_monotonic=time.monotonic() - 2 * SLOW_SECONDS)
+            desk.run(desk.claim(1))
+            assert len(desk.unwritten) == unwritten + 1
 
 
 def test_a_batch_that_has_no_place_behind_the_last_waits_until_that_is_written(

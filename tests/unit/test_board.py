@@ -208,21 +208,22 @@ def run(board: Halves, *tokens: int) -> None:
 def test_what_a_child_offers_is_collected_once_and_the_child_can_tell(board: Halves) -> None:
     board.publish(4)
     run(board, 1, 2)
-    assert board.supervisor.collect() == ()
-    board.child.offer_outcomes(True)
+    assert (board.supervisor.collect(), board.supervisor.offered_a_second) == ((), 0.0)
+    board.child.offer_outcomes(0.005)
+    assert board.supervisor.offered_a_second == 200.0
     assert [(each.token, each.result) for each in board.supervisor.collect()] == [(1, "1"), (2, "2")]
     assert (board.child.is_collected(2), board.child.is_collected(3)) == (True, False)
     assert board.supervisor.collect() == ()
     run(board, 3)
     assert [each.token for each in board.supervisor.collect()] == [3]
     run(board, 4)
-    board.child.offer_outcomes(False)
+    board.child.offer_outcomes(0.0)
     assert board.supervisor.collect() == ()
     assert [each.token for each in board.read().outcomes] == [1, 2, 3, 4], "none is written yet"
 
 
 def test_of_a_batch_that_came_later_all_is_collected(board: Halves) -> None:
-    board.child.offer_outcomes(True)
+    board.child.offer_outcomes(0.005)
     board.publish(2)
     run(board, 1, 2)
     board.supervisor.collect()
@@ -234,7 +235,7 @@ def test_of_a_batch_that_came_later_all_is_collected(board: Halves) -> None:
 
 
 def test_what_is_written_already_is_not_collected(board: Halves) -> None:
-    board.child.offer_outcomes(True)
+    board.child.offer_outcomes(0.005)
     board.publish(4)
     run(board, 1, 2, 3)
     board.child.outcomes_written(1)
@@ -243,7 +244,7 @@ def test_what_is_written_already_is_not_collected(board: Halves) -> None:
 
 
 def test_while_a_batch_is_replaced_nothing_is_collected(board: Halves) -> None:
-    board.child.offer_outcomes(True)
+    board.child.offer_outcomes(0.005)
     board.publish(1)
     run(board, 1)
     board.child._words[Word.BATCH] += 1

@@ -9,6 +9,8 @@ from orchestrator.mailbox import Finish
 from orchestrator.supervisor.collector import AGAIN_SECONDS, COLLECT_SECONDS, LEAST_CHILDREN, MOST_OUTCOMES, Collector
 from tests.fixtures.theatre import CAPACITY, Actor, Theatre, claim, outcome
 
+TASK_SECONDS = 0.005
+
 
 class Round:
     """Children who have done a batch each, and offer what came of it."""
@@ -49,7 +51,7 @@ def round_() -> Iterator[Round]:
     round_ = Round(LEAST_CHILDREN)
     for actor in round_.actors:
         round_.work(actor)
-        actor.board.offer_outcomes(True)
+        actor.board.offer_outcomes(TASK_SECONDS)
     yield round_
     round_.theatre.close()
 
@@ -66,11 +68,21 @@ def test_what_all_children_offer_is_one_order_and_is_ordered_once(round_: Round)
 
 def test_of_fewer_children_each_writes_its_own(round_: Round) -> None:
     round_.look()
-    round_.actors[0].board.offer_outcomes(False)
+    round_.actors[0].board.offer_outcomes(0.0)
     round_.work(round_.actors[1])
     assert round_.look() == []
     assert round_.told()[1:] == [0, 0, 0]
     assert round_.collector.next_look(round_.now) is None
+
+
+def test_what_is_too_little_each_writes_itself(round_: Round) -> None:
+    """Four children bring five outcomes in time while each of their tasks takes 16 ms."""
+    for seconds, is_collecting in ((0.5, 0), (0.017, 0), (0.015, 1), (0.5, 0)):
+        for actor in round_.actors:
+            round_.work(actor)
+            actor.board.offer_outcomes(seconds)
+        assert bool(round_.look()) == bool(is_collecting)
+        assert round_.told() == [is_collecting] * LEAST_CHILDREN
 
 
 def test_while_it_would_not_be_written_at_once_nothing_is_collected_and_the_children_know(round_: Round) -> None:
@@ -89,7 +101,7 @@ def test_what_is_too_much_at_once_comes_the_next_time_and_nobody_is_always_last(
     round_ = Round(2 * MOST_OUTCOMES // CAPACITY)
     tokens = [token for actor in round_.actors for token in round_.work(actor, CAPACITY)]
     for actor in round_.actors:
-        actor.board.offer_outcomes(True)
+        actor.board.offer_outcomes(TASK_SECONDS)
     seen, looks = [], 0
     while len(seen) < len(tokens):
         found = round_.look()

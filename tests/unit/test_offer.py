@@ -9,7 +9,7 @@ import pytest
 from orchestrator.board.child_half import ChildBoard
 from orchestrator.board.memory import create_memory
 from orchestrator.board.supervisor_half import SupervisorBoard
-from orchestrator.child.offer import COLLECTED_SECONDS, SEND_SECONDS, UNCOLLECTED_SECONDS, Offer
+from orchestrator.child.offer import COLLECTED_SECONDS, UNCOLLECTED_SECONDS, Offer
 from orchestrator.model import Claim, Outcome, TaskStatus
 
 
@@ -39,30 +39,29 @@ def table() -> Iterator[Table]:
     table.close()
 
 
-def test_without_an_offer_the_child_sends_them_soon(table: Table) -> None:
+def test_without_an_offer_nobody_else_comes_for_them(table: Table) -> None:
     table.supervisor.tell_collecting(True)
-    assert table.offer.patience(table.outcome) == SEND_SECONDS
-    assert table.offer.patience(None) == SEND_SECONDS
+    assert (table.offer.patience(table.outcome), table.offer.is_taken) == (None, False)
     assert table.supervisor.collect() == ()
 
 
-def test_what_is_offered_waits_longer_if_somebody_comes_for_it_and_longest_once_it_was_collected(table: Table) -> None:
-    table.offer.make(True)
-    assert table.offer.patience(table.outcome) == SEND_SECONDS, "nobody comes"
+def test_what_is_offered_waits_if_somebody_comes_for_it_and_longest_once_it_was_collected(table: Table) -> None:
+    table.offer.make(0.005)
+    assert (table.offer.patience(table.outcome), table.offer.is_taken) == (None, False)
     table.supervisor.tell_collecting(True)
-    assert table.offer.patience(table.outcome) == UNCOLLECTED_SECONDS
+    assert (table.offer.patience(table.outcome), table.offer.is_taken) == (UNCOLLECTED_SECONDS, True)
     assert [each.token for each in table.supervisor.collect()] == [7]
     table.supervisor.tell_collecting(False)
-    assert table.offer.patience(table.outcome) == COLLECTED_SECONDS
-    assert table.offer.patience(table.outcome._replace(token=8)) == SEND_SECONDS
+    assert (table.offer.patience(table.outcome), table.offer.is_taken) == (COLLECTED_SECONDS, False)
+    assert table.offer.patience(table.outcome._replace(token=8)) is None
 
 
 def test_an_offer_holds_again_once_the_childs_own_statement_is_through_if_it_was_made(table: Table) -> None:
-    table.offer.make(True)
+    table.offer.make(0.005)
     table.offer.suspend()
-    assert not table.supervisor.is_offered
+    assert not table.supervisor.offered_a_second
     table.offer.renew()
-    assert table.supervisor.is_offered
-    table.offer.make(False)
+    assert table.supervisor.offered_a_second == 200.0
+    table.offer.make(0.0)
     table.offer.renew()
-    assert not table.supervisor.is_offered
+    assert not table.supervisor.offered_a_second
