@@ -92,6 +92,7 @@ class Ledger:
                 return self._claim_first(connection, outcomes, limit)
             batch = self._finish_and_claim(connection, outcomes, limit)
             self.unwritten.all_are_written()
+        self._offer.renew()  # a batch may be in the midst of it
         return batch
 
     def _left_to_us(self) -> Sequence[Outcome]:
@@ -129,7 +130,7 @@ class Ledger:
             self._offer.suspend()
 
     def withdraw_offer(self) -> None:
-        """What ends in this batch from now on we write ourselves."""
+        """What ends in this batch from now on we write ourselves; or nothing ends, and nobody is to come for it."""
         self._offer.make(0.0)
 
     def must_send(self, now: float, until: float) -> bool:
@@ -237,6 +238,7 @@ class Ledger:
         except DatabaseUnavailable as error:
             self._database.lost(error)
             self._board.sends(NO_TOKEN)
+            self.withdraw_offer()  # what stands there the watch looks at, and nothing is claimed now
             raise
 
     def _finish_and_claim(self, connection: Connection, outcomes: Sequence[Outcome], limit: int) -> Batch:

@@ -117,6 +117,7 @@ class Loop:
         """Until the supervisor says LOOK; it hears that we sleep, in case it had something while we claimed."""
         self._full_due = 0.0  # who has slept must tell at once: the others may sleep as well
         self._crowd.leave()
+        self._ledger.withdraw_offer()
         self._board.enter(SlotState.IDLE)
         self._runner.rest()
         self._channel.tell(IDLE)

@@ -102,7 +102,7 @@ def test_while_there_is_plenty_of_tasks_of_milliseconds_the_supervisor_may_write
         return bool(desk.board.word(Word.OFFERED))
 
     add_worker(connection)
-    add_tasks(connection, (BUSY_AFTER + 3) * COUNT)
+    add_tasks(connection, (BUSY_AFTER + 3) * COUNT + 1)
     desk.run(desk.claim())
     assert not is_offered(MILLISECONDS), "there may be little"
     for _ in range(BUSY_AFTER - 1):
@@ -118,10 +118,28 @@ def test_while_there_is_plenty_of_tasks_of_milliseconds_the_supervisor_may_write
     assert (desk.board.word(Word.OFFERED), desk.board.word(Word.SENT)) == (0, claims[-1].token)
     desk.ledger.hear()
     assert desk.board.word(Word.OFFERED)
+    desk.run(desk.claim(1))
+    desk.ledger.exchange(0)
+    assert desk.board.word(Word.OFFERED), "there was no room, or a large result; and now the batch goes on"
     desk.ledger.withdraw_offer()
     desk.run(desk.claim())
     desk.ledger.exchange(0)
     assert not desk.board.word(Word.OFFERED), "until the next batch"
+
+
+def test_who_finds_the_database_away_offers_nothing_as_long_as_it_is(desk: Desk, connection: Connection) -> None:
+    """Else the supervisor would come for it again and again."""
+    add_worker(connection)
+    add_tasks(connection, (BUSY_AFTER + 1) * COUNT)
+    for _ in range(BUSY_AFTER):
+        desk.run(desk.claim())
+    desk.ledger.begin_batch(MILLISECONDS)
+    assert desk.board.word(Word.OFFERED)
+    others = "FROM pg_stat_activity WHERE application_name = 'test' AND pid <> pg_backend_pid()"
+    connection.execute(f"SELECT pg_terminate_backend(pid) {others}", within=5.0)
+    with pytest.raises(DatabaseUnavailable):
+        desk.claim()
+    assert not desk.board.word(Word.OFFERED)
 
 
 def test_what_the_supervisor_collects_and_writes_the_child_neither_sends_nor_counts(

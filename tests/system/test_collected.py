@@ -1,9 +1,11 @@
 """Outcomes of tasks of some milliseconds, which the supervisor writes for many children at once: whatever is killed or
 stops in the midst of that, each is written once and counted once, and what has ended is not run again."""
 
+import contextlib
 import os
 import signal
 
+from orchestrator.board.layout import HEADER_BYTES, WORD, Word
 from tests.fixtures.daemon import Daemon, Queue, Start
 from tests.fixtures.waiting import eventually
 from tests.fixtures.working import notes, wait_counted
@@ -23,6 +25,8 @@ def nap(n: int) -> int:
 """
 POOL = 6
 ADD = "INSERT INTO tasks (type, payload) SELECT 'nap', jsonb_build_object('n', n) FROM generate_series(1, %s) AS n"
+AT_WORK = "SELECT count(*) FROM tasks WHERE status IN ('claimed', 'running')"
+BOARD = "/memfd:orchestrator "
 COMPLETED = "SELECT count(*) FROM tasks WHERE status = 'completed'"
 BY_CHILDREN = COMPLETED + " AND ended_token > 0"
 TOGETHER = COMPLETED + " AND ended_token < 0"
@@ -56,6 +60,31 @@ def test_a_child_that_is_killed_repeats_nothing_that_it_has_finished(daemon: Sta
         eventually(lambda: queue.one(COMPLETED) > done + 200, within=30, why="the others go on")  # noqa: B023
     all_is_done(worker, queue, count, repeated=kills)
     assert queue.one(TOGETHER) > queue.one(BY_CHILDREN), "a statement for many is the rule"
+
+
+def offering(worker: Daemon) -> int:
+    """How many children's boards say so."""
+    count = 0
+    for name in os.listdir(f"/proc/{worker.pid}/fd"):
+        with contextlib.suppress(OSError):
+            path = f"/proc/{worker.pid}/fd/{name}"
+            if os.readlink(path).startswith(BOARD):
+                with open(path, "rb") as memory:
+                    header = memory.read(HEADER_BYTES)
+                count += int.from_bytes(header[Word.OFFERED * WORD :][:WORD], "little")
+    return count
+
+
+def test_while_claiming_is_paused_nobody_offers_anything_and_the_supervisor_rests(daemon: Start, queue: Queue) -> None:
+    worker = start(daemon, queue, 6000)
+    for _ in range(2):
+        eventually(lambda: offering(worker) > POOL // 2, within=30, why="they are at work")
+        worker.signal(signal.SIGUSR2)
+        eventually(lambda: queue.one(AT_WORK) == 0, within=30, why="what was claimed has ended, or was handed back")
+        eventually(lambda: offering(worker) == 0, within=10, why="all sleep")
+        worker.signal(signal.SIGUSR2)
+    queue.rows("DELETE FROM tasks WHERE status = 'pending'")
+    queue.wait_empty()
 
 
 def test_children_write_what_a_supervisor_that_stands_still_does_not(daemon: Start, queue: Queue) -> None:
