@@ -52,7 +52,8 @@ class Collector:
         self._first += 1  # others come first the next time
         collected: list[Outcome] = []
         for number in range(len(boards)):
-            collected += boards[(self._first + number) % len(boards)].collect()
+            outcomes = boards[(self._first + number) % len(boards)].collect()
+            collected += [each for each in outcomes if not self._pool.is_finishing(each.token)]
             if len(collected) >= MOST_OUTCOMES:
                 break
         if collected:
