@@ -243,6 +243,22 @@ def test_what_is_written_already_is_not_collected(board: Halves) -> None:
     assert [each.token for each in board.supervisor.collect()] == [3]
 
 
+def test_what_is_overwritten_while_it_is_read_is_not_collected(board: Halves, monkeypatch: pytest.MonkeyPatch) -> None:
+    board.child.offer_outcomes(True)
+    board.publish(3)
+    run(board, 1, 2)
+    read = board.supervisor._outcome
+
+    def read_slowly(index: int) -> Outcome:
+        board.child.outcomes_written()
+        if index == 0:
+            run(board, 3)
+        return read(index)
+
+    monkeypatch.setattr(board.supervisor, "_outcome", read_slowly)
+    assert board.supervisor.collect() == ()
+
+
 def test_while_a_batch_is_replaced_nothing_is_collected(board: Halves) -> None:
     board.child.offer_outcomes(0.005)
     board.publish(1)
