@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from orchestrator.board.layout import (
     ARENA_BYTES,
+    COLLECTED_BITS,
     END,
     FLAG_GIVEN_UP,
     FLAG_IS_RUNNING,
@@ -207,9 +208,10 @@ class ChildBoard(Board):
         """Whether the supervisor comes for what is offered."""
         return bool(self._words[Word.COLLECTING])
 
-    def is_collected(self, token: int) -> bool:
-        """Whether the supervisor has this claim's outcome on its way, or had."""
-        return token <= self._words[Word.COLLECTED]
+    def is_collected(self, index: int) -> bool:
+        """Whether the supervisor has the outcome that stands there on its way, or had."""
+        collected = self._words[Word.COLLECTED] - (self._words[Word.BATCH] << COLLECTED_BITS)
+        return index < collected <= self.capacity
 
     def outcomes_written(self, count: int | None = None) -> None:
         """The first so many outcomes stand in the database (None: all), if not more; once all do, their texts may be

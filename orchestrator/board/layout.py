@@ -53,7 +53,12 @@ class Word:
     TASK_NS = 20  # nanoseconds that a task took then
     WAKE_OWED = 21  # 1: nobody sleeps who could be woken; whoever falls asleep next looks again in any case
     COLLECTING = 22  # 1: it comes every few milliseconds for the outcomes that are offered
-    COLLECTED = 23  # token of the last of the offered outcomes that it has on their way to the database
+    COLLECTED = 23  # (BATCH << COLLECTED_BITS) + how many of its outcomes it has on their way to the database, or had
+
+
+COLLECTED_BITS = 16
+
+assert CAPACITY < 1 << COLLECTED_BITS
 
 
 class SlotState(IntEnum):

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from orchestrator.board.layout import (
     ARENA_BYTES,
+    COLLECTED_BITS,
     FLAG_GIVEN_UP,
     FLAG_IS_RUNNING,
     HEADER_BYTES,
@@ -118,18 +119,16 @@ class SupervisorBoard(Board):
         self._words[Word.COLLECTING] = int(is_collecting)
 
     def collect(self) -> Sequence[Outcome]:
-        """The outcomes that the child offers and that were not collected before. It is told, and lets us write them.
-
-        Tokens of a child grow from claim to claim, and stand on its board in their order.
-        """
+        """The outcomes that the child offers and that were not collected before. It is told, and lets us write them."""
         words = self._words
         batch, written, ended = words[Word.BATCH], words[Word.WRITTEN], words[Word.ENDED]
         if batch & 1 or not 0 <= written <= ended <= self.capacity:
             return ()
-        outcomes = [self._outcome(index) for index in self._unwritten(written, ended, above=words[Word.COLLECTED])]
+        before = words[Word.COLLECTED] - (batch << COLLECTED_BITS)  # negative: of an earlier batch
+        outcomes = [self._outcome(index) for index in self._unwritten(max(written, before), ended)]
         if not outcomes or words[Word.BATCH] != batch or words[Word.WRITTEN] != written or not words[Word.OFFERED]:
             return ()
-        words[Word.COLLECTED] = outcomes[-1].token
+        words[Word.COLLECTED] = (batch << COLLECTED_BITS) + ended
         return outcomes
 
     def glance(self) -> Glance | None:
@@ -210,13 +209,13 @@ class SupervisorBoard(Board):
             if self._words[self._at(index, Field.FLAGS)] & FLAG_GIVEN_UP:
                 yield self._words[self._at(index, Field.TOKEN)]
 
-    def _unwritten(self, begin: int, end: int, above: int = -1) -> list[int]:
-        """Those from `begin` and before `end` with tokens above that whose outcomes we have not noted as written."""
+    def _unwritten(self, begin: int, end: int) -> list[int]:
+        """Those from `begin` and before `end` whose outcomes we have not noted as written."""
         if begin >= end:
             return []
         tokens, marks = self._column(Field.TOKEN, begin, end), self._column(Field.SUPERVISOR_WROTE, begin, end)
         pairs = enumerate(zip(tokens, marks, strict=True), begin)
-        return [index for index, (token, mark) in pairs if token > above and abs(mark) != token]
+        return [index for index, (token, mark) in pairs if abs(mark) != token]
 
     def _column(self, field: int, begin: int, end: int) -> list[int]:
         """This word of all records from `begin` and before `end`, at a tenth of the cost of one by one."""

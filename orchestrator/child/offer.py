@@ -4,7 +4,6 @@ For both it is a hint, no right. Whoever comes first has written it; the other's
 """
 
 from orchestrator.board.child_half import ChildBoard
-from orchestrator.model import Outcome
 
 SEND_SECONDS = 0.035
 """An outcome waits no longer than this for company before it is sent (between tasks); on its way to the server's disk
@@ -45,8 +44,9 @@ class Offer:
         """Whether the supervisor comes for what ends."""
         return self._task_seconds > 0 and self._board.is_collecting
 
-    def patience(self, first: Outcome) -> float | None:
-        """How many seconds outcomes, of which this is the first, wait for the supervisor; None: it does not come."""
-        if self._board.is_collected(first.token):
+    def patience(self, first: int) -> float | None:
+        """How many seconds outcomes, of which the first stands there on the board, wait for the supervisor; None: it
+        does not come."""
+        if self._board.is_collected(first):
             return COLLECTED_SECONDS
         return UNCOLLECTED_SECONDS if self.is_taken else None

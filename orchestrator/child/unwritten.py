@@ -44,9 +44,9 @@ class Unwritten:
             self.oldest_end = outcome.ended_monotonic
 
     @property
-    def first(self) -> Outcome | None:
-        """The one that ended first."""
-        return self._outcomes[0][1] if self._outcomes else None
+    def first(self) -> int | None:
+        """Where the one stands on the board that ended first."""
+        return self._outcomes[0][0] if self._outcomes else None
 
     @property
     def last(self) -> int:

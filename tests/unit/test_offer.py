@@ -41,19 +41,19 @@ def table() -> Iterator[Table]:
 
 def test_without_an_offer_nobody_else_comes_for_them(table: Table) -> None:
     table.supervisor.tell_collecting(True)
-    assert (table.offer.patience(table.outcome), table.offer.is_taken) == (None, False)
+    assert (table.offer.patience(0), table.offer.is_taken) == (None, False)
     assert table.supervisor.collect() == ()
 
 
 def test_what_is_offered_waits_if_somebody_comes_for_it_and_longest_once_it_was_collected(table: Table) -> None:
     table.offer.make(0.005)
-    assert (table.offer.patience(table.outcome), table.offer.is_taken) == (None, False)
+    assert (table.offer.patience(0), table.offer.is_taken) == (None, False)
     table.supervisor.tell_collecting(True)
-    assert (table.offer.patience(table.outcome), table.offer.is_taken) == (UNCOLLECTED_SECONDS, True)
+    assert (table.offer.patience(0), table.offer.is_taken) == (UNCOLLECTED_SECONDS, True)
     assert [each.token for each in table.supervisor.collect()] == [7]
     table.supervisor.tell_collecting(False)
-    assert (table.offer.patience(table.outcome), table.offer.is_taken) == (COLLECTED_SECONDS, False)
-    assert table.offer.patience(table.outcome._replace(token=8)) is None
+    assert (table.offer.patience(0), table.offer.is_taken) == (COLLECTED_SECONDS, False)
+    assert table.offer.patience(1) is None
 
 
 def test_an_offer_holds_again_once_the_childs_own_statement_is_through_if_it_was_made(table: Table) -> None:
