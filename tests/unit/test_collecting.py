@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import count, islice
 from types import SimpleNamespace
 from typing import Any
 
@@ -54,7 +53,7 @@ class Table:
 
     def __init__(self, play: "Play") -> None:
         self._play = play
-        self._tokens = count(1)
+        self._firsts = play.chance.sample(range(10, 10 * COUNT + 10, 10), COUNT)  # behind a pooler tokens need not grow
         self._held: dict[str, int] = {}
         self._ended: dict[str, int] = {}
         self._pending = COUNT
@@ -69,7 +68,8 @@ class Table:
             del self._held[each.task_id]
             self._ended[each.task_id] = sign * each.token
             self.ends[each.token] += 1
-        tokens = [*islice(self._tokens, min(limit, self._pending))]
+        first = self._firsts.pop() if limit and self._pending else 0
+        tokens = range(first, first + min(limit, self._pending))
         self._pending -= len(tokens)
         got = tuple(Claim(f"{token:036d}", "t", token, None, 1, None, None, False) for token in tokens)
         self._held.update((each.task_id, each.token) for each in got)
