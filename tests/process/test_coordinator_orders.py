@@ -363,7 +363,7 @@ def test_there_is_time_for_outcomes_unless_the_database_is_away_or_a_duty_is_car
     with closing(Database(database.url.replace(name, "postgres")).connection) as other:
         other.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
         database.terminate_others()
-        coordination.post(Finish((outcome(*["0" * 36, 1]),)))  # type: ignore[arg-type]
+        coordination.post(Finish((outcome("00000000-0000-0000-0000-000000000000", 1),)))
         eventually(lambda: not coordination.has_time)
         other.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
     eventually(lambda: coordination.has_time, within=15.0)
