@@ -237,7 +237,7 @@ def test_of_a_batch_that_came_later_all_is_collected(board: Halves) -> None:
 
 def test_tokens_may_become_smaller(board: Halves) -> None:
     """Behind a pooler the next epoch may be of a server's session that has drawn it before the last."""
-    board.child.offer_outcomes(True)
+    board.child.offer_outcomes(0.005)
     board.publish(2, first=1001)
     run(board, 1001)
     assert [each.token for each in board.supervisor.collect()] == [1001]
@@ -258,7 +258,7 @@ def test_what_is_written_already_is_not_collected(board: Halves) -> None:
 
 
 def test_what_is_overwritten_while_it_is_read_is_not_collected(board: Halves, monkeypatch: pytest.MonkeyPatch) -> None:
-    board.child.offer_outcomes(True)
+    board.child.offer_outcomes(0.005)
     board.publish(3)
     run(board, 1, 2)
     read = board.supervisor._outcome

@@ -187,7 +187,8 @@ class Child:
         self._play.results[claim.token] = result
         self._board.end(outcome)
         self.ledger.unwritten.add(index, outcome)
-        if self.ledger.must_send(time.monotonic() + chance.choice([0.0, 0.05, 0.2, 0.5])):
+        moment = time.monotonic() + chance.choice([0.0, 0.05, 0.2, 0.5])
+        if self.ledger.must_send(moment, moment):
             self.ledger.send()
         elif self.ledger.has_answer or chance.random() < 0.1:
             self.ledger.hear()
