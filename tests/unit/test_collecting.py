@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from orchestrator.board.layout import Word
-from orchestrator.child.ledger import Ledger
+from orchestrator.child.ledger import SLOW_SECONDS, Ledger
 from orchestrator.coordinator.order_book import OrderBook
 from orchestrator.coordinator.outcomes import WriteOutcomes
 from orchestrator.errors import DatabaseUnavailable, StatementRefused
@@ -181,7 +181,10 @@ class Child:
         began = self._board.start(0) / 1e9
         status = chance.choices([TaskStatus.COMPLETED, TaskStatus.PENDING], (9, 1))[0]
         result = f'"{claim.token}"' * chance.choice([1, 100])
-        outcome = Outcome(claim.task_id, claim.token, "t", status, 1, began, began, None, result, chance.choice([0, 9]))
+        seconds = chance.choice([MILLISECONDS, 2 * SLOW_SECONDS])
+        outcome = Outcome(
+            claim.task_id, claim.token, "t", status, 1, began - seconds, began, None, result, chance.choice([0, 9])
+        )
         if status is not TaskStatus.COMPLETED:
             self.ledger.withdraw_offer()
         self._play.results[claim.token] = result
