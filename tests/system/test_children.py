@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from orchestrator.supervisor.collector import LEAST_CHILDREN
 from tests.fixtures import proc
 from tests.fixtures.daemon import Queue, Start
 from tests.fixtures.fleet import SLACK
@@ -154,8 +155,9 @@ def joining(queue: Queue) -> float:
 
 
 def test_a_pool_that_is_busy_all_over_wakes_its_supervisor_only_to_look(queue: Queue, daemon: Start) -> None:
-    """Nobody could be woken for what a child has left to others, so none of them says that there is more."""
-    worker = daemon(APP, "--pool-size", "8", DATABASE_URL=queue.url)
+    """Nobody could be woken for what a child has left to others, so none of them says that there is more. (They are too
+    few for their outcomes to be collected.)"""
+    worker = daemon(APP, "--pool-size", str(LEAST_CHILDREN - 1), DATABASE_URL=queue.url)
     queue.rows("INSERT INTO tasks (type) SELECT 'blink' FROM generate_series(1, 30000)")
     done = "SELECT count(*) FROM tasks WHERE status = 'completed'"
     eventually(lambda: queue.one(done) > 2000, within=20, why="all are at work, and claim as much as they may")
