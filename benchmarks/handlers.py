@@ -11,7 +11,8 @@ from benchmarks.queue import drained
 from benchmarks.server import Server
 
 BURN_SECONDS = 0.005
-NAP_SECONDS, NAPPERS = 0.005, 20
+NAPS = ((0.005, 20, 0.9), (0.05, 60, None))
+"""Seconds of a sleep, how many children do that, and what share of what they could do they must reach."""
 
 
 def measure(server: Server, seconds: float, rounds: int) -> Iterator[Line]:
@@ -25,16 +26,21 @@ def measure(server: Server, seconds: float, rounds: int) -> Iterator[Line]:
     )
     yield paired("5 ms of computing", "tasks/s", pairs, beside=f"{cores} bare processes", bar=0.95)
 
-    naps = int(seconds * NAPPERS / NAP_SECONDS)
-    most = NAPPERS / NAP_SECONDS
+    for nap, children, bar in NAPS:
+        yield from _sleep(server, seconds, rounds, nap, children, bar)
+
+
+def _sleep(server: Server, seconds: float, rounds: int, nap: float, children: int, bar: float | None) -> Iterator[Line]:
+    most = children / nap
+    naps = max(children, int(seconds * most))
     pairs = interleave(
         rounds,
-        lambda: drained(server, naps, "nap", f'{{"seconds": {NAP_SECONDS}}}', children=NAPPERS),
-        lambda: _bare(NAPPERS, naps, lambda: time.sleep(NAP_SECONDS)),
+        lambda: drained(server, naps, "nap", f'{{"seconds": {nap}}}', children=children),
+        lambda: _bare(children, naps, lambda: time.sleep(nap)),
     )
-    name = f"5 ms of sleep, {NAPPERS} children"
-    yield Line(name, f"of {most:,.0f}/s", Spread.of([ours / most for ours, _ in pairs]), bar=0.9)
-    yield paired(name, "tasks/s", pairs, beside=f"{NAPPERS} bare processes")
+    name = f"{nap * 1000:g} ms of sleep, {children} children"
+    yield Line(name, f"of {most:,.0f}/s", Spread.of([ours / most for ours, _ in pairs]), bar=bar)
+    yield paired(name, "tasks/s", pairs, beside=f"{children} bare processes")
 
 
 def _bare(processes: int, count: int, work: Callable[[], object]) -> float:
