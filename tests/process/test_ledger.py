@@ -13,7 +13,7 @@ from orchestrator.child.offer import COLLECTED_SECONDS, LEAST_TASK_SECONDS, LONG
 from orchestrator.child.statements import BUSY_AFTER
 from orchestrator.dev.postgres import PrivatePostgres
 from orchestrator.errors import DatabaseUnavailable
-from orchestrator.model import TaskStatus, Verdict
+from orchestrator.model import Claim, TaskStatus, Verdict
 from orchestrator.store.claims import finish_for_children
 from orchestrator.store.connection import Connection
 from orchestrator.store.holdings import verdicts
@@ -142,17 +142,25 @@ def test_who_finds_the_database_away_offers_nothing_as_long_as_it_is(desk: Desk,
     assert not desk.board.word(Word.OFFERED)
 
 
+FEW = 5
+
+
+def begin_to_offer(desk: Desk, connection: Connection) -> tuple[Claim, ...]:
+    """The last few claims, whose outcomes will be offered; those before are written."""
+    add_worker(connection)
+    add_tasks(connection, (BUSY_AFTER + 1) * FEW)
+    for _ in range(BUSY_AFTER):
+        desk.run(desk.claim(FEW))
+    claims = desk.claim(FEW)
+    desk.ledger.exchange(0)
+    desk.ledger.begin_batch(MILLISECONDS)
+    return claims
+
+
 def test_what_the_supervisor_collects_and_writes_the_child_neither_sends_nor_counts(
     desk: Desk, connection: Connection
 ) -> None:
-    few = 5
-    add_worker(connection)
-    add_tasks(connection, (BUSY_AFTER + 1) * few)
-    for _ in range(BUSY_AFTER):
-        desk.run(desk.claim(few))
-    claims = desk.claim(few)
-    desk.ledger.exchange(0)
-    desk.ledger.begin_batch(MILLISECONDS)
+    claims = begin_to_offer(desk, connection)
     desk.run(claims[:3])
     ended = time.monotonic()
     with closing(SupervisorBoard(desk.descriptor)) as board:
@@ -167,30 +175,23 @@ def test_what_the_supervisor_collects_and_writes_the_child_neither_sends_nor_cou
     assert desk.ledger.must_send(ended, time.monotonic() + 2 * SEND_SECONDS), "the others"
     assert (len(desk.unwritten), desk.board.word(Word.WRITTEN)) == (2, desk.board.word(Word.ENDED) - 2)
     desk.ledger.exchange(0)
-    assert statuses(connection) == {"completed": (BUSY_AFTER + 1) * few}
-    assert desk.counted("tasks_completed_total", status="success") == BUSY_AFTER * few + 2
+    assert statuses(connection) == {"completed": (BUSY_AFTER + 1) * FEW}
+    assert desk.counted("tasks_completed_total", status="success") == BUSY_AFTER * FEW + 2
 
 
 def test_what_both_write_counts_once(desk: Desk, connection: Connection) -> None:
     """The child has waited long enough for the supervisor, which writes it after all."""
-    few = 5
-    add_worker(connection)
-    add_tasks(connection, (BUSY_AFTER + 1) * few)
-    for _ in range(BUSY_AFTER):
-        desk.run(desk.claim(few))
-    claims = desk.claim(few)
-    desk.ledger.exchange(0)
-    desk.ledger.begin_batch(MILLISECONDS)
+    claims = begin_to_offer(desk, connection)
     desk.run(claims)
     with closing(SupervisorBoard(desk.descriptor)) as board:
         collected = board.collect()
     desk.ledger.send()
     wait_until(lambda: desk.ledger.has_answer)
     batch = finish_for_children(connection, collected, within=5.0)
-    assert (batch.accepted, len(batch.unaccepted)) == (0, few)
+    assert (batch.accepted, len(batch.unaccepted)) == (0, FEW)
     assert set(verdicts(connection, collected, within=5.0).values()) == {Verdict.BY_CHILD}
     desk.ledger.hear()
-    assert desk.counted("tasks_completed_total", status="success") == (BUSY_AFTER + 1) * few
+    assert desk.counted("tasks_completed_total", status="success") == (BUSY_AFTER + 1) * FEW
 
 
 def test_outcomes_that_a_slow_claim_has_kept_waiting_wait_for_no_company(desk: Desk, connection: Connection) -> None:

@@ -7,7 +7,7 @@ call of the database, and at each word of a board, others may step in: another c
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -333,19 +333,6 @@ class Play:
         return not (self._dead or self.book.outstanding or self.pool._finishing) and all(
             child.is_done and child.ledger._sent is None for child in children
         )
-
-
-@pytest.fixture
-def make_theatre() -> Iterator[Callable[[int], Theatre]]:
-    theatres: list[Theatre] = []
-
-    def make(size: int) -> Theatre:
-        theatres.append(Theatre(size))
-        return theatres[-1]
-
-    yield make
-    for theatre in theatres:
-        theatre.close()
 
 
 @pytest.mark.parametrize("size", [4, 6])

@@ -6,7 +6,7 @@ loop is in the midst of a wake-up.
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -158,19 +158,6 @@ class Play:
                 return
             self._tell_activity()
         raise AssertionError("children are woken again and again for nothing")
-
-
-@pytest.fixture
-def make_theatre() -> Iterator[Callable[[int], Theatre]]:
-    theatres: list[Theatre] = []
-
-    def make(size: int) -> Theatre:
-        theatres.append(Theatre(size))
-        return theatres[-1]
-
-    yield make
-    for theatre in theatres:
-        theatre.close()
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
