@@ -14,7 +14,7 @@
     report.py      the table and the file; `python -m benchmarks.report FILE` prints the table of an earlier run
     plot.py        `python -m benchmarks.plot FILE` draws it
     machinery      app.py (the handlers), worker.py (the daemon), server.py (PostgreSQL), queue.py, bare.py, pgbench.py,
-                   cpu.py, figures.py, progress.py
+                   cpu.py, processes.py, figures.py, progress.py
 
 Only ratios within one run say anything: the machine, its disk and its neighbours are part of every absolute figure.
 docs/performance.md has the method and the figures.

@@ -5,7 +5,6 @@ read, the call needs a permission from an eventfd, and its time is taken.
 """
 
 import json
-import multiprocessing
 import os
 import resource
 import time
@@ -14,6 +13,7 @@ from collections.abc import Callable, Mapping
 import psycopg2
 import psycopg2.errors
 
+from benchmarks.processes import in_processes
 from benchmarks.server import Server
 
 BATCH = 100
@@ -40,13 +40,7 @@ RETURNING t.id::text, t.type, t.payload::text, t.claim_token
 def drain(server: Server, processes: int) -> float:
     """Empties the queue of no-ops; the seconds of CPU that Python took for it, all in all."""
     before = _childrens_seconds()
-    running = [multiprocessing.get_context("fork").Process(target=_work, args=(server.url,)) for _ in range(processes)]
-    for process in running:
-        process.start()
-    for process in running:
-        process.join()
-    if any(process.exitcode for process in running):
-        raise SystemExit("the bare loop failed")
+    in_processes(processes, lambda: _work(server.url))
     return _childrens_seconds() - before
 
 

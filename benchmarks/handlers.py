@@ -1,12 +1,12 @@
 """Handlers that do something: beside what the cores, or the pool, could do at most."""
 
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator
 
 from benchmarks.app import compute
 from benchmarks.figures import Line, Spread, interleave, paired
+from benchmarks.processes import in_processes
 from benchmarks.queue import drained
 from benchmarks.server import Server
 
@@ -47,11 +47,7 @@ def _bare(processes: int, count: int, work: Callable[[], object]) -> float:
     """How often in a second so many processes do it that have nothing else to do."""
     each = count // processes
     start = time.monotonic()
-    running = [multiprocessing.get_context("fork").Process(target=_repeat, args=(each, work)) for _ in range(processes)]
-    for process in running:
-        process.start()
-    for process in running:
-        process.join()
+    in_processes(processes, lambda: _repeat(each, work))
     return each * processes / (time.monotonic() - start)
 
 
