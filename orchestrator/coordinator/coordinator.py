@@ -116,12 +116,12 @@ class Coordinator:
         if self._leave_by is None and connection.is_open and time.monotonic() >= self._duty_due_at():
             self._is_at_hand = False
             has_done = self._schedule.run_one(connection) or has_done
+            self._is_at_hand = True
         if connection.is_open:
             self._backoff.succeed()
             if has_done:
                 self._session.answered()
             else:
-                self._is_at_hand = True
                 due_at = min(self._duty_due_at(), self._carrier.retry_at, self._activity.due_at, self._locks.due_at)
                 self._wait(due_at, connection)
 
