@@ -1,42 +1,25 @@
 """How long a child keeps its outcomes for the supervisor: by what that says, and not while it writes them itself."""
 
-import os
-import time
-from collections.abc import Iterator
-
 import pytest
 
-from orchestrator.board.child_half import ChildBoard
-from orchestrator.board.memory import create_memory
-from orchestrator.board.supervisor_half import SupervisorBoard
 from orchestrator.child.offer import COLLECTED_SECONDS, UNCOLLECTED_SECONDS, Offer
-from orchestrator.model import Claim, Outcome, TaskStatus
+from tests.fixtures.theatre import Theatre, claim, outcome
 
 
 class Table:
     """A child with one outcome, and its supervisor."""
 
-    def __init__(self) -> None:
-        self._memory = create_memory("test offer", 4)
-        self.child, self.supervisor = ChildBoard(self._memory), SupervisorBoard(self._memory)
-        self.offer = Offer(self.child)
-        self.child.publish([(Claim(f"{7:036d}", "t", 7, "{}", 1, None, None, False), 3)])
-        self.child.start(0)
-        now = time.monotonic()
-        self.outcome = Outcome(f"{7:036d}", 7, "t", TaskStatus.COMPLETED, 1, now, now)
-        self.child.end(self.outcome)
-
-    def close(self) -> None:
-        self.child.close()
-        self.supervisor.close()
-        os.close(self._memory)
+    def __init__(self, theatre: Theatre) -> None:
+        child, self.supervisor = theatre.actors[0].board, theatre.pool.links[0].board
+        self.offer = Offer(child)
+        child.publish([claim(7)])
+        child.start(0)
+        child.end(outcome(7))
 
 
 @pytest.fixture
-def table() -> Iterator[Table]:
-    table = Table()
-    yield table
-    table.close()
+def table(theatre: Theatre) -> Table:
+    return Table(theatre)
 
 
 def test_without_an_offer_nobody_else_comes_for_them(table: Table) -> None:
