@@ -17,6 +17,7 @@ import time
 from _signal import getsignal, pthread_sigmask  # type: ignore[import-not-found]  # signal's make enums: 2 us, not 0.1
 from _thread import _count as started_threads
 from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
 
 from orchestrator.board.birth import MARKER_VARIABLE
 from orchestrator.board.kernel import file_identity, out_of_the_way
@@ -108,7 +109,7 @@ class Sanity:
             sys.setrecursionlimit(self._most_calls)
         if socket.getdefaulttimeout() != self._socket_timeout:
             socket.setdefaulttimeout(self._socket_timeout)
-        wrong = [] if self._has_standard() else self._broken_standard()
+        wrong = [] if _marks_of(self._standard) == self._standard_marks else self._broken_standard()
         sys.stdin, sys.stdout, sys.stderr = self._streams
         for stream in self._closable:
             if stream.closed:  # it would raise in whichever task prints next
@@ -159,12 +160,6 @@ class Sanity:
             time.sleep(0.001)
         return True
 
-    def _has_standard(self) -> bool:
-        try:
-            return [fcntl.fcntl(each, _F_GETSIG) for each in self._standard] == self._standard_marks
-        except OSError:
-            return False
-
     def _broken_standard(self) -> list[str]:
         """The next open() would get the number of one that was closed, and whatever the next task prints."""
         broken = [number for number, was in self._standard_files if file_identity(number) != was]
@@ -175,8 +170,10 @@ class Sanity:
         wrong = []
         if connection is not None and _mark_of(connection) != _CONNECTION_MARK:
             wrong.append("the database connection was closed or replaced")
-        marks = zip(self._own, self._own_marks, strict=True)
-        return wrong + [f"descriptor {own} was closed or replaced" for own, mark in marks if _mark_of(own) != mark]
+        if _marks_of(self._own) != self._own_marks:
+            marks = zip(self._own, self._own_marks, strict=True)
+            wrong += [f"descriptor {own} was closed or replaced" for own, mark in marks if _mark_of(own) != mark]
+        return wrong
 
     def _descriptors_run_out(self) -> bool:
         """The kernel gives the lowest number that is free: one of the highest, and the rest are open."""
@@ -207,8 +204,14 @@ def _mark_of(descriptor: int) -> int | None:
 
     The mark is the signal for input on it (F_SETSIG), which nobody gets who has not asked for signals.
     """
+    marks = _marks_of((descriptor,))
+    return marks[0] if marks is not None else None
+
+
+def _marks_of(descriptors: Sequence[int]) -> list[int] | None:
+    """The marks of several, without a step of Python for each. None: one of them was closed."""
     try:
-        return int(fcntl.fcntl(descriptor, _F_GETSIG))
+        return list(map(fcntl.fcntl, descriptors, repeat(_F_GETSIG)))
     except OSError:
         return None
 
