@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from orchestrator.board.layout import (
     ARENA_BYTES,
-    COLLECTED_BITS,
     END,
     FLAG_GIVEN_UP,
     FLAG_IS_RUNNING,
     HEADER_BYTES,
     MAX_INLINE_BYTES,
     OUTCOME_STATUSES,
+    PLACE_BITS,
     RECORD,
     RECORD_BYTES,
     START,
@@ -199,9 +199,9 @@ class ChildBoard(Board):
         better not, though it may be at that already."""
         self._words[Word.OFFERED] = int(task_seconds * 1e6)
 
-    def sends(self, token: int) -> None:
-        """The outcomes up to this claim's are on their way to the database; 0: none is."""
-        self._words[Word.SENT] = token
+    def sends(self, count: int) -> None:
+        """The first so many outcomes are on their way to the database, or written; 0: none is."""
+        self._words[Word.SENT] = (self._words[Word.BATCH] << PLACE_BITS) + count if count else 0
 
     @property
     def is_collecting(self) -> bool:
@@ -210,7 +210,7 @@ class ChildBoard(Board):
 
     def is_collected(self, index: int) -> bool:
         """Whether the supervisor has the outcome that stands there on its way, or had."""
-        collected = self._words[Word.COLLECTED] - (self._words[Word.BATCH] << COLLECTED_BITS)
+        collected = self._words[Word.COLLECTED] - (self._words[Word.BATCH] << PLACE_BITS)
         return index < collected <= self.capacity
 
     def outcomes_written(self, count: int | None = None) -> None:

@@ -44,7 +44,7 @@ class Word:
     CLAIM_SEQUENCE = 10  # odd while a claim statement is under way
     BEGAN_WITH = 11  # the record with which it became busy; those of an earlier claim may stand before it
     OFFERED = 12  # not 0: the supervisor may write what ended; so many microseconds its tasks take
-    SENT = 13  # token of the last outcome that it has sent; 0: what was sent was lost
+    SENT = 13  # (BATCH << PLACE_BITS) + how many of its outcomes it has sent; 0: none, or what was sent was lost
     # the supervisor
     ORDER = 16  # a ChildOrder
     HANDED_BACK = 17  # claims taken from the rear of this batch; reset by the child between batches
@@ -53,12 +53,13 @@ class Word:
     TASK_NS = 20  # nanoseconds that a task took then
     WAKE_OWED = 21  # 1: nobody sleeps who could be woken; whoever falls asleep next looks again in any case
     COLLECTING = 22  # 1: it comes every few milliseconds for the outcomes that are offered
-    COLLECTED = 23  # (BATCH << COLLECTED_BITS) + how many of its outcomes it has on their way to the database, or had
+    COLLECTED = 23  # (BATCH << PLACE_BITS) + how many of its outcomes it has on their way to the database, or had
 
 
-COLLECTED_BITS = 16
+PLACE_BITS = 16
+"""Those of a word that tells a batch and a place in it."""
 
-assert CAPACITY < 1 << COLLECTED_BITS
+assert CAPACITY < 1 << PLACE_BITS
 
 
 class SlotState(IntEnum):

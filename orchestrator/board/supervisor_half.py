@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 from orchestrator.board.layout import (
     ARENA_BYTES,
-    COLLECTED_BITS,
     FLAG_GIVEN_UP,
     FLAG_IS_RUNNING,
     HEADER_BYTES,
     OUTCOME_STATUSES,
+    PLACE_BITS,
     RECORD,
     RECORD_BYTES,
     WORD,
@@ -41,13 +41,14 @@ class BoardClaim(NamedTuple):
 
 class BatchView(NamedTuple):
     """A batch read whole. `running` is the claim whose handler is at work, `unstarted` those handed to nobody yet;
-    `given_up` are tokens of outcomes that the child leaves to us."""
+    `given_up` are tokens of outcomes that the child leaves to us, `sent` of those that it has sent itself."""
 
     batch: int
     outcomes: tuple[Outcome, ...]
     running: BoardClaim | None
     unstarted: tuple[BoardClaim, ...]
     given_up: frozenset[int] = frozenset()
+    sent: frozenset[int] = frozenset()
 
 
 class Glance(NamedTuple):
@@ -98,7 +99,10 @@ class SupervisorBoard(Board):
         started, count, handed_back = words[Word.STARTED], words[Word.COUNT], words[Word.HANDED_BACK]
         if not 0 <= written <= ended <= started <= count <= self.capacity or not 0 <= handed_back <= count:
             return None
-        outcomes = tuple([self._outcome(index) for index in self._unwritten(written, ended)])
+        unwritten = self._unwritten(written, ended)
+        outcomes = tuple([self._outcome(index) for index in unwritten])
+        sent_before = words[Word.SENT] - (batch << PLACE_BITS)  # negative: of an earlier batch
+        sent = frozenset(each.token for index, each in zip(unwritten, outcomes, strict=True) if index < sent_before)
         running = self._claim(ended, has_started=True) if started > ended else None
         unstarted = tuple(self._claim(index, has_started=False) for index in range(started, count - handed_back))
         given_up = frozenset(self._given_up(range(written, ended)))
@@ -106,7 +110,7 @@ class SupervisorBoard(Board):
             return None
         if words[Word.ENDED] != ended or words[Word.STARTED] != started:
             return None  # whole, but old: the running claim has changed
-        return BatchView(batch, outcomes, running, unstarted, given_up)
+        return BatchView(batch, outcomes, running, unstarted, given_up, sent)
 
     @property
     def offered_a_second(self) -> float:
@@ -124,11 +128,11 @@ class SupervisorBoard(Board):
         batch, written, ended = words[Word.BATCH], words[Word.WRITTEN], words[Word.ENDED]
         if batch & 1 or not 0 <= written <= ended <= self.capacity:
             return ()
-        before = words[Word.COLLECTED] - (batch << COLLECTED_BITS)  # negative: of an earlier batch
+        before = words[Word.COLLECTED] - (batch << PLACE_BITS)  # negative: of an earlier batch
         outcomes = [self._outcome(index) for index in self._unwritten(max(written, before), ended)]
         if not outcomes or words[Word.BATCH] != batch or words[Word.WRITTEN] != written or not words[Word.OFFERED]:
             return ()
-        words[Word.COLLECTED] = (batch << COLLECTED_BITS) + ended
+        words[Word.COLLECTED] = (batch << PLACE_BITS) + ended
         return outcomes
 
     def glance(self) -> Glance | None:

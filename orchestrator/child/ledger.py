@@ -27,8 +27,6 @@ COMPANY = 256
 """Outcomes wait for the next batch's unless they would be more together. A statement costs as much as a dozen of them,
 and the longer the next batches take, the less their claims have to wait for its disk."""
 
-NO_TOKEN = 0
-
 NOTHING = Batch(accepted=0, unaccepted=(), claims=(), is_registered=True)
 
 
@@ -185,7 +183,7 @@ class Ledger:
         """A statement with these goes out: the supervisor had better not write them too."""
         if outcomes:
             self._offer.suspend()
-            self._board.sends(outcomes[-1].token)
+            self._board.sends(self.unwritten.last + 1)
 
     def _must_wait(self, outcomes: Sequence[Outcome]) -> bool:
         """Whether these are to be written before anything else runs."""
@@ -237,7 +235,7 @@ class Ledger:
             yield
         except DatabaseUnavailable as error:
             self._database.lost(error)
-            self._board.sends(NO_TOKEN)
+            self._board.sends(0)
             self.withdraw_offer()  # what stands there the watch looks at, and nothing is claimed now
             raise
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 
 from orchestrator.board.kernel import resident_bytes
-from orchestrator.board.layout import ChildOrder, SlotState, Word
+from orchestrator.board.layout import ChildOrder, SlotState
 from orchestrator.board.memory import NANO
 from orchestrator.board.supervisor_half import BoardClaim, Glance
 from orchestrator.mailbox import Finish, MarkRunning, Order, Release
@@ -128,11 +128,10 @@ class Watch:
         given_up = tuple(each for each in view.outcomes if each.token in view.given_up)
         if given_up:
             self._pool.take_over(link, given_up)
-        sent = link.board.word(Word.SENT)
         late = tuple(
             outcome
             for outcome in view.outcomes
-            if now - outcome.ended_monotonic > (SENT_SECONDS if outcome.token <= sent else LINGER_SECONDS)
+            if now - outcome.ended_monotonic > (SENT_SECONDS if outcome.token in view.sent else LINGER_SECONDS)
             and not self._pool.is_finishing(outcome.token)
         )
         if late and link.board.state is not SlotState.CLAIMING:

@@ -447,3 +447,21 @@ def test_the_memory_cannot_be_truncated_under_the_supervisor(board: Halves) -> N
 def test_a_record_fits_its_place() -> None:
     assert RECORD.size <= RECORD_BYTES
     assert RECORD_BYTES % 8 == 0
+
+
+def test_what_a_child_has_sent_shows_until_it_is_written_or_lost(board: Halves) -> None:
+    """By its place: behind a pooler a later claim may have a smaller token."""
+    board.publish(3, first=7)
+    run(board, 7, 8)
+    board.child.sends(2)
+    run(board, 9)
+    assert board.read().sent == {7, 8}
+    board.child.sends(0)
+    assert board.read().sent == set()
+    board.child.sends(3)
+    board.child.outcomes_written(2)
+    assert board.read().sent == {9}
+    board.child.outcomes_written()
+    board.publish(3)
+    run(board, 1)
+    assert board.read().sent == set(), "that was another batch"
