@@ -53,11 +53,11 @@ class Collector:
         collected: list[Outcome] = []
         for number in range(len(boards)):
             outcomes = boards[(self._first + number) % len(boards)].collect()
-            collected += [each for each in outcomes if not self._pool.is_finishing(each.token)]
+            collected += [each for each in outcomes if not self._pool.outcomes.is_finishing(each.token)]
             if len(collected) >= MOST_OUTCOMES:
                 break
         if collected:
-            self._pool.finish(Finish(tuple(collected)))
+            self._pool.outcomes.finish(Finish(tuple(collected)))
 
     def next_look(self, now: float) -> float | None:
         """When to look again, in seconds from now; None: when the loop turns anyway."""

@@ -132,7 +132,7 @@ class Course:
             case WorkIsDue(has_woken=False):
                 self._pool.wakeups.wake()
             case Written():
-                self._pool.written(report)
+                self._pool.outcomes.written(report)
             case Released(reason="slow_task"):
                 self._pool.wakeups.can_be_claimed_again()
             case Audited():

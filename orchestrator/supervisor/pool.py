@@ -3,17 +3,17 @@
 It owns the table of children and their links. It asks no database: what a dead child leaves goes out as orders.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from orchestrator.board.birth import ForkRequest
 from orchestrator.board.channel import FULL, GO, HELLO, IDLE, LOST, READY
 from orchestrator.board.layout import ChildOrder, SlotState, Word
-from orchestrator.mailbox import Audit, Finish, Order, Sleeper, Written
-from orchestrator.model import Outcome, TaskStatus
+from orchestrator.mailbox import Audit, Order, Sleeper
 from orchestrator.retry import RetryPolicy
 from orchestrator.supervisor.children import Children, Phase, Seat
 from orchestrator.supervisor.forkserver import Forkserver, Stage
 from orchestrator.supervisor.link import Link
+from orchestrator.supervisor.outcomes import Outcomes
 from orchestrator.supervisor.surroundings import Listeners, PoolSettings
 from orchestrator.supervisor.wakeups import Wakeups
 from orchestrator.telemetry import logs
@@ -39,11 +39,10 @@ class Pool:
         self.links: dict[int, Link] = {}
         self.order = ChildOrder.WORK
         self.wakeups = Wakeups(self.links, self._live_links, sleeper)
+        self.outcomes = Outcomes(self.links, post=post, listeners=listeners)
         self.post = post
         self.policies: dict[str, RetryPolicy] = {}  # by type, as the app registered them
         self.listeners = listeners
-        self._finishing: set[int] = set()
-        self._bequeathed: dict[int, Outcome] = {}  # of these, what counts if a child that is dead by now had written it
         self.unknown_exits: dict[int, int] = {}
         self.dead_at_birth: list[tuple[Seat, int]] = []
         self._log = logs.get("supervisor")
@@ -198,6 +197,18 @@ class Pool:
             self.links[seat.number] for seat in self.children.in_phase(Phase.LIVE) if not self.links[seat.number].is_cut
         ]
 
+    def knows(self, slot: int, token: int) -> bool:
+        """Whether a claim that the database shows is accounted for: on a board, on its way, or not to be judged now."""
+        if self.outcomes.is_finishing(token):
+            return True
+        link = self.links.get(slot)
+        if link is None:
+            return False
+        if link.board.may_await_claim():
+            return True
+        held = link.board.tokens()
+        return held is None or token in held
+
     # Orders to children
 
     def order_all(self, order: ChildOrder) -> None:
@@ -218,66 +229,3 @@ class Pool:
         link = self.links.pop(seat.number, None)
         if link is not None:
             link.close()
-
-    # What the database side reports
-
-    def finish(self, order: Finish) -> None:
-        """Have outcomes written; until that is done they are nobody else's to release."""
-        self._finishing.update(outcome.token for outcome in order.outcomes)
-        self.post(order)
-
-    def finish_crash(self, outcome: Outcome) -> None:
-        """The same for the task that ran when its child died. If it turns out that the child had written something,
-        that was a large result, which stands on no board, and it is what counts."""
-        result = outcome._replace(status=TaskStatus.COMPLETED, error=None, delay_seconds=0.0)
-        self._bequeathed[outcome.token] = result
-        self.finish(Finish((outcome,)))
-
-    def is_finishing(self, token: int) -> bool:
-        return token in self._finishing
-
-    def inherit(self, outcomes: Sequence[Outcome], uncounted: Sequence[Outcome]) -> None:
-        """Have the outcomes of a dead child written, and those counted that it wrote and did not count: these (found by
-        us before it died), and whichever of the others turn out so."""
-        self._bequeathed.update({each.token: each for each in outcomes})
-        own = tuple(each for each in outcomes if each.token not in self._finishing)
-        if own:
-            self.finish(Finish(own, is_estate=True))
-        if uncounted:
-            self.listeners.on_ended(uncounted)
-
-    def take_over(self, link: Link, outcomes: Sequence[Outcome]) -> None:
-        """What a living child has given up is ours from now on, as if it were dead: it goes on without them."""
-        self.inherit(outcomes, ())
-        link.board.mark_written(frozenset(each.token for each in outcomes))
-
-    def written(self, report: Written) -> None:
-        """Outcomes stand in the database: their children need not write them, but count those they wrote themselves.
-
-        Nothing is said of a stale one that its child has heard of meanwhile. It wrote that itself, and the task was
-        retried and ended again before we asked, so that the database no longer knew; or it was refused, and it is the
-        child that says so.
-        """
-        done, by_child = frozenset(report.tokens), frozenset(report.by_child)
-        bequeathed = {token: self._bequeathed.pop(token) for token in done & self._bequeathed.keys()}
-        uncounted = [bequeathed[token] for token in report.by_child if token in bequeathed]
-        if uncounted:
-            self.listeners.on_ended(uncounted)
-        unheard = {token for link in self.links.values() for token in link.board.mark_written(done, by_child)}
-        for stale in report.stale:
-            if stale.outcome.token in unheard or stale.outcome.token in bequeathed:
-                self.listeners.on_stale(stale.outcome.type)
-                self._log.warning("stale_outcome", **stale.facts)
-        self._finishing -= done
-
-    def knows(self, slot: int, token: int) -> bool:
-        """Whether a claim that the database shows is accounted for: on a board, on its way, or not to be judged now."""
-        if token in self._finishing:
-            return True
-        link = self.links.get(slot)
-        if link is None:
-            return False
-        if link.board.may_await_claim():
-            return True
-        held = link.board.tokens()
-        return held is None or token in held

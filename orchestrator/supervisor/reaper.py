@@ -194,10 +194,11 @@ class Reaper:
         view = link.board.read()
         estate = settle_estate(view, taken_back, cause=cause, doom=seat.doom, now=now, policy=self._pool.policy)
         crash = estate.casualty.token if estate.casualty is not None else None
-        self._pool.inherit([each for each in estate.outcomes if each.token != crash], link.board.uncounted())
+        outcomes = self._pool.outcomes
+        outcomes.inherit([each for each in estate.outcomes if each.token != crash], link.board.uncounted())
         for each in estate.outcomes:
             if each.token == crash:
-                self._pool.finish_crash(each)
+                outcomes.finish_crash(each)
         if estate.released:
             self._pool.post(Release(estate.released, "drain" if seat.doom is Doom.DRAIN else "child_gone"))
         self._pool.post(Audit(seat.number))

@@ -127,15 +127,15 @@ class Watch:
             return
         given_up = tuple(each for each in view.outcomes if each.token in view.given_up)
         if given_up:
-            self._pool.take_over(link, given_up)
+            self._pool.outcomes.take_over(link, given_up)
         late = tuple(
             outcome
             for outcome in view.outcomes
             if now - outcome.ended_monotonic > (SENT_SECONDS if outcome.token in view.sent else LINGER_SECONDS)
-            and not self._pool.is_finishing(outcome.token)
+            and not self._pool.outcomes.is_finishing(outcome.token)
         )
         if late and link.board.state is not SlotState.CLAIMING:
-            self._pool.finish(Finish(late))
+            self._pool.outcomes.finish(Finish(late))
 
     def _mark(self, seat: Seat, running: BoardClaim, now: float, starts: list[Start]) -> None:
         """Order the running task to be marked so in the table, once it has run for a moment."""

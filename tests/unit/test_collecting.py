@@ -224,7 +224,7 @@ class Play:
         self.children = {number: Child(self, actor) for number, actor in enumerate(theatre.get_ready())}
         settings: Any = SimpleNamespace(task_memory_limit=0, task_kill_grace=0.0)
         self._watch = Watch(self.pool, theatre.reaper, settings, post=self._post)
-        self.pool.post = self._post
+        self.pool.post = self.pool.outcomes._post = self._post
         self._collector = Collector(self.pool, has_time=lambda: self.chance.random() < 0.9)
         self._now = time.monotonic()
         self._busy: set[object] = set()
@@ -295,7 +295,7 @@ class Play:
         while self._dead:
             self._theatre.reaper._ended(self.pool.children[self._dead.pop()], 9, time.monotonic())
         for report in self._reports.take():
-            self.pool.written(report)  # type: ignore[arg-type]
+            self.pool.outcomes.written(report)  # type: ignore[arg-type]
         self._now += COLLECT_SECONDS
         self._collector.look(self._now)
         if self.chance.random() < 0.6:
@@ -330,7 +330,7 @@ class Play:
 
     def _is_over(self) -> bool:
         children = self.children.values()
-        return not (self._dead or self.book.outstanding or self.pool._finishing) and all(
+        return not (self._dead or self.book.outstanding or self.pool.outcomes._finishing) and all(
             child.is_done and child.ledger._sent is None for child in children
         )
 
@@ -343,6 +343,7 @@ def test_whoever_writes_an_outcome_it_is_accepted_once_and_counted_once(
         play = Play(make_theatre(size), seed, monkeypatch)
         play.perform()
         play.count(play.pool_counted)
+        outcomes = play.pool.outcomes
         assert play.counted == play.table.ends, f"seed {seed}"
         assert set(play.counted.values()) <= {1} and not play.stale, f"seed {seed}"
-        assert not (play.pool._finishing or play.pool._bequeathed or play.book._estates), f"seed {seed}"
+        assert not (outcomes._finishing or outcomes._bequeathed or play.book._estates), f"seed {seed}"

@@ -63,13 +63,13 @@ def test_what_all_children_offer_is_one_order_and_is_ordered_once(round_: Round)
     (token,) = round_.work(round_.actors[1])
     assert round_.look(COLLECT_SECONDS / 2) == [], "company may come"
     assert round_.look() == [token]
-    assert round_.theatre.pool.is_finishing(token)
+    assert round_.theatre.pool.outcomes.is_finishing(token)
 
 
 def test_what_is_being_written_already_is_not_ordered_again(round_: Round) -> None:
     """Once it is settled it would be sent again; and should that reply be lost, it would be counted again."""
     lingering = tuple(each for number in (0, 1) for each in round_.theatre.pool.links[number].board.read().outcomes)
-    round_.theatre.pool.finish(Finish(lingering))
+    round_.theatre.pool.outcomes.finish(Finish(lingering))
     assert sorted(round_.look()) == [3, 4]
 
 
