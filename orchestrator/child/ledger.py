@@ -23,6 +23,9 @@ SLOW_SECONDS = 0.04
 """While there is plenty to claim, outcomes are written while the next batch runs. But not after such a task: the next
 would keep us from hearing of them, and the supervisor would ask in our stead."""
 
+SPARE_SECONDS = 0.01
+"""An outcome is sent before a task that would make it wait so much longer: one that takes as long as the last."""
+
 COMPANY = 256
 """Outcomes wait for the next batch's unless they would be more together. A statement costs as much as a dozen of them,
 and the longer the next batches take, the less their claims have to wait for its disk."""
@@ -55,6 +58,8 @@ class Ledger:
         self._sent: _Sent | None = None
         self._planned_on: Connection | None = None
         self._offer = Offer(board)
+        self._last_end = 0.0
+        self._next_end = 0.0  # of the next task, if it takes as long as the last (but for SPARE_SECONDS)
         self._log = logs.get("child")
 
     @property
@@ -130,6 +135,19 @@ class Ledger:
     def withdraw_offer(self) -> None:
         """What ends in this batch from now on we write ourselves; or nothing ends, and nobody is to come for it."""
         self._offer.make(0.0)
+
+    def ended(self, index: int, outcome: Outcome, seconds: float) -> None:
+        """A task that took so long has ended, and its outcome stands on the board there."""
+        self.unwritten.add(index, outcome)
+        self._last_end = self._next_end = outcome.ended_monotonic
+        if seconds > SPARE_SECONDS:
+            self._next_end += seconds - SPARE_SECONDS
+
+    @property
+    def is_late(self) -> bool:
+        """Whether what ended must be sent before another task runs."""
+        next_end = self._next_end
+        return next_end - self.unwritten.oldest_end > SEND_SECONDS and self.must_send(self._last_end, next_end)
 
     def must_send(self, now: float, until: float) -> bool:
         """Whether an outcome that was not sent has waited too long for the supervisor, or will have waited too long by

@@ -18,7 +18,6 @@ from orchestrator.child.database import Database
 from orchestrator.child.execution import Executor, Limits
 from orchestrator.child.large_results import is_large, write_at_once
 from orchestrator.child.ledger import Ledger
-from orchestrator.child.offer import SEND_SECONDS
 from orchestrator.child.pace import Pace
 from orchestrator.child.runner import Runner
 from orchestrator.child.sanity import BRIEF_SECONDS, Sanity
@@ -28,9 +27,6 @@ from orchestrator.model import Claim, TaskStatus
 from orchestrator.retry import chance
 from orchestrator.telemetry import logs
 from orchestrator.telemetry.metrics import TaskMetrics
-
-SPARE_SECONDS = 0.01
-"""An outcome is sent before a task that would make it wait so much longer: one that takes as long as the last."""
 
 FULL_SECONDS = 0.05
 """Full claims are told no more often: each wakes the supervisor, of a busy pool hundreds would a second."""
@@ -73,8 +69,6 @@ class Loop:
         self._is_front_in_doubt = False
         self._leave: LeaveReason | None = None
         self._full_due = 0.0
-        self._last_end = 0.0
-        self._foreseen = 0.0  # after so many seconds more an outcome can be sent, if the next task is like the last
         self._tasks_left = _draw_tasks(self._settings.max_tasks_per_child)
         self._log = logs.get("child")
 
@@ -237,9 +231,7 @@ class Loop:
     def _make_room(self) -> bool:
         """Send what ended if it has waited long enough; write it if the board is full. False: full, and the database is
         away."""
-        end, next_end = self._last_end, self._last_end + self._foreseen
-        is_late = next_end - self._unwritten.oldest_end > SEND_SECONDS and self._ledger.must_send(end, next_end)
-        if is_late and self._database.connection is not None:
+        if self._ledger.is_late and self._database.connection is not None:
             self._write(self._ledger.send)
         if not self._board.has_room and self._database.connection is not None:
             self._flush()
@@ -284,13 +276,9 @@ class Loop:
             if outcome.status is not TaskStatus.COMPLETED:
                 self._ledger.withdraw_offer()  # a retry may be due before the supervisor hears what became of it
             self._board.end(outcome)
-            self._unwritten.add(index, outcome)
-            self._last_end = outcome.ended_monotonic
-            self._foreseen = 0.0
-            if seconds > BRIEF_SECONDS:
-                self._foreseen = max(0.0, seconds - SPARE_SECONDS)
-                if self._ledger.has_answer and self._leave is None:
-                    self._write(self._ledger.hear)
+            self._ledger.ended(index, outcome, seconds)
+            if seconds > BRIEF_SECONDS and self._ledger.has_answer and self._leave is None:
+                self._write(self._ledger.hear)
         logs.task_ended()
 
     def _last_write(self) -> None:

@@ -8,12 +8,12 @@ import pytest
 
 from orchestrator.board.layout import Word
 from orchestrator.board.supervisor_half import SupervisorBoard
-from orchestrator.child.ledger import COMPANY, SLOW_SECONDS
+from orchestrator.child.ledger import COMPANY, SLOW_SECONDS, SPARE_SECONDS
 from orchestrator.child.offer import COLLECTED_SECONDS, LEAST_TASK_SECONDS, LONGEST_TASK_SECONDS, SEND_SECONDS
 from orchestrator.child.statements import BUSY_AFTER
 from orchestrator.dev.postgres import PrivatePostgres
 from orchestrator.errors import DatabaseUnavailable
-from orchestrator.model import Claim, TaskStatus, Verdict
+from orchestrator.model import Claim, Outcome, TaskStatus, Verdict
 from orchestrator.store.claims import finish_for_children
 from orchestrator.store.connection import Connection
 from orchestrator.store.holdings import verdicts
@@ -158,6 +158,22 @@ def begin_to_offer(desk: Desk, connection: Connection) -> tuple[Claim, ...]:
     desk.ledger.exchange(0)
     desk.ledger.begin_batch(MILLISECONDS)
     return claims
+
+
+@pytest.mark.parametrize(("seconds", "is_late"), [(SEND_SECONDS, False), (SEND_SECONDS + 2 * SPARE_SECONDS, True)])
+def test_an_outcome_is_sent_before_a_task_that_would_make_it_wait_too_long(
+    desk: Desk, connection: Connection, seconds: float, is_late: bool
+) -> None:
+    """The next is expected to take as long as the last."""
+    add_worker(connection)
+    add_tasks(connection, 1)
+    (claim,) = desk.claim()
+    assert not desk.ledger.is_late, "there is nothing to send"
+    began = desk.board.start(0) / 1e9
+    outcome = Outcome(claim.task_id, claim.token, claim.type, TaskStatus.COMPLETED, 1, began, began + seconds)
+    desk.board.end(outcome)
+    desk.ledger.ended(0, outcome, seconds)
+    assert desk.ledger.is_late is is_late
 
 
 def test_what_the_supervisor_collects_and_writes_the_child_neither_sends_nor_counts(

@@ -189,7 +189,7 @@ class Child:
             self.ledger.withdraw_offer()
         self._play.results[claim.token] = result
         self._board.end(outcome)
-        self.ledger.unwritten.add(index, outcome)
+        self.ledger.ended(index, outcome, seconds)
         moment = time.monotonic() + chance.choice([0.0, 0.05, 0.2, 0.5])
         if self.ledger.must_send(moment, moment):
             self.ledger.send()
