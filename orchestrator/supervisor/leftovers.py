@@ -114,15 +114,15 @@ def _kill(candidates: Callable[[], Iterable[int]], matches: Matches, *, gone: Co
     while True:
         found = {pid for pid in candidates() if pid not in killed}
         is_killed = {pid: _kill_if(pid, matches) for pid in found}
+        while execs_left and (unclear := [pid for pid in found if is_killed[pid] is None]):
+            execs_left -= 1
+            select.select([], [], [], 0.001)  # time.sleep fails under libfaketime, always
+            is_killed |= {pid: _kill_if(pid, matches) for pid in unclear}
         new = {pid for pid in found if is_killed[pid]}
         newly_gone = {pid for pid in found - new - gone if _is_zombie(pid)}
         killed |= new
         gone |= newly_gone
         if new:
-            continue
-        if None in is_killed.values() and execs_left:
-            execs_left -= 1
-            select.select([], [], [], 0.001)  # time.sleep fails under libfaketime, always
             continue
         looks_left -= 1
         if not newly_gone or not looks_left:

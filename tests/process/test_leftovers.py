@@ -104,6 +104,26 @@ def test_a_program_that_is_just_being_started_shows_its_marker_too(started: Proc
     assert kill_marked(MINE) == 1
 
 
+def test_only_what_is_just_being_started_is_looked_at_again(started: Processes) -> None:
+    """On a busy machine somebody always is. Looking at everybody until nobody was held up a start for five seconds."""
+    starting, other = sleep(started), sleep(started)
+    looks: list[int] = []
+    lists: list[int] = []
+
+    def candidates() -> Iterator[int]:
+        lists.append(1)
+        yield from (starting.pid, other.pid)
+
+    def matches(pid: int) -> bool | None:
+        looks.append(pid)
+        return None if looks.count(starting.pid) < 4 and pid == starting.pid else pid == starting.pid
+
+    assert leftovers._kill(candidates, matches) == 1
+    assert starting.wait(5.0) == -signal.SIGKILL
+    assert len(lists) == 2, "once more, for what it may have forked"
+    assert looks.count(other.pid) == len(lists)
+
+
 def test_nobody_is_waited_for_who_has_no_environment(started: Processes) -> None:
     """A thread of the kernel, a zombie, who was started without one, who is gone."""
     bare, zombie = subprocess.Popen(["sleep", "60"], env={}), sleep(started, "true")
