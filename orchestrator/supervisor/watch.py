@@ -8,7 +8,7 @@ from orchestrator.board.layout import ChildOrder, SlotState
 from orchestrator.board.memory import NANO
 from orchestrator.board.supervisor_half import BoardClaim, Glance
 from orchestrator.mailbox import Finish, MarkRunning, Order, Release
-from orchestrator.model import ClaimRef, ReleaseReason, Start
+from orchestrator.model import ClaimRef, Outcome, ReleaseReason, Start, TaskStatus
 from orchestrator.supervisor.children import Doom, Phase, Seat
 from orchestrator.supervisor.link import Link
 from orchestrator.supervisor.pool import Pool
@@ -38,7 +38,8 @@ LINGER_SECONDS = 0.06
 """An outcome that a busy or cut-off child has not written after this is written for it."""
 
 SENT_SECONDS = 1.0
-"""Or after this, if it has sent it: it is busy, and does not hear what became of that."""
+"""Or after this, if it has sent it: it is busy, and does not hear what became of that. A retry that is due sooner is
+asked about before: once it has run, the database no longer knows what the child wrote."""
 
 LOOK_SECONDS = 0.03
 """Between two looks, however many messages arrive meanwhile: of a busy pool hundreds a second do."""
@@ -131,7 +132,7 @@ class Watch:
         late = tuple(
             outcome
             for outcome in view.outcomes
-            if now - outcome.ended_monotonic > (SENT_SECONDS if outcome.token in view.sent else LINGER_SECONDS)
+            if now - outcome.ended_monotonic > _patience(outcome, is_sent=outcome.token in view.sent)
             and not self._pool.outcomes.is_finishing(outcome.token)
         )
         if late and link.board.state is not SlotState.CLAIMING:
@@ -202,6 +203,15 @@ class Watch:
         if self._pool.is_quiet() and not self._kills:
             return None
         return max(0.0, self._due - now)
+
+
+def _patience(outcome: Outcome, *, is_sent: bool) -> float:
+    """How many seconds after its end an outcome that nobody has written is written by us."""
+    if not is_sent:
+        return LINGER_SECONDS
+    if outcome.status is TaskStatus.PENDING:
+        return min(SENT_SECONDS, max(LINGER_SECONDS, outcome.delay_seconds / 2))
+    return SENT_SECONDS
 
 
 def describe_slot(seat: Seat, link: Link | None, now: float) -> dict[str, object]:

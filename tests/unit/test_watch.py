@@ -6,6 +6,7 @@ import pytest
 
 from orchestrator.board.layout import SlotState, Word
 from orchestrator.mailbox import Finish, Order, Release
+from orchestrator.model import TaskStatus
 from orchestrator.supervisor.surroundings import PoolSettings, SupervisorSettings
 from orchestrator.supervisor.watch import (
     BATCH_SECONDS,
@@ -130,3 +131,19 @@ def test_what_a_child_has_sent_is_written_for_it_only_after_a_while(theatre: The
     assert [each.token for order in scene.finishes for each in order.outcomes] == [2]
     scene.look(SENT_SECONDS + LOOK_SECONDS)
     assert [each.token for order in scene.finishes for each in order.outcomes] == [2, 1]
+
+
+def test_a_retry_that_a_busy_child_has_sent_is_asked_about_before_it_runs_elsewhere(theatre: Theatre) -> None:
+    """Once it has ended there, the database no longer knows what this child wrote, and it would pass for refused."""
+    scene = Scene(theatre, done=0)
+    delays = {1: 0.0, 2: SENT_SECONDS / 2, 3: 60.0}
+    for token, delay in delays.items():
+        scene.start(scene.busy)
+        retry = outcome(token)._replace(status=TaskStatus.PENDING, delay_seconds=delay, ended_monotonic=scene.began)
+        scene.busy.board.end(retry)
+    scene.busy.board.sends(len(delays))
+    asked = []
+    for seconds in (LINGER_SECONDS, SENT_SECONDS / 2, SENT_SECONDS):
+        scene.look(seconds + LOOK_SECONDS / 2)
+        asked.append([each.token for order in scene.finishes for each in order.outcomes])
+    assert asked == [[1], [1, 2], [1, 2, 3]]
