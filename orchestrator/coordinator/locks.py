@@ -1,6 +1,7 @@
 """Orders about rows that somebody has locked are set aside until the locks are gone. Runs in the coordinator thread.
 
-An operator's open transaction may have locked any number of them, for hours. Whatever else is ordered goes on.
+An operator's open transaction may have locked any number of them, for hours. Whatever else is ordered goes on. It does
+so beside what a trigger or a constraint of the user's is against, too: that is put off.
 """
 
 import math
@@ -20,6 +21,8 @@ REFUSED_SECONDS = 5.0
 
 ANSWER_SECONDS = 5.0
 
+PUT_OFF_SECONDS, LONGEST_PUT_OFF_SECONDS = 5.0, 60.0
+
 
 class Locks:
     """An errand: `run` puts back into the book's line what is free again."""
@@ -28,6 +31,7 @@ class Locks:
 
     def __init__(self, book: OrderBook) -> None:
         self._book = book
+        self._put_off: dict[int, float] = {}  # tokens of held orders, and until when
         self._log = logs.get("coordinator")
         self.due_at = math.inf
         """When (CLOCK_MONOTONIC) to look again; infinity while nothing is set aside."""
@@ -43,6 +47,14 @@ class Locks:
         self._log.warning("rows_are_locked", orders=len(held), then="they wait; look at pg_locks")
         return True
 
+    def put_off(self, outcome: Outcome) -> None:
+        """It is refused, and no lock is to blame: for half as long as it has waited already."""
+        now = time.monotonic()
+        seconds = min(LONGEST_PUT_OFF_SECONDS, max(PUT_OFF_SECONDS, (now - outcome.ended_monotonic) / 2))
+        self._put_off[outcome.token] = now + seconds
+        self._book.hold({outcome.token: outcome.task_id})
+        self.due_at = min(self.due_at, now + LOOK_SECONDS)
+
     def run(self, connection: Connection) -> bool:
         now = time.monotonic()
         if now < self.due_at:
@@ -50,6 +62,11 @@ class Locks:
         held = self._book.held()
         if not held:
             self.due_at = math.inf
+            return False
+        self._put_off = {token: until for token, until in self._put_off.items() if until > now and token in held}
+        held = {token: task_id for token, task_id in held.items() if token not in self._put_off}
+        if not held:
+            self.due_at = now + LOOK_SECONDS
             return False
         self.due_at = now + REFUSED_SECONDS
         try:

@@ -33,7 +33,6 @@ class WriteOutcomes:
         self._counting = counting
         self._portion = Portion(OUTCOMES_AT_ONCE)
         self._unsure: set[int] = set()  # tokens of outcomes that were sent before, but the reply was lost
-        self._plain: set[int] = set()
         self._log = logs.get("coordinator")
 
     def run(self, connection: Connection) -> bool:
@@ -41,17 +40,21 @@ class WriteOutcomes:
         if not outcomes:
             return False
         try:
+            self._finish(connection, outcomes)
+        except StatementRefused as refusal:
+            if not (refusal.blames_data or refusal.blames_lock):
+                raise
+            if not (refusal.blames_lock and self._locks.set_aside(connection, outcomes)):
+                self._isolate(connection, outcomes, refusal)
+        return True
+
+    def _finish(self, connection: Connection, outcomes: Sequence[Outcome]) -> None:
+        try:
             batch = claims.finish_for_children(connection, outcomes, within=WRITE_SECONDS, lock_within=LOCK_SECONDS)
         except DatabaseUnavailable as error:
             if error.sent:
                 self._unsure.update(outcome.token for outcome in outcomes)
             raise
-        except StatementRefused as refusal:
-            if not (refusal.blames_data or refusal.blames_lock):
-                raise
-            if not (refusal.blames_lock and self._locks.set_aside(connection, outcomes)):
-                self._isolate(outcomes, refusal)
-            return True
         self._portion.succeeded()
         refused = {outcome.token for outcome in batch.unaccepted}
         accepted = [outcome for outcome in outcomes if outcome.token not in refused]
@@ -59,7 +62,6 @@ class WriteOutcomes:
         self._settle(accepted)
         if batch.unaccepted:
             self._judge(connection, batch.unaccepted)
-        return True
 
     def _judge(self, connection: Connection, outcomes: Sequence[Outcome]) -> None:
         """What was not accepted was written before, by its child or by a statement of ours whose reply was lost, or
@@ -86,28 +88,36 @@ class WriteOutcomes:
     ) -> None:
         tokens = tuple(outcome.token for outcome in outcomes)
         self._unsure.difference_update(tokens)
-        self._plain.difference_update(tokens)
         self._book.settle_outcomes(tokens)
         if tokens:
             self._reports.post(Written(tokens, by_child, stale))
 
-    def _isolate(self, outcomes: Sequence[Outcome], refusal: StatementRefused) -> None:
-        """Finds the outcome that PostgreSQL cannot store, by halves, and takes its texts from it; or the one that takes
-        too long, and puts it last."""
+    def _isolate(self, connection: Connection, outcomes: Sequence[Outcome], refusal: StatementRefused) -> None:
+        """Finds the outcome that PostgreSQL cannot store, by halves, and takes its texts from it; or the one that is
+        refused without them too, and puts it off; or the one that takes too long, and puts it last."""
         if self._portion.halve(len(outcomes)):
             return
         (outcome,) = outcomes
-        if refusal.blames_lock or outcome.token in self._plain:
+        facts = {"task_id": outcome.task_id, "type": outcome.type, "sqlstate": refusal.sqlstate, "error": str(refusal)}
+        if refusal.blames_lock:
             self._book.replace(outcome)  # as the last of the line
             raise refusal
-        self._log.error(
-            "outcome_not_storable", task_id=outcome.task_id, type=outcome.type, sqlstate=refusal.sqlstate,
-            error=str(refusal),
-        )  # fmt: skip
-        self._plain.add(outcome.token)
+        if self._finish_without_texts(connection, outcome, refusal):
+            self._log.error("outcome_not_storable", **facts)
+        else:
+            self._locks.put_off(outcome)
+            self._counting.database_failed(refusal)
+            self._log.warning("outcome_refused", **facts, then="it waits; is a trigger or a constraint against it?")
+
+    def _finish_without_texts(self, connection: Connection, outcome: Outcome, refusal: StatementRefused) -> bool:
+        """False: they are not what is refused, a trigger or a constraint of the user's is against it."""
         error = None if outcome.error is None else f"the error could not be stored: {refusal.sqlstate}"
         note = None if outcome.result is None else '{"note": "the result could not be stored"}'
-        self._book.replace(outcome._replace(error=error, result=note))
+        try:
+            self._finish(connection, (outcome._replace(error=error, result=note),))
+        except StatementRefused:
+            return False
+        return True
 
 
 class PlanAhead:

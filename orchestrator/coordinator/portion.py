@@ -36,12 +36,14 @@ class Portion:
         put_first_last: Callable[[], None],
     ) -> Answer | None:
         """The answer of a statement for the first `count` orders; None: it met a lock, and the next is without those
-        that were set aside, or for fewer if there were none. The first is put last if it was alone, or refused for
-        another reason; that StatementRefused is raised."""
+        that were set aside, or for fewer if there were none, or if one of them is to blame. The first is put last if it
+        was alone, or refused for another reason; that StatementRefused is raised."""
         try:
             answer = statement()
         except StatementRefused as refusal:
-            if refusal.blames_lock and (set_aside() or self.halve(count)):
+            if refusal.blames_lock and set_aside():
+                return None
+            if (refusal.blames_lock or refusal.blames_data) and self.halve(count):
                 return None
             put_first_last()
             raise

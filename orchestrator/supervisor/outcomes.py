@@ -10,6 +10,10 @@ from orchestrator.supervisor.link import Link
 from orchestrator.supervisor.surroundings import Listeners
 from orchestrator.telemetry import logs
 
+MOST_BEQUEATHED = 500
+"""So many outcomes that children gave up, or left when they died, may wait for the database; more wait in the children,
+who claim nothing meanwhile."""
+
 
 class Outcomes:
     """Of one pool. `links` are all of its children's."""
@@ -46,6 +50,12 @@ class Outcomes:
             self.finish(Finish(own, is_estate=True))
         if uncounted:
             self._listeners.on_ended(uncounted)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more of what its children give up may be taken over. What is refused by a trigger of the user's, say,
+        would else be run on and on, and its outcomes be lost with us."""
+        return len(self._bequeathed) < MOST_BEQUEATHED
 
     def take_over(self, link: Link, outcomes: Sequence[Outcome]) -> None:
         """What a living child has given up is ours from now on, as if it were dead: it goes on without them."""

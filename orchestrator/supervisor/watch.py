@@ -127,7 +127,7 @@ class Watch:
         if view is None:
             return
         given_up = tuple(each for each in view.outcomes if each.token in view.given_up)
-        if given_up:
+        if given_up and self._pool.outcomes.has_room:
             self._pool.outcomes.take_over(link, given_up)
         late = tuple(
             outcome

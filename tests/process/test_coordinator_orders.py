@@ -6,6 +6,7 @@ from contextlib import closing
 import psycopg
 import pytest
 
+from orchestrator.coordinator import locks
 from orchestrator.coordinator.coordinator import PATIENT_SECONDS
 from orchestrator.mailbox import (
     Activity,
@@ -324,6 +325,28 @@ def test_rows_that_an_operator_has_locked_hold_up_nothing_beside_them(database: 
     worker.settle()
     assert database.value("SELECT status FROM tasks WHERE id = %s", locked[0]) == "completed"
     assert database.value(marked) == 3
+
+
+def test_what_a_constraint_of_the_users_refuses_holds_up_nothing_beside_it_and_loses_nothing(
+    database: Database, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "PUT_OFF_SECONDS", 0.1)
+    database.run("ALTER TABLE tasks ADD CONSTRAINT obstinate CHECK (priority <> 7 OR status = 'claimed')")
+    claims = [[database.claim(me(worker), priority=7 * (n == 4)) for n in range(9)] for _ in range(3)]
+    worker.coordination.post(Finish(tuple(outcome(*claim, result="1", error="odd") for claim in claims[0])))
+    worker.coordination.post(Release(tuple(ClaimRef(*claim) for claim in claims[1]), "drain"))
+    worker.coordination.post(MarkRunning(tuple(Start(*claim, 1, time.monotonic()) for claim in claims[2])))
+    statuses = "SELECT status::text, count(*) FROM tasks GROUP BY 1 ORDER BY 1"
+    left = [("claimed", 3), ("completed", 8), ("pending", 8), ("running", 8)]
+    eventually(lambda: database.rows(statuses) == left)
+    worker.coordination.post(Finish((outcome(*database.claim(me(worker)), result="1", error="odd"),)))
+    worker.coordination.post(Release((ClaimRef(*database.claim(me(worker))),), "drain"))
+    eventually(lambda: worker.coordination.outstanding == 3)
+    database.run("ALTER TABLE tasks DROP CONSTRAINT obstinate")
+    worker.settle()
+    ended = "SELECT DISTINCT result::text, last_error FROM tasks WHERE status = 'completed'"
+    assert database.rows(ended) == [("1", "odd")]
+    assert worker.count("tasks_completed_total", type="t", status="success") == 10
 
 
 def test_outcomes_are_planned_ahead_once_a_connection_and_nothing_is_written(

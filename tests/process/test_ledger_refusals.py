@@ -3,6 +3,7 @@
 import itertools
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 
@@ -76,6 +77,12 @@ def take_over(desk: Desk, connection: Connection) -> int:
     return len(given_up)
 
 
+def forbid_to_end(connection: Connection, claim: Claim) -> None:
+    """As a constraint of the user's may."""
+    check = "ALTER TABLE tasks ADD CHECK (claim_token <> %(token)s OR status = 'claimed')"
+    connection.execute(check, {"token": claim.token}, within=5.0)
+
+
 def unlock(other: Connection) -> None:
     other.execute("ROLLBACK", within=5.0)
 
@@ -118,6 +125,58 @@ def test_what_was_written_one_by_one_before_the_connection_was_lost_is_neither_w
     wait_until(desk.database.try_to_connect)
     desk.ledger.exchange(0)
     assert desk.counted("tasks_completed_total", status="success") == len(claims), "each once"
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_an_outcome_that_a_constraint_of_the_users_refuses_is_left_to_the_supervisor_and_the_child_goes_on(
+    desk: Desk, connection: Connection, is_busy: bool
+) -> None:
+    add_worker(connection)
+    add_tasks(connection, 6 * COUNT)
+    if is_busy:
+        desk.get_busy()
+    claims = desk.claim()
+    desk.run(claims)
+    forbid_to_end(connection, claims[4])
+    if is_busy:
+        desk.run(desk.claim())
+    with pytest.raises(StatementRefused, match="constraint"):
+        desk.ledger.exchange(COUNT)
+    completed = statuses(connection)["completed"]
+    assert desk.counted("tasks_completed_total", status="success") == completed
+    assert desk.database.connection is not None
+    with pytest.raises(StatementRefused, match="taken over"):
+        desk.claim()
+    with closing(SupervisorBoard(desk.descriptor)) as seen:
+        view = seen.read()
+        assert view is not None and view.given_up == {claims[4].token}
+        seen.mark_written(view.given_up)
+    assert len(desk.claim()) == COUNT
+    desk.ledger.hear()
+    assert statuses(connection)["completed"] == (4 * COUNT if is_busy else COUNT) - 1
+    assert desk.counted("tasks_completed_total", status="success") == statuses(connection)["completed"]
+    assert len(desk.unwritten) == 0
+
+
+def test_a_large_result_waits_for_an_outcome_before_it_that_is_refused_for_good(
+    desk: Desk, connection: Connection
+) -> None:
+    add_worker(connection)
+    add_tasks(connection, 3)
+    *brief, long = desk.claim(3)
+    desk.run(tuple(brief))
+    large = desk.run_large(long)
+    forbid_to_end(connection, brief[0])
+    for _ in range(2):
+        with pytest.raises(StatementRefused):
+            desk.ledger.exchange(0, extra=(large,))
+        assert statuses(connection) == {"completed": 1, "claimed": 2}
+    with closing(SupervisorBoard(desk.descriptor)) as seen:
+        seen.mark_written(frozenset({brief[0].token}))
+    desk.ledger.exchange(0, extra=(large,))
+    assert statuses(connection) == {"completed": 2, "claimed": 1}
+    assert desk.board.is_written and desk.board.has_settled
+    assert desk.counted("tasks_completed_total", status="success") == 2
 
 
 def test_outcomes_that_cannot_be_sent_do_not_stop_the_claims_for_ever(desk: Desk, connection: Connection) -> None:

@@ -7,6 +7,7 @@ import pytest
 from orchestrator.board.layout import SlotState, Word
 from orchestrator.mailbox import Finish, Order, Release
 from orchestrator.model import TaskStatus
+from orchestrator.supervisor import outcomes
 from orchestrator.supervisor.surroundings import PoolSettings, SupervisorSettings
 from orchestrator.supervisor.watch import (
     BATCH_SECONDS,
@@ -118,6 +119,19 @@ def test_what_a_child_gives_up_is_taken_over_once_and_the_child_can_tell(scene: 
     assert (taken.token, is_estate, others) == (1, True, [])
     assert board.supervisor_wrote(0, 1) and not board.supervisor_found(0, 1)
     assert not board.supervisor_wrote(1, 2)
+
+
+def test_no_more_is_taken_over_than_there_is_room_for_and_what_is_left_to_its_child_is_written_all_the_same(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The child claims nothing meanwhile: what is refused by a trigger, say, is not to be run on and on."""
+    monkeypatch.setattr(outcomes, "MOST_BEQUEATHED", 1)
+    board = scene.busy.board
+    for seconds in (1.0, 2.0):
+        board.give_up(int(seconds) - 1)
+        scene.look(seconds)
+    assert [(order.outcomes[0].token, order.is_estate) for order in scene.finishes] == [(1, True), (2, False)]
+    assert [board.supervisor_wrote(index, index + 1) for index in (0, 1)] == [True, False]
 
 
 def test_what_a_child_has_sent_is_written_for_it_only_after_a_while(theatre: Theatre) -> None:
