@@ -129,7 +129,7 @@ def test_a_type_with_many_retries_gets_a_bounded_number_of_series(
     ]
     assert retries == [str(number) for number in range(1, EXPECTED_RETRIES + 1)]
     for number in range(1, 1000):
-        metrics.retried("stubborn", number)
+        metrics.ended([outcome(TaskStatus.PENDING, attempt=number)._replace(type="stubborn")])
     assert len([name for name in counted(registry) if name.startswith("task_retries_total")]) == 101
     assert registry.get_sample_value("task_retries_total", {"type": "stubborn", "attempt": "100+"}) == 899
 
@@ -214,12 +214,27 @@ def test_database_errors_are_counted_by_a_few_kinds(
     assert counted(registry) == {f"database_errors_total kind={kind}": 1.0}
 
 
+def test_what_counts_outcomes_has_found_its_series_before(registry: CollectorRegistry, metrics: TaskMetrics) -> None:
+    """A child that is killed while it counts has counted a part, and to find one takes ten times as long as to add."""
+    ended = [outcome(status) for status in (TaskStatus.PENDING, TaskStatus.DEAD_LETTER, TaskStatus.DEAD_LETTER)]
+    additions = metrics.additions(ended)
+    series = {"task_retries_total": {"attempt": "1"}, "tasks_dead_letter_total": {}}
+
+    def counts() -> list[float | None]:
+        return [registry.get_sample_value(name, {"type": "email:send", **labels}) for name, labels in series.items()]
+
+    assert counts() == [0, 0]
+    for add in additions:
+        add()
+    assert counts() == [1, 2]
+
+
 def test_types_that_anybody_may_invent_cannot_fill_the_memory(
     registry: CollectorRegistry, metrics: TaskMetrics
 ) -> None:
     metrics.expect([TaskType("mine")])
     for number in range(MAX_TYPES + 50):
-        metrics.failed(f"invented:{number}")
+        metrics.ended([outcome(TaskStatus.FAILED)._replace(type=f"invented:{number}")])
     metrics.ended([outcome(TaskStatus.COMPLETED)._replace(type="mine")])
     series = [name for name in counted(registry) if name.startswith("tasks_completed_total")]
     assert len(series) == MAX_TYPES + 1
@@ -232,13 +247,13 @@ def test_types_that_the_app_has_are_counted_by_name_whatever_was_invented_before
 ) -> None:
     metrics.admit([TaskType("known")])
     for number in range(MAX_TYPES + 50):
-        metrics.failed(f"invented:{number}")
+        metrics.ended([outcome(TaskStatus.FAILED)._replace(type=f"invented:{number}")])
     metrics.expect([TaskType("reloaded")])
     metrics.admit([TaskType("after")])
     for name in ("known", "reloaded", "after"):
         metrics.ended([outcome(TaskStatus.COMPLETED)._replace(type=name)])
         assert registry.get_sample_value("tasks_completed_total", {"type": name, "status": "success"}) == 1
-    metrics.failed("invented:at-last")
+    metrics.ended([outcome(TaskStatus.FAILED)._replace(type="invented:at-last")])
     assert registry.get_sample_value("tasks_completed_total", {"type": OTHER_TYPES, "status": "failed"}) == 52
 
 
