@@ -33,6 +33,7 @@ class WriteOutcomes:
         self._counting = counting
         self._portion = Portion(OUTCOMES_AT_ONCE)
         self._unsure: set[int] = set()  # tokens of outcomes that were sent before, but the reply was lost
+        self._put_off: dict[int, str] = {}  # tokens of outcomes that were, and in which words they were refused
         self._log = logs.get("coordinator")
 
     def run(self, connection: Connection) -> bool:
@@ -88,6 +89,8 @@ class WriteOutcomes:
     ) -> None:
         tokens = tuple(outcome.token for outcome in outcomes)
         self._unsure.difference_update(tokens)
+        for token in tokens:
+            self._put_off.pop(token, None)
         self._book.settle_outcomes(tokens)
         if tokens:
             self._reports.post(Written(tokens, by_child, stale))
@@ -102,9 +105,11 @@ class WriteOutcomes:
         if refusal.blames_lock:
             self._book.replace(outcome)  # as the last of the line
             raise refusal
-        if self._finish_without_texts(connection, outcome, refusal):
+        is_known = self._put_off.get(outcome.token) == str(refusal)  # its texts are not to blame
+        if not is_known and self._finish_without_texts(connection, outcome, refusal):
             self._log.error("outcome_not_storable", **facts)
         else:
+            self._put_off[outcome.token] = str(refusal)
             self._locks.put_off(outcome)
             self._counting.database_failed(refusal)
             self._log.warning("outcome_refused", **facts, then="it waits; is a trigger or a constraint against it?")
