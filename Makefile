@@ -6,8 +6,10 @@ SHELL := /bin/sh
 
 # what `make run ARGS="--pool-size 4"` and `make test ARGS="-k drain"` hand on
 ARGS ?=
+# the pip of an older one looks for a release that it can use, without end
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
-	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
+	"$$python" -c '$(NEW_ENOUGH)' 2>/dev/null && echo "$$python" && break; done)
 
 # One mark for each set of extras that was installed from this very folder: a clone that was moved installs anew.
 HERE := $(shell printf %s "$(CURDIR)" | cksum | cut -d ' ' -f 1)
@@ -77,8 +79,9 @@ uninstall:  ## as root: take the service away again; settings, app and data stay
 
 .venv/bin/python:
 	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or newer is needed: apt-get install python3 python3-venv" >&2; exit 1; }
+	@"$(PYTHON)" -c '$(NEW_ENOUGH)' || { echo "Python 3.11 or newer is needed: $(PYTHON) is none" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
-		echo "Python's venv module is missing: apt-get install python3-venv" >&2; exit 1; }
+		echo "Python's venv module is missing: apt-get install $(notdir $(PYTHON))-venv" >&2; exit 1; }
 	@echo "making .venv"
 	@rm -rf .venv && "$(PYTHON)" -m venv .venv
 
@@ -87,6 +90,8 @@ $(TEST): EXTRAS := dev-postgres,test
 $(LINT): EXTRAS := dev-postgres,test,lint
 $(BENCH): EXTRAS := dev-postgres,bench
 $(RUN) $(TEST) $(LINT) $(BENCH): .venv/bin/python setup.cfg setup.py
+	@.venv/bin/python -c '$(NEW_ENOUGH)' || { \
+		echo "Python 3.11 or newer is needed, and that of .venv is older: make clean, and again" >&2; exit 1; }
 	@echo "installing task-orchestrator[$(EXTRAS)] into .venv"
 	@$(PIP) install --use-pep517 $(PLAIN) --editable '.[$(EXTRAS)]'
 	@[ $@ != $(BENCH) ] || $(PIP) install --use-pep517 $(PLAIN) --editable '.[rivals]' || \

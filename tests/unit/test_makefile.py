@@ -1,0 +1,37 @@
+"""What `make run` and the like need of a machine is said, in a line, before anything is installed."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    for name in ("Makefile", "setup.cfg", "setup.py"):
+        shutil.copy(ROOT / name, folder)
+    return subprocess.run(["make", *arguments], cwd=folder, capture_output=True, text=True, timeout=30)
+
+
+def put_old_python(path: Path) -> None:
+    """One that answers every program as Python 3.10 answers whether it is new enough, and would install."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text('#!/bin/sh\n[ "$1" = -c ] && exit 1\ntouch asked-for-more\n')
+    path.chmod(0o755)
+
+
+def test_an_older_python_is_refused(tmp_path: Path) -> None:
+    put_old_python(tmp_path / "python3.10")
+    done = make(tmp_path, "run", "PYTHON=./python3.10")
+    assert done.returncode != 0
+    assert done.stderr.startswith("Python 3.11 or newer is needed: ./python3.10 is none\n")
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_an_older_python_in_the_folder_s_environment_is_refused(tmp_path: Path) -> None:
+    """Its pip would look for a release that it can use, without end."""
+    put_old_python(tmp_path / ".venv/bin/python")
+    done = make(tmp_path, "run")
+    assert done.returncode != 0
+    assert done.stderr.startswith("Python 3.11 or newer is needed, and that of .venv is older: make clean, and again\n")
+    assert not (tmp_path / "asked-for-more").exists()
