@@ -94,4 +94,5 @@ def _read(payload: str) -> Any:
     except OSError as error:
         raise PayloadError(f"the payload cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise PayloadError(f"the payload is not JSON: {error}") from error
+        hint = "" if payload == "-" else """; write '{"key": "value"}', with all these quotes"""
+        raise PayloadError(f"the payload is not JSON: {error}{hint}") from error

@@ -61,7 +61,7 @@ def test_enqueue_takes_its_payload_from_standard_input(orchestratord: Command, d
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("enqueue", "a", "{"), "the payload is not JSON"),
+        (("enqueue", "a", "{to:ann}"), """; write '{"key": "value"}', with all these quotes"""),
         (("enqueue", "a", "[1]"), "the payload is a list"),
         (("enqueue", "a", '{"x": NaN}'), "payload"),
         (("enqueue", "a", "[" * 100_000), "nested too deeply"),
