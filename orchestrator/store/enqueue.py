@@ -1,7 +1,8 @@
 """Adding tasks, on any DB-API cursor with `%(name)s` parameters (psycopg2, psycopg 3), in the caller's transaction.
 
-Nothing here commits or rolls back. The driver's own errors pass through: the transaction is the caller's, and so is
-what it does about them. The tasks are checked already (client.py); ids are the database's.
+Nothing here commits or rolls back. The driver's own errors pass through (with a note if the tables are missing): the
+transaction is the caller's, and so is what it does about them. The tasks are checked already (client.py); ids are the
+database's.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ from orchestrator.errors import EnqueueError
 from orchestrator.model import NewTask
 from orchestrator.store.arrays import texts, values
 from orchestrator.store.connection import Connection
+from orchestrator.store.failures import add_cure
 from orchestrator.store.prepared import execute_prepared, prepared
 
 BATCH = 2000
@@ -52,7 +54,11 @@ def on_cursor(cursor: Cursor) -> Run:
     """Statements run on this cursor, whatever kind of rows it makes."""
 
     def run(sql: str, params: Mapping[str, Any]) -> Sequence[Any]:
-        cursor.execute(sql, params)
+        try:
+            cursor.execute(sql, params)
+        except Exception as error:
+            add_cure(error)
+            raise
         return [_id(row) for row in cursor.fetchall()]
 
     return run

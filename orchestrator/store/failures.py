@@ -20,6 +20,7 @@ _NO_ROOM = ("too many", "remaining connection slots")
 TRY_AGAIN_STATES = frozenset({"40001", "40P01"})
 # No such table, column, function or schema.
 _NO_TABLES_STATES = frozenset({"42P01", "42703", "42883", "3F000"})
+_NO_TABLES = "this database has no tables for tasks yet, or old ones: run `orchestratord migrate`"
 
 
 def meaning(raw: Any, error: Exception) -> DatabaseUnavailable | StatementRefused:
@@ -43,9 +44,15 @@ def missing_tables(refusal: StatementRefused) -> SchemaError | None:
     """What to do about it, if our tables or something of theirs is not there."""
     if refusal.sqlstate not in _NO_TABLES_STATES:
         return None
-    return SchemaError(
-        f"this database has no tables for tasks yet, or old ones: run `orchestratord migrate` ({refusal})"
-    )
+    return SchemaError(f"{_NO_TABLES} ({refusal})")
+
+
+def add_cure(error: Exception) -> None:
+    """Notes the same on an error of a caller's library, psycopg's own or one that SQLAlchemy or Django made of it."""
+    for each in (error, error.__cause__):
+        if getattr(each, "sqlstate", None) in _NO_TABLES_STATES or getattr(each, "pgcode", None) in _NO_TABLES_STATES:
+            error.add_note(f"{_NO_TABLES}, or put their schema into this session's search_path")
+            break
 
 
 def one_line(error: Exception) -> str:

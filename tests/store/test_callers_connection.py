@@ -42,6 +42,10 @@ TAKES = (
     "connection= takes a psycopg2 or psycopg 3 connection, or on one of these drivers a SQLAlchemy Connection or"
     " Session or Django's connection, not "
 )
+NO_TABLES = (
+    "this database has no tables for tasks yet, or old ones: run `orchestratord migrate`, or put their schema"
+    " into this session's search_path"
+)
 
 app = App()
 
@@ -233,8 +237,9 @@ def test_errors_come_as_sqlalchemy_raises_them(client: Client, engine: Engine, s
     with engine.connect() as connection:
         for callers in (connection, session):
             callers.execute(sqlalchemy.text("SET search_path TO nowhere"))
-            with pytest.raises(sqlalchemy.exc.ProgrammingError, match="enqueue_task"):
+            with pytest.raises(sqlalchemy.exc.ProgrammingError, match="enqueue_task") as failure:
                 client.enqueue("one", connection=callers)
+            assert failure.value.__notes__ == [NO_TABLES]
             callers.rollback()
 
 
@@ -382,6 +387,7 @@ def test_errors_come_as_django_raises_them(client: Client, djangos: Any) -> None
     with pytest.raises(django.db.ProgrammingError, match="enqueue_task") as failure:
         client.enqueue("one", connection=djangos)
     assert isinstance(failure.value.__cause__, psycopg.errors.UndefinedFunction)
+    assert failure.value.__notes__ == [NO_TABLES]
 
 
 def test_django_connections_of_another_kind_are_refused(client: Client, django_connection: Any) -> None:

@@ -101,8 +101,12 @@ def test_a_task_that_is_refused_leaves_the_transaction_alone(client: Client, cal
 
 def test_the_drivers_own_errors_pass_through(client: Client, callers: Any) -> None:
     callers.cursor().execute("SET search_path TO nowhere")
-    with pytest.raises((psycopg.errors.UndefinedFunction, psycopg2.errors.UndefinedFunction)):
+    with pytest.raises((psycopg.errors.UndefinedFunction, psycopg2.errors.UndefinedFunction)) as failure:
         client.enqueue("one", connection=callers)
+    assert "run `orchestratord migrate`" in failure.value.__notes__[0]
+    with pytest.raises((psycopg.errors.InFailedSqlTransaction, psycopg2.errors.InFailedSqlTransaction)) as failure:
+        client.enqueue("one", connection=callers)
+    assert not hasattr(failure.value, "__notes__")
 
 
 def test_a_closed_connection_is_refused(client: Client, callers: Any) -> None:
