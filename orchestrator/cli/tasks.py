@@ -36,16 +36,18 @@ def list_(status: str | None, type: str | None, limit: int, as_json: bool, **fla
     wanted = TaskStatus(status) if status else None
     _check_type(type)
     with opened(flags) as connection:
-        found = store.list_tasks(connection, status=wanted, type=type, limit=limit, within=ANSWER_SECONDS)
+        found = store.list_tasks(connection, status=wanted, type=type, limit=limit + 1, within=ANSWER_SECONDS)
     if as_json:
-        print_json([task_as_json(task) for task in found])
+        print_json([task_as_json(task) for task in found[:limit]])
         return
     rows = [
         (t.id, t.type, t.status, t.priority, t.attempts, t.created_at, t.next_retry_at, t.worker_id, t.last_error)
-        for t in found
+        for t in found[:limit]
     ]
     titles = ("ID", "TYPE", "STATUS", "PRIORITY", "ATTEMPTS", "CREATED", "NOT BEFORE", "WORKER", "LAST ERROR")
     print_table(titles, rows, empty="no such tasks")
+    if len(found) > limit:
+        say(f"these are the newest {limit}; there are more (--limit)")
 
 
 @tasks.command()

@@ -105,9 +105,13 @@ def test_tasks_are_listed_newest_first_and_filtered(ask: Ask) -> None:
     assert [task["type"] for task in ask("tasks", "list", "--type", "b", "--json").json] == ["b"]
     assert ask("tasks", "list", "--status", "running", "--json").json == []
     assert ask("tasks", "list", "--status", "running").out == "no such tasks\n"
-    titles, first = ask("tasks", "list", "--limit", "1").out.splitlines()
+    newest = ask("tasks", "list", "--limit", "1")
+    titles, first = newest.out.splitlines()
     assert titles.split()[:3] == ["ID", "TYPE", "STATUS"]
     assert first.split()[1:3] == ["a", "pending"]
+    assert newest.err == "orchestratord: these are the newest 1; there are more (--limit)\n"
+    assert len(ask("tasks", "list", "--limit", "2", "--json").json) == 2
+    assert ask("tasks", "list", "--limit", "3").err == ""
 
 
 def test_what_a_task_contains_cannot_write_to_the_terminal(ask: Ask, database_url: str) -> None:
