@@ -17,7 +17,7 @@ from tests.fixtures.daemon import Daemon, Queue, Start
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "handlers.md").read_text()
-APP, DJANGO, DJANGOS_WORKER, SENTRY = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+APP, SQLALCHEMY, DJANGO, DJANGOS_WORKER, SENTRY = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
 def billing(daemon: Start, queue: Queue, pool_size: int = 2) -> Daemon:
@@ -70,6 +70,22 @@ def test_it_ends_as_the_table_says(daemon: Start, queue: Queue) -> None:
     refused = queue.wait_status(unknown, "failed")["last_error"]
     assert "missing cents" in refused and "unknown euros" in refused
     assert queue.wait_status(reminder, "completed")["attempts"] == 2
+
+
+@pytest.mark.slow
+def test_an_engine_made_at_import_connects_in_each_child_and_anew_where_it_was_cut_off(
+    daemon: Start, queue: Queue
+) -> None:
+    queue.rows("CREATE TABLE items AS SELECT n AS id, 1 AS shelf FROM generate_series(1, 7) AS n")
+    worker = daemon(SQLALCHEMY, "--pool-size", "1", DATABASE_URL=queue.url.replace("postgres://", "postgresql://"))
+    children = worker.children()
+    assert queue.wait_status(queue.enqueue("shelf:count", {"shelf": 1}), "completed")["result"] == 7
+    end_connections_of_users(queue, 1)
+
+    again = queue.enqueue("shelf:count", {"shelf": 1}, max_retries=0)
+
+    assert queue.wait_status(again, "completed")["result"] == 7
+    assert worker.children() == children
 
 
 SETTINGS = """

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "testing.md").read_text()
 CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 HANDLERS, ENQUEUED, MIGRATION, DJANGOS = CODE.findall(PAGE)
-BILLING, STOCK, *_ = CODE.findall((ROOT / "docs" / "handlers.md").read_text())
+BILLING, _, STOCK, *_ = CODE.findall((ROOT / "docs" / "handlers.md").read_text())
 AS_A_WORKER = "for type, payload in enqueued(): billing.app.handlers[type].function(**payload)"
 
 MORE = f"""
