@@ -197,7 +197,11 @@ class Retry(OrchestratorError):
     def __init__(self, message: str = "", *, in_: float = 0.0) -> None:
         if isinstance(message, (int, float)):  # type: ignore[unreachable]  # at once, until the attempts are used up
             raise TypeError(f"Retry({message!r}): write Retry(in_={message!r})")
-        if not 0 <= in_ <= 366 * 86400:
-            raise ValueError(f"Retry(in_={in_!r}): write 0 to {366 * 86400} seconds")
+        try:
+            fits = 0 <= in_ <= 366 * 86400
+        except TypeError:  # "60s", a timedelta
+            fits = False
+        if not fits:
+            raise ValueError(f"Retry(in_={in_!r}): write 0 to {366 * 86400} seconds, as a number")
         self.in_seconds = float(in_)
         super().__init__(message or f"the handler asked to run again in {in_:g} s")

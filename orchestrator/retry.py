@@ -22,9 +22,14 @@ class RetryPolicy:
     cap: float = 3600.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.base <= self.cap <= MAX_CAP_SECONDS:
+        try:
+            fits = 0 <= self.base <= self.cap <= MAX_CAP_SECONDS
+        except TypeError:  # "2s", a timedelta
+            fits = False
+        if not fits:
             raise ValueError(
-                f"RetryPolicy(base={self.base!r}, cap={self.cap!r}): write seconds, 0 <= base <= cap <= one year"
+                f"RetryPolicy(base={self.base!r}, cap={self.cap!r}): write seconds as numbers,"
+                " 0 <= base <= cap <= one year"
             )
 
     def ceiling(self, retry: int) -> float:
