@@ -51,7 +51,7 @@ class Settings:
 
     database_url: str = _setting(
         "DATABASE_URL",
-        Text("write postgres://user:password@host:port/database", r"postgres(ql)?://.*|.*\w\s*=.*"),
+        Text("write postgres://user:password@host:port/database", r"postgres(ql)?(\+\w+)?://.*|.*\w\s*=.*"),
         None,
         "The PostgreSQL to work on: a postgres:// URL (several hosts are tried in turn) or key=value pairs.",
         is_required=True,

@@ -17,6 +17,7 @@ NO_CONNECTION_STRING = (
     "libpq takes it for no connection string: write postgres://user:password@host:port/database, "
     "%-escape what is special in the password, and look at the names of the parameters"
 )
+SQLALCHEMYS = "the driver after the + is SQLAlchemy's: write postgresql://user:password@host:port/database"
 UNCLEAR_PASSWORD = (
     "where the password ends cannot be told: %-escape what is special in it, or in the user's name; "
     "write %40 for @, %2F for /, %3A for :, %3F for ?"
@@ -79,6 +80,8 @@ class _Unusable(DatabaseUnavailable):
 
 
 def _parameters(url: str) -> dict[str, str]:
+    if re.match(r"postgres(ql)?\+\w+://", url):
+        raise _Unusable(SQLALCHEMYS)
     if _is_unclear(url):
         raise _Unusable(UNCLEAR_PASSWORD)
     try:

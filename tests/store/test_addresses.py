@@ -76,6 +76,12 @@ def test_what_is_no_connection_string_is_refused_without_repeating_it(url: str) 
     assert "hidden" not in str(failure.value)
 
 
+@pytest.mark.parametrize("driver", ["postgresql+psycopg2", "postgresql+asyncpg", "postgres+psycopg"])
+def test_a_url_of_sqlalchemys_is_told_what_to_leave_out(driver: str) -> None:
+    assert "write postgresql://user:password@host" in str(url_problem(f"{driver}://u:p@h/x"))
+    assert url_problem("postgres://u:p@h/x?application_name=a+b://") is None
+
+
 def test_ports_must_match_the_hosts() -> None:
     with pytest.raises(DatabaseUnavailable, match="ports"):
         names("host=a,b,c port=1,2 dbname=x")

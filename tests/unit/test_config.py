@@ -150,6 +150,8 @@ def test_no_limit_can_be_said_in_a_word() -> None:
         ("postgres://u:se@cr?e=t@h/x", "postgres://u:***"),
         ("postgres://u@h/x?application_name=me@here", "postgres://u@h/x?application_name=me@here"),
         ("postgres://[::1]:5432,[fe80::1]/x", "postgres://[::1]:5432,[fe80::1]/x"),
+        ("postgresql+asyncpg://u:p@ss/w:ord@h/db", "postgresql+asyncpg://u:***@h/db"),
+        ("postgresql+psycopg2://u:se@cr?e=t@h/x", "postgresql+psycopg2://u:***"),
     ],
 )
 def test_a_password_is_never_shown(url: str, shown: str) -> None:
