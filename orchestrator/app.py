@@ -230,8 +230,16 @@ def _imported(spec: str) -> App:
 
 def _why_not(error: BaseException, name: str) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
-        return f"there is no module {error.name!r} in {os.getcwd()} or on PYTHONPATH"
+        return f"there is no module {error.name!r} in {os.getcwd()} or on PYTHONPATH{_meant_by(error.name)}"
     return f"importing it raised\n{describe_exception(error)}"
+
+
+def _meant_by(name: str) -> str:
+    """What to write for a file's name, shop.py, or with a dot for the colon, shop.app; or nothing."""
+    module, _, last = name.rpartition(".")
+    if last == "py":
+        return f": write {module} for {name}"
+    return f": write {module}:{last}" if isinstance(getattr(sys.modules.get(module), last, None), App) else ""
 
 
 def _apps_of(module: ModuleType) -> str:

@@ -444,6 +444,23 @@ def test_an_app_that_cannot_be_loaded_is_explained_with_the_users_frames(
     assert "importlib" not in text
 
 
+@pytest.mark.parametrize(
+    ("spec", "hint"),
+    [
+        ("shop_meant.py:app", ": write shop_meant for shop_meant.py"),
+        ("shop_meant.app", ": write shop_meant:app"),
+        ("shop_meant.tasks:app", "PYTHONPATH"),
+    ],
+)
+def test_a_file_s_name_and_a_dot_for_the_colon_are_told_what_is_meant(
+    project: Callable[[str, str], None], spec: str, hint: str
+) -> None:
+    project("shop_meant.py", ONE_TASK.format(name="app"))
+    with pytest.raises(AppLoadError) as refused:
+        load_app(spec)
+    assert str(refused.value).endswith(hint)
+
+
 def test_what_enqueue_says_that_it_raises_can_be_caught_by_its_public_name() -> None:
     said = inspect.getdoc(Client.enqueue)
     assert said is not None
