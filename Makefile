@@ -78,7 +78,8 @@ uninstall:  ## as root: take the service away again; settings, app and data stay
 	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' PYTHON='$(PYTHON)' systemd/install uninstall
 
 .venv/bin/python:
-	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or newer is needed: apt-get install python3 python3-venv" >&2; exit 1; }
+	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or newer is needed: apt-get install python3 python3-venv, or, where that is" \
+		"older, python3.11 python3.11-venv; PYTHON=… names one that is elsewhere" >&2; exit 1; }
 	@"$(PYTHON)" -c '$(NEW_ENOUGH)' || { echo "Python 3.11 or newer is needed: $(PYTHON) is none" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
 		echo "Python's venv module is missing: apt-get install $(notdir $(PYTHON))-venv" >&2; exit 1; }

@@ -30,6 +30,13 @@ def test_an_older_python_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / ".venv").exists()
 
 
+def test_none_that_is_new_enough_is_told_what_to_install(tmp_path: Path) -> None:
+    done = make(tmp_path, "run", "PYTHON=")
+    assert done.returncode != 0
+    assert "python3.11 python3.11-venv" in done.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
 def test_an_older_python_in_the_folder_s_environment_is_refused(tmp_path: Path) -> None:
     """Its pip would look for a release that it can use, without end."""
     put_old_python(tmp_path / ".venv/bin/python")
