@@ -12,8 +12,8 @@ from orchestrator.child.forks import Origin
 from orchestrator.child.time_limit import TimeLimit
 from orchestrator.errors import Discard, PayloadError, Retry
 from orchestrator.failure import describe_exception
-from orchestrator.model import DEFAULT_MAX_RETRIES, Claim, Outcome, TaskStatus
-from orchestrator.payload import decode_payload, encode_result
+from orchestrator.model import DEFAULT_MAX_RETRIES, MAX_ERROR_BYTES, Claim, Outcome, TaskStatus
+from orchestrator.payload import decode_payload, encode_result, storable
 from orchestrator.retry import MAX_CAP_SECONDS, RetryPolicy
 from orchestrator.telemetry import logs
 
@@ -109,6 +109,8 @@ class Executor:
             status, delay = _after_failure(raised, claim.attempt, limits)
             is_lost = status is TaskStatus.DEAD_LETTER
         if error is not None:
+            # a driver quotes the DATABASE_URL that it cannot read; and the table is read by more than know that
+            error = storable(logs.without_secrets(error), MAX_ERROR_BYTES)
             tell = self._log.warning if is_lost else self._log.info
             tell(
                 "attempt_failed", task_id=claim.task_id, type=claim.type, attempt=claim.attempt, then=status.value,

@@ -145,7 +145,7 @@ def test_of_a_batch_with_a_deadly_task_in_it_only_that_one_pays(queue: Queue, da
 
 
 RAISING = """
-import asyncio, functools
+import asyncio, functools, os
 from orchestrator import App, Retry, RetryPolicy, current_task
 
 app = App()
@@ -180,6 +180,7 @@ KINDS = {
     "surrogate": lambda: throw(ValueError("lone \\udcff here")),
     "group": group,
     "cancelled": lambda: throw(asyncio.CancelledError()),
+    "secret": lambda: throw(OSError("no server at " + os.environ["DATABASE_URL"])),
 }
 
 def throw(error: BaseException) -> None:
@@ -241,13 +242,16 @@ SAID = {
     "surrogate": "ValueError: lone \\udcff here",
     "group": "BaseExceptionGroup: several (3 sub-exceptions)",
     "cancelled": "CancelledError",
+    "secret": "OSError: no server at postgres",
 }
+PASSWORD = "s3cretword"
 
 
 @pytest.fixture(scope="module")
 def worker(lasting_daemon: Start, lasting_database: Queue) -> Daemon:
     """One child, which nothing of RAISING ends."""
-    return lasting_daemon(RAISING, "--pool-size", "1", DATABASE_URL=lasting_database.url)
+    url = f"{lasting_database.url}{'&' if '?' in lasting_database.url else '?'}password={PASSWORD}"
+    return lasting_daemon(RAISING, "--pool-size", "1", DATABASE_URL=url)
 
 
 @pytest.mark.parametrize("type_name", ["raise", "raise:async"])
@@ -266,6 +270,7 @@ def test_whatever_a_handler_raises_is_recorded_and_the_child_lives(
         assert (task["status"], task["attempts"]) == ("dead_letter", 1), kind
         assert SAID.get(kind, "StopIteration") in task["last_error"].partition("\n")[0]
         assert len(task["last_error"].encode()) <= 16 << 10
+        assert PASSWORD not in task["last_error"]
     assert queue.task(fine)["status"] == "completed"
     assert worker.children() == before
 
