@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
 from typing import Any
@@ -29,9 +29,7 @@ class Coroutines:
         kept connected is lost, and whoever uses it would fail."""
         self._log = logs.get("child")
 
-    def run(
-        self, coroutine: Coroutine[Any, Any, Any], context: Context, timeout_seconds: float | None, began_ns: int
-    ) -> Any:
+    def run(self, coroutine: Awaitable[Any], context: Context, timeout_seconds: float | None, began_ns: int) -> Any:
         """What it returns or raises; TaskTimeout once its time is up."""
         if self._runner is None:
             # told how to make it, the runner keeps it to itself: a plain function that asks for the current loop (and
@@ -54,7 +52,7 @@ class Coroutines:
             if not is_sound:
                 self._lose_loop()
 
-    async def _limited(self, coroutine: Coroutine[Any, Any, Any], timeout_seconds: float | None, began_ns: int) -> Any:
+    async def _limited(self, coroutine: Awaitable[Any], timeout_seconds: float | None, began_ns: int) -> Any:
         """Await the handler; its time limit cancels it, and what it left on the loop is cancelled after it."""
         limit = asyncio.timeout(timeout_seconds)
         try:

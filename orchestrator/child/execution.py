@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping
-from types import CoroutineType
 from typing import Any, NamedTuple
 
 from orchestrator.app import App, Handler, running_task
@@ -154,7 +153,8 @@ class Executor:
                     value = context.run(handler.function, **payload)
                 finally:
                     self._time_limit.disarm()
-            if type(value) is CoroutineType:  # a plain function around an async def, such as a decorator makes
+            # of a plain function around an async def, such as a decorator makes, or of one that Cython compiled
+            if value is not None and hasattr(type(value), "__await__"):
                 return self._coroutines.run(value, context, timeout, started_ns)
             return value
         finally:

@@ -215,6 +215,14 @@ async def nap(seconds: float) -> int:
     await asyncio.sleep(seconds)
     return current_task().attempt
 
+class Compiled:  # as Cython's coroutines: of a type of its own
+    def __await__(self):
+        return asyncio.sleep(0, "awaited").__await__()
+
+@app.task("compiled", max_retries=0)
+def compiled() -> Compiled:
+    return Compiled()
+
 class Lost(Retry):
     def __init__(self, service: str) -> None:
         Exception.__init__(self, f"{service} is down")
@@ -311,10 +319,12 @@ def test_a_coroutine_beneath_a_plain_decorator_is_run_and_has_its_time_limit(las
     queue = lasting_queue
     brief = queue.enqueue("nap", {"seconds": 0.0})
     limited = queue.enqueue("nap", {"seconds": 60.0}, timeout="300ms")
+    compiled = queue.enqueue("compiled")
 
     queue.wait_empty()
 
     assert queue.task(brief)["result"] == 1
+    assert queue.task(compiled)["result"] == "awaited"
     assert queue.task(limited)["last_error"].startswith(
         "orchestrator.errors.TaskTimeout: the task's time limit of 0.3 s"
     )
