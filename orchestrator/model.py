@@ -225,12 +225,12 @@ class LeaseHolder(NamedTuple):
 
 
 class Task(NamedTuple):
-    """A whole row of `tasks`, for people and programs that look."""
+    """A row of `tasks`, for people and programs that look. `payload` None: it was not asked for."""
 
     id: str
     type: str
     status: TaskStatus
-    payload: str
+    payload: str | None
     priority: int
     idempotency_key: str | None
     attempts: int

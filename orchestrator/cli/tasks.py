@@ -36,7 +36,9 @@ def list_(status: str | None, type: str | None, limit: int, as_json: bool, **fla
     wanted = TaskStatus(status) if status else None
     _check_type(type)
     with opened(flags) as connection:
-        found = store.list_tasks(connection, status=wanted, type=type, limit=limit + 1, within=ANSWER_SECONDS)
+        found = store.list_tasks(
+            connection, status=wanted, type=type, limit=limit + 1, within=ANSWER_SECONDS, are_whole=as_json
+        )
     if as_json:
         print_json([task_as_json(task) for task in found[:limit]])
         return

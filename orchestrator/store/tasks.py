@@ -7,22 +7,36 @@ from uuid import UUID
 from orchestrator.model import Task, TaskStatus
 from orchestrator.store.connection import Connection
 
+BEGINNING = 100
+"""Characters of an error, for a line."""
+
 
 def list_tasks(
-    connection: Connection, *, status: TaskStatus | None, type: str | None, limit: int, within: float
+    connection: Connection,
+    *,
+    status: TaskStatus | None,
+    type: str | None,
+    limit: int,
+    within: float,
+    are_whole: bool = True,
 ) -> list[Task]:
-    """The newest tasks with this status and type (None: any), up to `limit`."""
+    """The newest tasks with this status and type (None: any), up to `limit`.
+
+    Unless `are_whole` they have no payload and no result, of which each may be a megabyte, and their error's beginning.
+    """
     rows = connection.execute(
         """
-        SELECT id::text, type, status::text, payload::text, priority, idempotency_key, attempts, max_retries,
-            timeout_seconds, recoveries, worker_id, slot, created_at, claimed_at, started_at, completed_at, updated_at,
-            next_retry_at, last_error, result::text
+        SELECT id::text, type, status::text, CASE WHEN %(are_whole)s THEN payload::text END, priority, idempotency_key,
+            attempts, max_retries, timeout_seconds, recoveries, worker_id, slot, created_at, claimed_at, started_at,
+            completed_at, updated_at, next_retry_at,
+            CASE WHEN %(are_whole)s THEN last_error ELSE left(last_error, %(beginning)s) END,
+            CASE WHEN %(are_whole)s THEN result::text END
         FROM tasks
         WHERE status = coalesce(%(status)s::task_status, status) AND type = coalesce(%(type)s::text, type)
         ORDER BY id DESC
         LIMIT %(limit)s
         """,
-        {"status": status, "type": type, "limit": limit},
+        {"status": status, "type": type, "limit": limit, "are_whole": are_whole, "beginning": BEGINNING},
         within=within,
         lock_within=within,
     )

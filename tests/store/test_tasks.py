@@ -35,6 +35,16 @@ def test_times_that_python_has_not_are_shown_as_the_nearest_that_it_has(connecti
         assert task.next_retry_at.tzinfo is UTC
 
 
+def test_a_list_for_people_reads_no_payloads(connection: Connection) -> None:
+    add_task(connection, payload='{"to": "ann"}', result="[1]", last_error="é" * 5000)
+    add_task(connection)
+    brief = tasks.list_tasks(connection, status=None, type=None, limit=9, within=5.0, are_whole=False)
+    assert [(task.payload, task.result, task.last_error) for task in brief] == [
+        (None, None, None),
+        (None, None, "é" * tasks.BEGINNING),
+    ]
+
+
 def test_a_task_is_shown_whole(connection: Connection) -> None:
     moment = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
     task_id = add_task(
