@@ -11,7 +11,6 @@ from orchestrator.errors import OptionError
 from orchestrator.exit_codes import ExitCode
 from orchestrator.limits import type_problem
 from orchestrator.model import END_STATES, TaskStatus
-from orchestrator.store import statistics
 from orchestrator.store import tasks as store
 from orchestrator.store.connection import Connection
 
@@ -117,8 +116,7 @@ def _check_type(type: str | None) -> None:
 
 def _retry_all(connection: Connection, ended: TaskStatus, type: str | None) -> int:
     """In batches, and no more than there are now: those that fail again meanwhile are not retried for ever."""
-    totals = statistics.totals(connection, within=ANSWER_SECONDS)
-    left = sum(number for name, status, number in totals if status is ended and type in (None, name))
+    left = store.count_ended(connection, status=ended, type=type, within=ANSWER_SECONDS)
     count = 0
     while left > 0:
         limit = min(left, _BATCH)

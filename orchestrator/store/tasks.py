@@ -74,6 +74,21 @@ def retry(connection: Connection, task_ids: Sequence[str], *, within: float) -> 
     return [row[0] for row in rows]
 
 
+def count_ended(connection: Connection, *, status: TaskStatus, type: str | None, within: float) -> int:
+    """How many tasks of this type (None: any) have ended in `status`. Dead letters are counted in their own index."""
+    rows = connection.execute(
+        """
+        SELECT count(*) FROM tasks
+        WHERE status = %(status)s::task_status AND status IN ('completed', 'failed', 'dead_letter')
+          AND type = coalesce(%(type)s::text, type)
+        """,
+        {"status": status, "type": type},
+        within=within,
+        lock_within=within,
+    )
+    return int(rows[0][0])
+
+
 def retry_ended(connection: Connection, *, status: TaskStatus, type: str | None, limit: int, within: float) -> int:
     """Likewise for up to `limit` tasks of this type (None: any) that ended in `status`; fewer: that were all."""
     rows = connection.execute(

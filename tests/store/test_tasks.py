@@ -8,7 +8,8 @@ from orchestrator.model import Task, TaskStatus
 from orchestrator.store import tasks
 from orchestrator.store.connection import Connection
 from orchestrator.store.times import EARLIEST, LATEST
-from tests.store.rows import add_task, add_worker, claim, ending, finish, value, values
+from tests.store.plans import Recorder, buffers
+from tests.store.rows import add_many, add_task, add_worker, claim, ending, finish, value, values
 
 
 def listed(connection: Connection, status: TaskStatus | None = None, type_name: str | None = None) -> list[str]:
@@ -148,10 +149,30 @@ def test_all_dead_letters_of_a_type_are_retried_in_batches(connection: Connectio
     def retry() -> int:
         return tasks.retry_ended(connection, status=TaskStatus.DEAD_LETTER, type="a", limit=3, within=5.0)
 
+    def count(type_name: str | None) -> int:
+        return tasks.count_ended(connection, status=TaskStatus.DEAD_LETTER, type=type_name, within=5.0)
+
+    assert (count("a"), count(None), count("c")) == (5, 6, 0)
     assert [retry(), retry(), retry()] == [3, 2, 0]
     assert len(listed(connection, TaskStatus.PENDING, "a")) == 5
     assert tasks.retry_ended(connection, status=TaskStatus.DEAD_LETTER, type=None, limit=9, within=5.0) == 1
     assert tasks.retry_ended(connection, status=TaskStatus.PENDING, type=None, limit=9, within=5.0) == 0
+
+
+def test_what_else_is_in_the_table_costs_the_retry_of_dead_letters_nothing(
+    connection: Connection, recorder: Recorder
+) -> None:
+    """Who has 100 million completed ones, and they stay for RETENTION, would wait longer than a command does."""
+    add_many(connection, 20_000)
+    connection.execute("UPDATE tasks SET status = 'completed'", within=60.0)
+    add_many(connection, 200)
+    connection.execute("UPDATE tasks SET status = 'dead_letter' WHERE status = 'pending'", within=60.0)
+    connection.execute("VACUUM ANALYZE tasks", within=60.0)
+    for type_name in (None, "t"):
+        tasks.count_ended(recorder, status=TaskStatus.DEAD_LETTER, type=type_name, within=5.0)
+        assert buffers(recorder.plan()) < 40
+        tasks.retry_ended(recorder, status=TaskStatus.DEAD_LETTER, type=type_name, limit=10, within=5.0)
+        assert buffers(recorder.plan()) < 300  # the table has 400
 
 
 @pytest.mark.parametrize("next_retry_at", [None, "2999-01-01 00:00+00"])
