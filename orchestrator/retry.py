@@ -22,11 +22,7 @@ class RetryPolicy:
     cap: float = 3600.0
 
     def __post_init__(self) -> None:
-        try:
-            fits = 0 <= self.base <= self.cap <= MAX_CAP_SECONDS
-        except TypeError:  # "2s", a timedelta
-            fits = False
-        if not fits:
+        if not (_are_numbers(self.base, self.cap) and 0 <= self.base <= self.cap <= MAX_CAP_SECONDS):
             raise ValueError(
                 f"RetryPolicy(base={self.base!r}, cap={self.cap!r}): write seconds as numbers,"
                 " 0 <= base <= cap <= one year"
@@ -40,3 +36,8 @@ class RetryPolicy:
     def delay(self, retry: int) -> float:
         """A wait in seconds drawn evenly from 0 to `ceiling(retry)`."""
         return chance.uniform(0.0, self.ceiling(retry))
+
+
+def _are_numbers(*values: object) -> bool:
+    """A Decimal or a timedelta could neither be doubled nor told to the supervisor."""
+    return all(isinstance(each, int | float) for each in values)

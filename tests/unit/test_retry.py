@@ -3,6 +3,7 @@
 import random
 import re
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -51,6 +52,13 @@ def test_many_retries_do_not_overflow() -> None:
 def test_a_policy_that_makes_no_sense_is_refused(base: Any, cap: float) -> None:
     with pytest.raises(ValueError, match=r"RetryPolicy.*: write seconds as numbers"):
         RetryPolicy(base=base, cap=cap)
+
+
+@pytest.mark.parametrize("seconds", [Decimal("1.5"), timedelta(seconds=1), "1s", None])
+def test_a_policy_of_what_is_no_plain_number_is_refused(seconds: Any) -> None:
+    for limits in ({"base": seconds}, {"base": 0.0, "cap": seconds}):
+        with pytest.raises(ValueError, match="write seconds"):
+            RetryPolicy(**limits)
 
 
 @pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf"), 1e12, "60s", timedelta(seconds=60)])
