@@ -164,9 +164,11 @@ class StatusServer:
         self._listener.set_app(self._pages)
 
     def _resolved(self) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
-        found = socket.getaddrinfo(
-            self._host or None, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
-        )
+        flags = socket.AI_PASSIVE | socket.AI_NUMERICSERV
+        try:
+            found = socket.getaddrinfo(self._host or None, self._port, type=socket.SOCK_STREAM, flags=flags)
+        except UnicodeError as error:  # two dots in a row, or more than 63 characters between two
+            raise socket.gaierror(socket.EAI_NONAME, "that is no name of a host") from error
         family, _, _, _, address = found[0]
         return family, address
 

@@ -272,7 +272,7 @@ class TestBinding:
                 made(port=taken.getsockname()[1]).bind(within=PATIENCE, is_cancelled=lambda: True)
             assert time.monotonic() - began < PATIENCE / 2
 
-    @pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid"])
+    @pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid", "metrics..local", "x" * 64])
     def test_a_host_that_is_not_this_machine_is_an_error_that_names_it(self, host: str) -> None:
         with pytest.raises(ConfigurationError, match="METRICS_HOST"):
             made(host).bind()
