@@ -129,7 +129,8 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
     if not callable(function):
         raise HandlerError(f"a handler is a function, not {type(function).__name__}")
     name = getattr(function, "__qualname__", repr(function))
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+    called = (function, type(function).__call__)
+    if any(inspect.isgeneratorfunction(each) or inspect.isasyncgenfunction(each) for each in called):
         raise HandlerError(f"{name} is a generator: calling it would run nothing. Write a function that returns")
     try:
         signature = inspect.signature(function)

@@ -126,12 +126,24 @@ async def async_generator() -> AsyncIterator[int]:
     yield 1
 
 
+class Generating:
+    def __call__(self) -> Iterator[int]:
+        yield 1
+
+
+class AsyncGenerating:
+    async def __call__(self) -> AsyncIterator[int]:
+        yield 1
+
+
 @pytest.mark.parametrize(
     ("function", "says"),
     [
         (by_position, "'x' by position only"),
         (generator, "generator"),
         (async_generator, "generator"),
+        (Generating(), "generator"),
+        (AsyncGenerating(), "generator"),
         (7, "not int"),
         (type, "signature"),
     ],
