@@ -185,8 +185,10 @@ def load_app(spec: str | None, *, with_examples: bool = False) -> App:
     AppLoadError tells the last frames of the user's code. `loaded_app()` gives the same App from then on.
     """
     global _loaded
-    _search_working_directory()
-    app = _imported(spec if spec is not None else EXAMPLES)
+    if spec is None:
+        spec = EXAMPLES
+    _search_working_directory(spec)
+    app = _imported(spec)
     if with_examples:
         examples = _imported(EXAMPLES)
         if examples is not app and not examples.handlers.items() <= app.handlers.items():
@@ -202,8 +204,11 @@ def loaded_app() -> App:
     return _loaded
 
 
-def _search_working_directory() -> None:
-    directory = os.getcwd()
+def _search_working_directory(spec: str) -> None:
+    try:
+        directory = os.getcwd()
+    except FileNotFoundError as error:
+        raise AppLoadError(spec, "the working directory is gone, and with it where the app is sought first") from error
     if directory not in sys.path[:1]:
         sys.path.insert(0, directory)
 

@@ -63,7 +63,10 @@ def default_data_folder(name: str) -> Path:
     Where root works in a folder that is closed to others (a home folder): one of this working directory's own in
     /var/lib, since PostgreSQL could not reach the former.
     """
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except FileNotFoundError as error:
+        raise PrivatePostgresError("the working directory is gone; go to one that is there") from error
     if can_reach(server_account(), here):
         return here / ".orchestrator" / name
     return state_folder() / f"{here.name}-{hashlib.sha256(bytes(here)).hexdigest()[:8]}" / name

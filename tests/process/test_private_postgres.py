@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from orchestrator.dev import leftovers
-from orchestrator.dev.account import can_reach, make_folder, server_account
+from orchestrator.dev.account import can_reach, default_data_folder, make_folder, server_account
 from orchestrator.dev.postgres import PrivatePostgres
 from orchestrator.errors import PrivatePostgresError
 from tests.fixtures.database import copy_made_cluster
@@ -295,3 +295,11 @@ def test_a_strict_umask_keeps_nothing_from_the_servers_account(
     umask = os.umask(0o077)
     request.addfinalizer(lambda: os.umask(umask))
     assert answer(start("one/two/data").url()) == 1
+
+
+def test_a_working_directory_that_was_removed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (gone := tmp_path / "gone").mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(PrivatePostgresError, match="working directory is gone"):
+        default_data_folder("postgres")

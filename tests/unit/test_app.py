@@ -393,6 +393,19 @@ def test_an_app_is_found_by_module_and_attribute(project: Callable[[str, str], N
     assert loaded_app() is app
 
 
+def test_a_working_directory_that_was_removed_is_told(
+    project: Callable[[str, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A release that a deployment deleted, in which the old worker is told to reload."""
+    project("shop_gone.py", ONE_TASK.format(name="app"))
+    (release := tmp_path / "release").mkdir()
+    monkeypatch.chdir(release)
+    release.rmdir()
+    for spec in ("shop_gone", None):
+        with pytest.raises(AppLoadError, match="the working directory is gone"):
+            load_app(spec)
+
+
 def test_a_module_alone_means_its_app(project: Callable[[str, str], None]) -> None:
     project("shop_package/__init__.py", "")
     project("shop_package/tasks.py", ONE_TASK.format(name="app"))
