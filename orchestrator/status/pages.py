@@ -8,6 +8,7 @@ from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from prometheus_client import Metric, make_wsgi_app
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
@@ -107,10 +108,20 @@ class Pages:
             began.append((status, headers))
             return lambda data: None
 
+        asked = {**environ, "REQUEST_METHOD": "GET", "HTTP_ACCEPT": _understood(environ.get("HTTP_ACCEPT", ""))}
         with self._scraping:
-            body = b"".join(self._metrics({**environ, "REQUEST_METHOD": "GET"}, start))
+            body = b"".join(self._metrics(asked, start))
         status, headers = began[0]
         return status, list(headers), body
+
+
+def _understood(accept: str) -> str:
+    """An Accept that prometheus_client can read and may repeat; else none, which asks for its plain format."""
+    try:
+        choose_encoder(accept)
+    except Exception:  # noqa: BLE001 a version that is no number
+        return ""
+    return accept if accept.isprintable() else ""
 
 
 def _plain(status: HTTPStatus, text: str) -> tuple[str, list[Header], bytes]:

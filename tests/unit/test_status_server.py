@@ -110,6 +110,20 @@ class TestPages:
         assert status == 503
         assert json.loads(body)["reason"].startswith("draining")
 
+    @pytest.mark.parametrize("version", ["abc", "1.0.0\r\n X: y", "1.\x1b[31m"])
+    def test_a_version_that_is_none_gets_the_plain_format_and_no_line_in_the_log(
+        self, server: StatusServer, version: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO")
+        with socket.create_connection(server.address, timeout=PATIENCE) as client:
+            client.sendall(
+                f"GET /metrics HTTP/1.0\r\nAccept: application/openmetrics-text;version={version}\r\n\r\n".encode()
+            )
+            answer = client.makefile("rb").read()
+        assert answer.startswith(b"HTTP/1.0 200 OK\r\n")
+        assert b"Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n" in answer
+        assert "page_failed" not in caplog.text
+
     def test_metrics_are_what_prometheus_reads_in_both_its_formats(self, server: StatusServer) -> None:
         _, headers, body = ask(server, "/metrics")
         assert headers["Content-Type"].startswith("text/plain; version=0.0.4")
