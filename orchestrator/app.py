@@ -5,7 +5,6 @@ connection or starts a thread: a forkserver imports it.
 """
 
 import importlib
-import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ from typing import ParamSpec, TypeVar
 from orchestrator.client import Client
 from orchestrator.errors import AppLoadError, DuplicateTypeError, HandlerError, SignatureMismatch
 from orchestrator.failure import describe_exception
-from orchestrator.handler import Handler, TaskFunction, is_async
+from orchestrator.handler import Handler, TaskFunction, is_async, signature_of
 from orchestrator.limits import max_retries_problem, timeout_problem, type_problem
 from orchestrator.model import DEFAULT_MAX_RETRIES, TaskType
 from orchestrator.retry import RetryPolicy
@@ -169,7 +168,7 @@ def _checked_hook(hook: Hook) -> Hook:
     if is_async(hook):
         raise HandlerError("a hook is a plain function without arguments: write @app.on_child_start over a def")
     try:
-        inspect.signature(hook).bind()
+        signature_of(hook).bind()
     except (TypeError, ValueError):
         raise HandlerError(f"the hook {hook!r} is not callable without arguments") from None
     return hook

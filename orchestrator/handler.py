@@ -5,6 +5,7 @@ Used at import in the user's modules and in children; nothing here opens a conne
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar
@@ -16,6 +17,13 @@ from orchestrator.model import TaskType
 
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
+
+if sys.version_info >= (3, 14):
+    import annotationlib
+
+    _UNREAD: Mapping[str, Any] = {"annotation_format": annotationlib.Format.FORWARDREF}
+else:
+    _UNREAD: Mapping[str, Any] = {}
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
@@ -133,7 +141,7 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
     if any(inspect.isgeneratorfunction(each) or inspect.isasyncgenfunction(each) for each in called):
         raise HandlerError(f"{name} is a generator: calling it would run nothing. Write a function that returns")
     try:
-        signature = inspect.signature(function)
+        signature = signature_of(function)
     except (TypeError, ValueError):
         raise HandlerError(f"{name} has no signature that Python can read: wrap it in a function of your own") from None
     for parameter in signature.parameters.values():
@@ -144,6 +152,12 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
     return signature
 
 
+def signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    """As `inspect.signature`, which from Python 3.14 on reads the annotations, and fails over a name that is imported
+    for type checkers only. Nobody asks for them here."""
+    return inspect.signature(function, **_UNREAD)
+
+
 def is_async(function: Callable[..., Any]) -> bool:
     """Calling it gives a coroutine: an `async def`, or an object whose __call__ is one."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
@@ -151,7 +165,7 @@ def is_async(function: Callable[..., Any]) -> bool:
 
 def _by_name(handler: Handler, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments as the payload has them: all by name."""
-    signature = inspect.signature(handler.function)
+    signature = signature_of(handler.function)
     try:
         bound = signature.bind(*args, **kwargs).arguments
     except TypeError as error:

@@ -188,6 +188,17 @@ def test_async_handlers_are_recognised(function: Callable[..., Any], is_async: b
     assert app.handlers["a"].is_async is is_async
 
 
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="before 3.14 such a name has to be quoted")
+def test_annotations_that_only_a_type_checker_can_read_are_not_read() -> None:
+    names: dict[str, Any] = {}
+    exec("def handler(to: Missing, subject: Missing = 1) -> Missing: ...\ndef hook() -> Missing: ...", names)
+    app = App(client=Client("postgres://nowhere.invalid/none", timeout=0.1))
+    task = app.task("a")(names["handler"])
+    with pytest.raises(SignatureMismatch, match="got an unexpected keyword"):
+        task.enqueue("ann", cc=1)
+    app.on_child_start(names["hook"])
+
+
 # Hooks
 
 
