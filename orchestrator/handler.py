@@ -14,6 +14,7 @@ from orchestrator.callers_connection import CallersConnection
 from orchestrator.client import Client
 from orchestrator.errors import HandlerError, SignatureMismatch
 from orchestrator.model import TaskType
+from orchestrator.payload import shown_key
 
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
@@ -53,7 +54,7 @@ class Handler:
         if self._required <= keys and (self._takes_any or keys <= self._known):
             return
         missing = ", ".join(sorted(self._required - keys))
-        unknown = "" if self._takes_any else ", ".join(sorted(keys - self._known)[:20])
+        unknown = "" if self._takes_any else ", ".join(map(shown_key, sorted(keys - self._known)[:20]))
         reasons = [f"missing {missing}"] if missing else []
         reasons += [f"unknown {unknown[:500]}"] if unknown else []
         raise SignatureMismatch(self.type.name, f"{'; '.join(reasons)} (it takes {self._takes()})")

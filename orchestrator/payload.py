@@ -85,12 +85,12 @@ class _Walk:
     def _object(self, value: dict[Any, Any], depth: int) -> None:
         for key, item in value.items():
             if not isinstance(key, str):
-                raise _Unfit(f"the key {key!r:.80} is no str")
+                raise _Unfit(f"the key {shown_key(key)} is no str")
             try:
                 self._string(key)
                 self.visit(item, depth)
             except _Unfit as unfit:
-                unfit.path.append(f".{key!s:.80}")
+                unfit.path.append(f".{shown_key(key)}")
                 raise
 
     def _array(self, value: list[Any] | tuple[Any, ...], depth: int) -> None:
@@ -171,6 +171,15 @@ def encode_result(value: object, max_bytes: int = MAX_RESULT_BYTES) -> tuple[str
         note = f"the result was not stored: it raised {type(error).__name__} when it was read"
     note = storable(note, 1000)
     return json.dumps({"note": note}), note
+
+
+def shown_key(key: object) -> str:
+    """A key in a message, on its line and cut: keys come from anywhere, and the message goes into somebody's log."""
+    try:
+        text = str.__str__(key) if isinstance(key, str) else repr(key)
+    except Exception:  # noqa: BLE001 an integer of 5,000 digits, or a repr of the caller's that fails
+        text = f"<{type(key).__name__}>"
+    return text[:80] if text[:80].isprintable() else repr(text[:80])[1:-1]
 
 
 def storable(text: str, max_bytes: int) -> str:

@@ -305,11 +305,13 @@ def test_a_payload_fits_if_python_would_accept_the_call(
         function(**payload)
 
 
-def test_thousands_of_unknown_keys_make_a_short_message() -> None:
+@pytest.mark.parametrize("key", ["{}" * 100, "{}\n\x1b[31m\ud800"])
+def test_thousands_of_unknown_keys_make_a_short_message_of_one_line(key: str) -> None:
     handler = Handler(TaskType("a"), nothing)
     with pytest.raises(SignatureMismatch) as refused:
-        handler.bind({f"{number}" * 100: 1 for number in range(5000)})
+        handler.bind({key.replace("{}", str(number)): 1 for number in range(5000)})
     assert len(str(refused.value)) < 1000
+    assert str(refused.value).isprintable()
 
 
 @pytest.mark.parametrize(

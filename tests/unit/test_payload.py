@@ -64,10 +64,12 @@ def test_any_mapping_is_an_object() -> None:
         ({"x": math.nan}, "payload.x: nan is no JSON number"),
         ({"a": [0, {"b": math.inf}]}, "payload.a[1].b: inf is no JSON number"),
         ({"a": "x\x00y"}, "payload.a: a NUL character"),
-        ({"a\x00": 1}, "a NUL character"),
+        ({"a\x00": 1}, "payload.a\\x00: a NUL character"),
         ({"a": {"k\x00": 1}}, "a NUL character"),
         ({"a": "\ud800"}, "payload.a: a lone surrogate"),
-        ({"\udfff": 1}, "a lone surrogate"),
+        ({"\udfff": 1}, "payload.\\udfff: a lone surrogate"),
+        ({"x\n\x1b[31mforged": math.nan}, "payload.x\\n\\x1b[31mforged: nan"),
+        ({10**5000: 1}, "the key <int> is no str"),
         ({1: "a"}, "the key 1 is no str"),
         ({"a": {None: 1}}, "payload.a: the key None is no str"),
         ({"a": [1, {2}]}, "payload.a[1]: set is no JSON value"),
@@ -85,6 +87,7 @@ def test_what_cannot_be_stored_is_refused_where_it_stands(payload: Any, says: st
     with pytest.raises(PayloadError) as refused:
         encode_payload(payload)
     assert says in str(refused.value)
+    assert str(refused.value).isprintable()
     assert len(str(refused.value)) < 4000
 
 
