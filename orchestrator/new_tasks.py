@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
-from orchestrator.errors import EnqueueError, OptionError
+from orchestrator.errors import EnqueueError, OptionError, PayloadError
 from orchestrator.limits import (
     delay_problem,
     idempotency_key_problem,
@@ -96,6 +96,8 @@ def _checked(index: int, given: object) -> NewTask:
     """One of enqueue_many's tasks; its errors begin with the position."""
     try:
         if isinstance(given, NewTask):
+            if not isinstance(given.payload, str):
+                raise PayloadError("a NewTask has its payload as JSON text: write (type, payload), or a dict")
             return new_task(
                 given.type,
                 decode_payload(given.payload),

@@ -232,6 +232,12 @@ def test_a_new_task_is_checked_too(client: Client, look: Look, payload: str) -> 
     assert look("SELECT * FROM tasks") == []
 
 
+@pytest.mark.parametrize("payload", [{"n": 1}, None, b"{}"])
+def test_a_new_task_has_its_payload_as_text(client: Client, payload: Any) -> None:
+    with pytest.raises(PayloadError, match=r"task 0: .* JSON text"):
+        client.enqueue_many([NewTask("a", payload)])
+
+
 def test_without_an_address_the_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DATABASE_URL", raising=False)
     with pytest.raises(ConfigurationError, match="DATABASE_URL is not set"):
