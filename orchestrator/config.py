@@ -249,6 +249,8 @@ def _read(field: Field, environ: Mapping[str, str], flags: Mapping[str, object])
     text = (
         ("true" if given else "false") if isinstance(given, bool) else str(given if given is not None else "").strip()
     )
+    if not text and flags.get(field.name) is not None:
+        return Problem(source, "", field.kind.accepted)
     if not text:
         return Problem(source, None, field.kind.accepted) if field.name == "database_url" else _NOT_GIVEN
     try:

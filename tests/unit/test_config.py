@@ -115,6 +115,15 @@ def test_all_problems_are_listed_at_once_and_a_flag_is_named() -> None:
     assert found[-1].endswith("at least twice HEARTBEAT_INTERVAL, which is 10s")
 
 
+def test_an_empty_flag_is_told_and_an_empty_variable_is_none() -> None:
+    """`--app "$APP"` without an APP would serve the examples, and end the tasks of all other types."""
+    assert problems({"app": "", "pool_size": " "}, ORCHESTRATOR_APP="shop:app", WORKER_POOL_SIZE="5") == [
+        "ORCHESTRATOR_APP (--app) is '': write module:attribute, such as shop.tasks:app",
+        "WORKER_POOL_SIZE (--pool-size) is '': write a whole number from 1 to 1000",
+    ]
+    assert load(ORCHESTRATOR_APP="", WORKER_POOL_SIZE=" ").pool_size == 10
+
+
 def test_no_limit_can_be_said_in_a_word() -> None:
     assert load({"task_timeout": "none"}, TASK_TIMEOUT="5s").task_timeout is None
 
