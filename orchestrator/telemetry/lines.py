@@ -91,14 +91,15 @@ class LineFormatter(logging.Formatter):
         return facts
 
     def _plain(self, value: object) -> Plain:
-        if value is None or isinstance(value, bool | int):
+        if value is None or (isinstance(value, int) and value.bit_length() <= 64):
             return value
         if isinstance(value, float):
             return float(f"{value:.6g}") if value == value and abs(value) != float("inf") else str(value)
         if isinstance(value, list | tuple | set | frozenset):
             return [self._plain(item) for item in list(value)[:100]]
         if not isinstance(value, str):
-            return self._text(_safely(lambda: str(value), f"a {type(value).__name__} that cannot be printed"))
+            kind = "an int" if isinstance(value, int) else f"a {type(value).__name__}"
+            return self._text(_safely(lambda: str(value), f"{kind} that cannot be printed"))
         return self._text(value)
 
     def _text(self, text: str) -> str:

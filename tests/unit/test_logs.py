@@ -89,6 +89,12 @@ class TestLines:
 
         assert "a Broken that cannot be printed: RuntimeError" in formatted("seen", value=Broken())
 
+    @pytest.mark.parametrize("format", ["text", "json"])
+    def test_a_number_too_long_to_be_printed_costs_no_line(self, format: LogFormat) -> None:
+        line = formatted("seen", format=format, value=10**5000, other=2**63)
+        assert "an int that cannot be printed: ValueError" in line
+        assert str(2**63) in line
+
     def test_a_message_whose_arguments_do_not_fit_is_still_a_line(self) -> None:
         assert "arguments do not fit" in formatted("%d of %d", "many")
 
