@@ -1,7 +1,10 @@
 """A forkserver as the settings want it: the one of `start`, and the one with which `check` tries the app."""
 
+import contextlib
 import os
 import select
+import signal
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from orchestrator.board.birth import ChildSettings, ForkserverOrders
@@ -67,8 +70,9 @@ def try_app(settings: Settings) -> TriedApp:
     """
     metrics = MetricsDirectory.open(None, f"check-{os.getpid()}")
     try:
-        forkserver = start_forkserver(settings, 0, metrics.path, stdout=_STDERR)
-        is_dead = _import_in(forkserver)
+        with _ended_as_by_ctrl_c():
+            forkserver = start_forkserver(settings, 0, metrics.path, stdout=_STDERR)
+            is_dead = _import_in(forkserver)
     except OSError as error:
         raise AppError(f"no process could be started to import it: {why_not_started(error)}") from error
     finally:
@@ -76,6 +80,20 @@ def try_app(settings: Settings) -> TriedApp:
     if forkserver.reason or is_dead:
         raise AppError(why_it_cannot_serve(forkserver))
     return TriedApp(tuple(each.name for each in forkserver.types), forkserver.doubts)
+
+
+@contextlib.contextmanager
+def _ended_as_by_ctrl_c() -> Iterator[None]:
+    """TERM (a `timeout` around the command) and HUP raise KeyboardInterrupt meanwhile: else what the app has started
+    would outlive this process."""
+    changed = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_DFL]
+    for each in changed:
+        signal.signal(each, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for each in changed:
+            signal.signal(each, signal.SIG_DFL)
 
 
 def _import_in(forkserver: Forkserver) -> bool:

@@ -3,11 +3,12 @@
 import json
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.fixtures.command import Command
+from tests.fixtures.command import ENTRY, Command, clean_environment
 from tests.fixtures.proc import is_alive
 from tests.fixtures.toys import MakeWorkshop
 from tests.fixtures.waiting import eventually
@@ -178,4 +179,27 @@ def test_check_leaves_nothing_of_the_import(
     done = orchestratord_here("check", "--app", "starting:app", DATABASE_URL=database_url)
     assert done.returncode == (3 if end == "1 / 0" else 0)
     (told,) = tmp_path.glob("family-*")
+    eventually(lambda: none_lives(json.loads(told.read_text())), within=5.0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_check_that_is_ended_amid_the_import_leaves_nothing_of_it(
+    database_url: str, tmp_path: Path, number: signal.Signals
+) -> None:
+    """By a `timeout` around it, or with the terminal that it ran in."""
+    (tmp_path / "starting.py").write_text(f"{STARTING}\ntime.sleep(600)")
+    check = subprocess.Popen(
+        [*ENTRY, "check", "--app", "starting:app", "--metrics-port", "0"],
+        env=clean_environment(DATABASE_URL=database_url),
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        (told,) = eventually(lambda: list(tmp_path.glob("family-*")), within=20.0) or ()
+        check.send_signal(number)
+        assert check.wait(10.0) == 130
+    finally:
+        check.kill()
+        check.wait()
     eventually(lambda: none_lives(json.loads(told.read_text())), within=5.0)
