@@ -16,7 +16,7 @@ from typing import ParamSpec, TypeVar
 from orchestrator.client import Client
 from orchestrator.errors import AppLoadError, DuplicateTypeError, HandlerError, SignatureMismatch
 from orchestrator.failure import describe_exception
-from orchestrator.handler import Handler, TaskFunction, is_async, signature_of
+from orchestrator.handler import Handler, TaskFunction, is_async, is_generator, signature_of
 from orchestrator.limits import max_retries_problem, timeout_problem, type_problem
 from orchestrator.model import DEFAULT_MAX_RETRIES, TaskType
 from orchestrator.retry import RetryPolicy
@@ -165,7 +165,7 @@ def _place(handler: Handler) -> str:
 
 
 def _checked_hook(hook: Hook) -> Hook:
-    if is_async(hook):
+    if is_async(hook) or is_generator(hook):
         raise HandlerError("a hook is a plain function without arguments: write @app.on_child_start over a def")
     try:
         signature_of(hook).bind()

@@ -138,8 +138,7 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
     if not callable(function):
         raise HandlerError(f"a handler is a function, not {type(function).__name__}")
     name = getattr(function, "__qualname__", repr(function))
-    called = (function, type(function).__call__)
-    if any(inspect.isgeneratorfunction(each) or inspect.isasyncgenfunction(each) for each in called):
+    if is_generator(function):
         raise HandlerError(f"{name} is a generator: calling it would run nothing. Write a function that returns")
     try:
         signature = signature_of(function)
@@ -162,6 +161,12 @@ def signature_of(function: Callable[..., Any]) -> inspect.Signature:
 def is_async(function: Callable[..., Any]) -> bool:
     """Calling it gives a coroutine: an `async def`, or an object whose __call__ is one."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
+def is_generator(function: Callable[..., Any]) -> bool:
+    """Calling it gives a generator and runs nothing: it has a yield, or is an object whose __call__ has one."""
+    called = (function, type(function).__call__)
+    return any(inspect.isgeneratorfunction(each) or inspect.isasyncgenfunction(each) for each in called)
 
 
 def _by_name(handler: Handler, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from orchestrator.child.loop import Loop
 from orchestrator.child.runner import Runner
 from orchestrator.child.sanity import Sanity
 from orchestrator.child.time_limit import TimeLimit
+from orchestrator.errors import HandlerError
 from orchestrator.exit_codes import ExitCode
 from orchestrator.failure import describe_exception
 from orchestrator.telemetry import logs
@@ -108,9 +109,11 @@ def _ends_well(hook: Hook, event: str, origin: Origin) -> bool:
     began = time.monotonic_ns()
     try:
         try:
-            hook()
+            returned = hook()
         finally:
             origin.end_forks(began)
+        if hasattr(type(returned), "__await__"):  # of a decorator around an async def
+            raise HandlerError("it returned a coroutine, which nobody awaits: a hook is a plain function")
     except BaseException as error:  # noqa: BLE001 a border: user code
         name = getattr(hook, "__qualname__", repr(hook))
         logs.get("child").error(event, hook=name, error=describe_exception(error))

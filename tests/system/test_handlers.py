@@ -295,6 +295,11 @@ def say(what: str) -> None:
     print("said", what)
     if what == "farewell":
         os._exit(3)
+
+async def flush() -> None:
+    print("flushed")
+
+app.on_child_stop(lambda: flush())
 """
 
 
@@ -305,6 +310,13 @@ def test_what_a_handler_prints_is_seen_at_once_though_it_goes_into_a_file(queue:
     queue.wait_status(queue.enqueue("say", {"what": "farewell"}), "dead_letter")
     assert "said farewell" in worker.log()
     assert worker.log().count("imported") == 1
+
+
+def test_a_hook_that_returns_a_coroutine_is_told_to_have_done_nothing(queue: Queue, daemon: Start) -> None:
+    worker = daemon(TALKATIVE, "--pool-size", "1", DATABASE_URL=queue.url)
+    assert worker.stop() == 0
+    assert re.search("stop_hook_failed hook=<lambda> .*it returned a coroutine, which nobody awaits", worker.log())
+    assert "flushed" not in worker.log()
 
 
 @pytest.mark.usefixtures("worker")

@@ -250,7 +250,9 @@ def test_hooks_run_in_the_order_of_their_registration() -> None:
     assert seen == ["first", "second", "stop"]
 
 
-@pytest.mark.parametrize("hook", [7, coroutine, by_position, lambda needed: None])
+@pytest.mark.parametrize(
+    "hook", [7, coroutine, by_position, lambda needed: None, generator, async_generator, Generating()]
+)
 def test_a_hook_that_could_not_be_called_is_refused(hook: Any) -> None:
     with pytest.raises(HandlerError, match="hook"):
         App().on_child_start(hook)
