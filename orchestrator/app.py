@@ -220,16 +220,19 @@ def _imported(spec: str) -> App:
         module = importlib.import_module(name)
     except BaseException as error:
         raise AppLoadError(spec, _why_not(error, name)) from error
+    attribute = attribute or "app"
     found: object = module
-    for part in (attribute or "app").split("."):
-        try:
+    try:
+        for part in attribute.split("."):
             found = getattr(found, part)
-        except AttributeError:
-            raise AppLoadError(spec, f"{name} has no {attribute or 'app'!r}; {_apps_of(module)}") from None
-    if not isinstance(found, App):
-        kind = type(found).__name__
-        raise AppLoadError(spec, f"{attribute or 'app'!r} is no orchestrator.App but {kind}; {_apps_of(module)}")
-    return found
+        if isinstance(found, App):
+            return found
+    except AttributeError:
+        raise AppLoadError(spec, f"{name} has no {attribute!r}; {_apps_of(module)}") from None
+    except BaseException as error:  # a module may have a __getattr__, and what it has may be lazy
+        raise AppLoadError(spec, f"looking up {attribute!r} raised\n{describe_exception(error)}") from error
+    kind = type(found).__name__
+    raise AppLoadError(spec, f"{attribute!r} is no orchestrator.App but {kind}; {_apps_of(module)}")
 
 
 def _why_not(error: BaseException, name: str) -> str:
@@ -247,5 +250,6 @@ def _meant_by(name: str) -> str:
 
 
 def _apps_of(module: ModuleType) -> str:
-    apps = sorted(name for name, value in vars(module).items() if isinstance(value, App))
+    # isinstance() would ask each value for its class, and so set up Django's settings
+    apps = sorted(name for name, value in vars(module).items() if issubclass(type(value), App))
     return f"its apps: {', '.join(apps)}" if apps else "no App is defined there"

@@ -445,6 +445,19 @@ def test_without_a_name_the_examples_are_served_and_they_can_stand_beside_any_ap
     assert list(load_app("shop_both", with_examples=True).handlers) == ["mine", *examples]
 
 
+LAZY = """
+class Lazy:  # as Django's settings and SimpleLazyObject: to ask for its class sets it up
+    @property
+    def __class__(self):
+        raise OSError("no settings")
+settings = Lazy()
+def __getattr__(name):
+    if name == "app":
+        raise OSError("no driver")
+    raise AttributeError(name)
+"""
+
+
 BROKEN = """
 def connect():
     raise OSError("no route to host")
@@ -464,6 +477,9 @@ connect()
         ("shop_twins", ONE_TASK.format(name="app") + "app.task('mine')(mine)", ["'mine' is registered already"]),
         ("shop_other:app", ONE_TASK.format(name="queue"), ["shop_other has no 'app'; its apps: queue"]),
         ("shop_empty", "", ["shop_empty has no 'app'; no App is defined there"]),
+        ("shop_lazy:app", LAZY, ["'app' raised\nOSError: no driver", 'shop_lazy.py", line']),
+        ("shop_late:settings", LAZY, ["'settings' raised\nOSError: no settings"]),
+        ("shop_none:application", LAZY + ONE_TASK.format(name="queue"), ["no 'application'; its apps: queue"]),
         ("shop_class:app", "app = 7", ["'app' is no orchestrator.App but int"]),
         ("shop/tasks.py", None, ['write "module:attribute"']),
         ("", None, ['write "module:attribute"']),
