@@ -212,9 +212,8 @@ def without_password(url: str) -> str:
     Made for wrong ones too, such as an unescaped @ or / in the password: rather too much is hidden than too little.
     """
     scheme, separator, rest = url.partition("://")
-    if not separator:
-        pairs = re.sub(r"(?s)(\w+)(\s*=\s*)('(?:[^'\\]|\\.)*(?:'|$)|(?:\\.|\S)*)", _without_value, url)
-        return re.sub(r"(?s):(?!///?)([^:@/]*[^@]*)@", ":***@", pairs)  # a URL whose :// is mistyped
+    if not separator or re.search("[:/@]", scheme):
+        return _pairs_without_password(url)
     mark = rest.find("?")
     end = rest.rfind("@", 0, mark if mark >= 0 and "@" in rest[:mark] else len(rest))
     user, colon, password = rest[: max(end, 0)].partition(":")
@@ -226,7 +225,23 @@ def without_password(url: str) -> str:
     if colon and password:
         rest = f"{user}:***{rest[end:]}"
     address, mark_, query = rest.partition("?")
-    return f"{scheme}://{address}{mark_}" + re.sub(r"([^&=]+)(=)([^&]*)", _without_value, query)
+    return f"{scheme}://{address}{mark_}" + re.sub(r"(?s)([^&=]*)(=?)([^&]*)", _without_value, query)
+
+
+_PAIR = r"(\w+)(\s*=\s*)('(?:[^'\\]|\\.)*(?:'|$)|(?!')(?:\\.|[^\s\\])*)"
+
+
+def _pairs_without_password(text: str) -> str:
+    """Of key=value pairs the values that are secret; of anything else, such as a URL whose :// is mistyped or a
+    password with a space in it, all from where the first may begin."""
+    if re.fullmatch(rf"(?s)\s*(?:(?>{_PAIR})(?:\s+|$))+", text):
+        return re.sub(rf"(?s){_PAIR}", _without_value, text)
+    keys = re.finditer(r"(?<![^\s&?=])([^\s&?=]*+)\s*=\s*", text)
+    secret = next((key.end() for key in keys if unquote(key[1]).lower() not in _SHOWN_KEYS), None)
+    if secret is None:
+        return re.sub(r"(?s):.*@", ":***@", text)
+    colon = text.find(":", 0, text.rfind("@") + 1)
+    return text[: min(colon + 1, secret) if colon >= 0 else secret] + "***"
 
 
 def _has_plain_ports(address: str) -> bool:
@@ -237,6 +252,8 @@ def _has_plain_ports(address: str) -> bool:
 
 def _without_value(pair: re.Match[str]) -> str:
     key, equals, value = pair.groups()
+    if not equals:
+        return "***" if key else ""  # the rest of a password with an & in it
     return f"{key}{equals}{value if unquote(key).lower() in _SHOWN_KEYS else '***'}"
 
 
