@@ -39,17 +39,9 @@ def test_many_retries_do_not_overflow() -> None:
 
 @pytest.mark.parametrize(
     ("base", "cap"),
-    [
-        (-1.0, 1.0),
-        (2.0, 1.0),
-        (1.0, float("inf")),
-        (float("nan"), 1.0),
-        (1.0, float("nan")),
-        ("2s", 60.0),
-        (timedelta(seconds=2), 60.0),
-    ],
+    [(-1.0, 1.0), (2.0, 1.0), (1.0, float("inf")), (float("nan"), 1.0), (1.0, float("nan"))],
 )
-def test_a_policy_that_makes_no_sense_is_refused(base: Any, cap: float) -> None:
+def test_a_policy_that_makes_no_sense_is_refused(base: float, cap: float) -> None:
     with pytest.raises(ValueError, match=r"RetryPolicy.*: write seconds as numbers"):
         RetryPolicy(base=base, cap=cap)
 
@@ -57,7 +49,7 @@ def test_a_policy_that_makes_no_sense_is_refused(base: Any, cap: float) -> None:
 @pytest.mark.parametrize("seconds", [Decimal("1.5"), timedelta(seconds=1), "1s", None])
 def test_a_policy_of_what_is_no_plain_number_is_refused(seconds: Any) -> None:
     for limits in ({"base": seconds}, {"base": 0.0, "cap": seconds}):
-        with pytest.raises(ValueError, match="write seconds"):
+        with pytest.raises(ValueError, match="write seconds as numbers"):
             RetryPolicy(**limits)
 
 
