@@ -246,7 +246,8 @@ def _meant_by(name: str) -> str:
     module, _, last = name.rpartition(".")
     if last == "py":
         return f": write {module} for {name}"
-    return f": write {module}:{last}" if isinstance(getattr(sys.modules.get(module), last, None), App) else ""
+    found = vars(sys.modules[module]).get(last) if module in sys.modules else None
+    return f": write {module}:{last}" if issubclass(type(found), App) else ""
 
 
 def _apps_of(module: ModuleType) -> str:
