@@ -66,13 +66,15 @@ _FINISHED_TYPES = {
 # `ready`: idx_tasks_claimable in its order. Onwards: in three parts before, from and below the place where the last
 # claim of this session ended: PostgreSQL reads and locks the second only when the first had too few, and so on. (From
 # the front one part does: a claim of one task takes a sixth less.) The uncorrelated EXISTS is asked once, before any
-# row is locked. The rows are locked, so `claimed` finds them by where they lie (ctid).
+# row is locked. The rows are locked, so `claimed` finds them by where they lie: by table and ctid, since partitions
+# that somebody has made, and tables that inherit from this one, have rows at the same places.
 # `batch`: a task that was recovered from a dead worker (recoveries > 0) is taken alone or not at all, so that one that
 # kills its host doesn't take neighbours with it, and its attempt is on record before its handler starts. And a batch of
 # large payloads ends early: the child has to hold it.
 _PART = """
     SELECT * FROM (
-        SELECT ctid AS place, priority, created_at, recoveries > 0 AS is_alone, pg_column_size(payload) AS payload_size
+        SELECT tableoid AS home, ctid AS place, priority, created_at, recoveries > 0 AS is_alone,
+            pg_column_size(payload) AS payload_size
         FROM tasks
         WHERE status = 'pending' AND next_retry_at IS NULL AND EXISTS (SELECT FROM me)
           AND <place>
@@ -91,7 +93,8 @@ me AS MATERIALIZED (
     <parts>
     LIMIT %(limit)s
 ), batch AS (
-    SELECT place, priority, created_at, is_alone, row_number() OVER w AS position, sum(payload_size) OVER w AS size
+    SELECT home, place, priority, created_at, is_alone, row_number() OVER w AS position,
+        sum(payload_size) OVER w AS size
     FROM ready WINDOW w AS (ROWS UNBOUNDED PRECEDING)
 ), claimed AS (
     UPDATE tasks AS t
@@ -104,7 +107,7 @@ me AS MATERIALIZED (
         started_at = CASE WHEN b.is_alone THEN now() END,
         updated_at = now()
     FROM batch AS b
-    WHERE t.ctid = b.place
+    WHERE t.ctid = b.place AND t.tableoid = b.home
       AND (b.position = 1
            OR NOT (b.is_alone OR (SELECT is_alone FROM ready LIMIT 1)) AND b.size <= %(max_batch)s)
     RETURNING t.id::text, t.type, t.claim_token, t.payload::text AS payload,

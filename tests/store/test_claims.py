@@ -66,6 +66,21 @@ def test_a_claim_takes_exactly_its_limit(connection: Connection) -> None:
     assert [len(claim(connection, limit)) for limit in (3, 0, 5, 5, 5)] == [3, 0, 5, 2, 0]
 
 
+def test_rows_at_the_same_place_of_other_tables_beneath_ours_are_not_claimed(connection: Connection) -> None:
+    """Somebody keeps old tasks in a table that inherits from ours; or has made partitions, one for each type."""
+    connection.execute("CREATE TABLE tasks_archive () INHERITS (tasks)", within=5.0)
+    archived = "INSERT INTO tasks_archive (type, status) SELECT 't', 'completed' FROM generate_series(1, 9)"
+    connection.execute(archived, within=5.0)
+    add_worker(connection)
+    add_tasks(connection, 4)
+    taken = [
+        claims.finish_and_claim(connection, [], worker_id="w", slot=0, limit=2, within=5.0, start=start).claims
+        for start in (None, claims.Place(0, "-infinity"))
+    ]
+    assert [len(batch) for batch in taken] == [2, 2]
+    assert connection.execute("SELECT count(*) FROM tasks WHERE status = 'completed'", within=5.0) == [(9,)]
+
+
 def test_what_waits_is_not_claimed(connection: Connection) -> None:
     add_worker(connection)
     add_task(connection, next_retry_at="2999-01-01 00:00+00")
