@@ -63,8 +63,11 @@ def version(connection: Connection, *, within: float) -> int | None:
         if not present[0][0]:
             return None
         rows = connection.execute("SELECT version FROM orchestrator_schema", within=within, lock_within=within)
+        hidden = [] if rows else _policies(connection, ["orchestrator_schema"], "r", within=within)
     except StatementRefused as refusal:
         raise _schema_error(refusal) from refusal
+    if hidden:
+        raise SchemaError(_lacking(hidden))
     return int(rows[0][0]) if rows else None
 
 
@@ -136,7 +139,7 @@ def cure(connection: Connection, *, within: float) -> str | None:
 def missing_rights(connection: Connection, *, within: float) -> str | None:
     """What this role needs on our tables and has not got, as what their owner has to run. None: nothing.
 
-    Rights on columns are taken for enough: whoever grants those knows which.
+    Rights on columns are taken for enough, and any policy of row level security: whoever makes those knows which.
     """
     needed = [(table, right) for table, rights in _RIGHTS.items() for right in rights]
     rows = connection.execute(
@@ -158,9 +161,31 @@ def missing_rights(connection: Connection, *, within: float) -> str | None:
         {"tables": [table for table, _ in needed], "rights": [right for _, right in needed], "called": _CALLED},
         within=within,
     )
-    if not rows:
-        return None
-    return f"this role lacks rights; let the owner of the tables run: {'; '.join(grant for (grant,) in rows)}"
+    lacking = [grant for (grant,) in rows] + _policies(connection, list(_RIGHTS), "w", within=within)
+    return _lacking(lacking) if lacking else None
+
+
+def _lacking(statements: list[str]) -> str:
+    return f"this role lacks rights; let the owner of the tables run: {'; '.join(statements)}"
+
+
+def _policies(connection: Connection, tables: list[str], command: str, *, within: float) -> list[str]:
+    """What has to be run before this role reads ("r") or updates ("w") any row of these: where row level security is on
+    and no policy lets it, they are empty to it, and that is no error."""
+    rows = connection.execute(
+        """
+        SELECT format('CREATE POLICY %%I ON %%I TO %%I USING (true)', current_user, name, current_user)
+        FROM unnest(%(tables)s::text[]) AS name
+        WHERE row_security_active(to_regclass(name)) AND NOT EXISTS (
+            SELECT FROM pg_policy CROSS JOIN unnest(polroles) AS role
+            WHERE polrelid = to_regclass(name) AND polpermissive AND polcmd IN ('*', %(command)s)
+              AND (role = 0 OR pg_has_role(role, 'USAGE')))
+        ORDER BY name
+        """,
+        {"tables": tables, "command": command},
+        within=within,
+    )
+    return [statement for (statement,) in rows]
 
 
 def migrate(connection: Connection, *, within: float, repairs: bool = False) -> bool:

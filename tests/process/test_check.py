@@ -242,6 +242,30 @@ def test_check_and_start_name_the_rights_that_the_role_lacks(orchestratord: Comm
     assert cure.strip() in started.stderr
 
 
+def test_check_and_start_name_the_policies_without_which_the_role_sees_no_row(
+    orchestratord: Command, orchestratord_here: Command, database_url: str
+) -> None:
+    """Row level security raises no error: a worker would be healthy, and its queue empty for ever."""
+    with a_role(database_url) as url:
+        role = conninfo_to_dict(url)["user"]
+        sql(database_url, f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
+        sql(database_url, f"GRANT ALL ON SEQUENCE claim_tokens TO {role}")
+        sql(database_url, "ALTER TABLE tasks ENABLE ROW LEVEL SECURITY; ALTER TABLE workers ENABLE ROW LEVEL SECURITY")
+        sql(database_url, "CREATE POLICY readers ON tasks FOR SELECT USING (true)")
+        cure = "; ".join(f"CREATE POLICY {role} ON {table} TO {role} USING (true)" for table in ("tasks", "workers"))
+        checked, started = orchestratord_here("check", DATABASE_URL=url), orchestratord("start", DATABASE_URL=url)
+        sql(database_url, cure)
+        cured = orchestratord_here("check", DATABASE_URL=url)
+        sql(database_url, "ALTER TABLE orchestrator_schema ENABLE ROW LEVEL SECURITY")
+        migrated = orchestratord_here("migrate", DATABASE_URL=url)
+        sql(database_url, f"DROP OWNED BY {role}")
+    assert (checked.returncode, started.returncode, cured.returncode, migrated.returncode) == (6, 6, 0, 6)
+    told = f"this role lacks rights; let the owner of the tables run: {cure}"
+    assert f"problem  schema: {told}\n" in checked.stdout
+    assert f'reason="{told}"' in started.stderr
+    assert f"CREATE POLICY {role} ON orchestrator_schema TO {role} USING (true)\n" in migrated.stderr
+
+
 def test_a_role_that_may_read_and_write_all_data_lacks_nothing(orchestratord_here: Command, database_url: str) -> None:
     """It has no USAGE on the sequence, but UPDATE, which nextval() takes as well."""
     with a_role(database_url) as url:
