@@ -120,6 +120,7 @@ class Daemon:
         def on_types(types: tuple[TaskType, ...]) -> None:
             metrics.expect(types)
             self._types = types
+            self._coordination.app_loaded()
             self._log.info("app_loaded", app=self._app, types=" ".join(each.name for each in types) or "none")
 
         def on_restart(slot: int, reason: str) -> None:

@@ -117,6 +117,10 @@ class Coordination:
         self._standing.stirred()
         self._book.post(order)
 
+    def app_loaded(self) -> None:
+        """The app could be imported. Until then an older version's schema is not upgraded."""
+        self._standing.app_loaded()
+
     @property
     def outstanding(self) -> int:
         """How many single orders (an outcome, a claim, a start …) the database has not taken yet."""
@@ -178,7 +182,9 @@ def _make_pulse(
     leadership = Leadership(process=process, lease_seconds=settings.leader_term, standing=standing)
     election = Election(leadership, is_distributed=settings.distributed, tick_seconds=settings.heartbeat_interval)
     guard = None if settings.distributed else Guard(leadership, standing)
-    starting = Starting(settings, leadership=leadership, election=election, membership=membership, guard=guard)
+    starting = Starting(
+        settings, standing=standing, leadership=leadership, election=election, membership=membership, guard=guard
+    )
     return Pulse(
         settings,
         session=_session(settings, PULSE, standing, counting, abort),

@@ -69,6 +69,7 @@ class CoordinationStatus(NamedTuple):
 @dataclass(slots=True)
 class _Facts:
     worker_id: str | None = None
+    is_app_loaded: bool = False
     lead: Lead | None = None
     waiting_for: str | None = None
     activity: Activity = field(default_factory=lambda: Activity(has_sleepers=False, is_claiming=False))
@@ -100,6 +101,15 @@ class Standing:
         with self._lock:
             self._facts.worker_id = worker_id
             self._facts.waiting_for = None
+
+    @property
+    def is_app_loaded(self) -> bool:
+        """Whether the app could be imported, so that nothing of this machine's is in the way of the start any more."""
+        return self._facts.is_app_loaded
+
+    def app_loaded(self) -> None:
+        with self._lock:
+            self._facts.is_app_loaded = True
 
     def waits_for(self, holder: str | None) -> None:
         with self._lock:

@@ -5,6 +5,7 @@ from orchestrator.coordinator.election import Election
 from orchestrator.coordinator.guard import Guard
 from orchestrator.coordinator.leadership import Leadership
 from orchestrator.coordinator.membership import Membership
+from orchestrator.coordinator.standing import Standing
 from orchestrator.errors import SchemaError
 from orchestrator.store import schema, server
 from orchestrator.store.connection import Connection
@@ -13,6 +14,7 @@ from orchestrator.telemetry import logs
 MIGRATE_SECONDS = 60.0
 RIGHTS_SECONDS = 5.0
 CAPACITY_SECONDS = 5.0
+APP_LOOK_SECONDS = 0.1
 SUPERVISOR_CONNECTIONS = 2
 
 
@@ -23,12 +25,14 @@ class Starting:
         self,
         settings: Settings,
         *,
+        standing: Standing,
         leadership: Leadership,
         election: Election,
         membership: Membership,
         guard: Guard | None,
     ) -> None:
         self._settings = settings
+        self._standing = standing
         self._leadership = leadership
         self._election = election
         self._membership = membership
@@ -41,16 +45,18 @@ class Starting:
 
         Raises StoreError (SchemaError means never), InstanceRunningError.
         """
+        if not self._is_migrated and schema.is_older(connection, within=RIGHTS_SECONDS):
+            again = self._before_upgrade(connection)
+            if again is not None:
+                return again
         if not self._is_migrated:
             if schema.migrate(connection, within=MIGRATE_SECONDS):
                 self._log.info("schema_applied", version=schema.SCHEMA_VERSION)
-            if (lacking := schema.missing_rights(connection, within=RIGHTS_SECONDS)) is not None:
-                raise SchemaError(lacking)
+            self._refuse_without_rights(connection)
             self._is_migrated = True
-        if self._guard is not None and not self._leadership.is_held:
-            again = self._guard.look(connection, self._membership.worker_id)
-            if again is not None:
-                return again
+        again = self._wait_for_instance(connection)
+        if again is not None:
+            return again
         self._membership.enter(connection)
         if self._guard is None:
             self._election.tick(connection, self._membership.worker_id)
@@ -62,6 +68,24 @@ class Starting:
             self._log.warning("encoding_is_not_utf8", found=encoding_problem)
         self._check_capacity(connection)
         return None
+
+    def _before_upgrade(self, connection: Connection) -> float | None:
+        """None: nothing else is in the way of this start. Where something is, the schema stays as it is: nothing takes
+        an upgrade back, and the older version, to which its owner would return, could not start any more."""
+        if not self._standing.is_app_loaded:
+            return APP_LOOK_SECONDS
+        self._refuse_without_rights(connection)
+        return self._wait_for_instance(connection)
+
+    def _refuse_without_rights(self, connection: Connection) -> None:
+        if (lacking := schema.missing_rights(connection, within=RIGHTS_SECONDS)) is not None:
+            raise SchemaError(lacking)
+
+    def _wait_for_instance(self, connection: Connection) -> float | None:
+        """None: no other single instance is at work, or that doesn't matter."""
+        if self._guard is None or self._leadership.is_held:
+            return None
+        return self._guard.look(connection, self._membership.worker_id)
 
     def _check_capacity(self, connection: Connection) -> None:
         """A pool that is larger than the server works, with fewer children; its owner should know."""

@@ -71,6 +71,12 @@ def version(connection: Connection, *, within: float) -> int | None:
     return int(rows[0][0]) if rows else None
 
 
+def is_older(connection: Connection, *, within: float) -> bool:
+    """Whether the database has a schema that an older version of us made, which may be at work on it."""
+    present = version(connection, within=within)
+    return present is not None and present < SCHEMA_VERSION
+
+
 def missing(connection: Connection, *, within: float) -> list[str]:
     """Which tables, indexes and triggers of ours somebody has dropped, disabled or built half, by name.
 

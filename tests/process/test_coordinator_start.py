@@ -16,6 +16,7 @@ from orchestrator.coordinator.pulse import THREAD as PULSE
 from orchestrator.mailbox import Begin, DeclaredDead, Registered, Serving, StartFailed
 from orchestrator.model import Process
 from orchestrator.store.connection import Connection
+from orchestrator.store.schema import SCHEMA_VERSION
 from tests.fixtures.coordination import TYPES, Database, Events, MakeWorker, eventually, workers_of
 
 ELSEWHERE = Process(boot_id="b", pid_namespace="pid:[1]", hostname="elsewhere", pid=7, start_ticks=1)
@@ -88,14 +89,34 @@ def test_a_newer_schema_is_refused(database: Database, make_worker: MakeWorker) 
     assert "1000" in failed.message
 
 
-def test_a_second_single_instance_refuses_and_leaves_the_first_alone(
+VERSION = "SELECT version FROM orchestrator_schema"
+OLDER = "UPDATE orchestrator_schema SET version = version - 1"
+
+
+def test_an_older_schema_is_upgraded_once_the_app_is_there(database: Database, make_worker: MakeWorker) -> None:
+    """One that cannot be imported would leave a database on which the older version cannot start either."""
+    database.run(OLDER)
+    worker = make_worker().start()
+    looked = "SELECT FROM pg_stat_activity WHERE application_name = %s AND state = 'idle' AND query LIKE %s"
+    eventually(lambda: database.rows(looked, f"orchestratord {PULSE}", f"%{VERSION}"))
+    assert database.value(VERSION) == SCHEMA_VERSION - 1
+    worker.coordination.app_loaded()
+    worker.reports.wait(Registered)
+    assert database.value(VERSION) == SCHEMA_VERSION
+
+
+def test_a_second_single_instance_refuses_and_leaves_the_first_and_its_schema_alone(
     database: Database, make_worker: MakeWorker
 ) -> None:
     first = make_worker(leader_term=4.0)
     first_id = first.serve()
     task_id, _ = database.claim(first_id)
-    failed = make_worker(process=ELSEWHERE, leader_term=4.0).start().reports.wait(StartFailed)
+    database.run(OLDER)
+    second = make_worker(process=ELSEWHERE, leader_term=4.0)
+    second.coordination.app_loaded()
+    failed = second.start().reports.wait(StartFailed)
     assert failed.exit_code == 5
+    assert database.value(VERSION) == SCHEMA_VERSION - 1
     assert first_id in failed.message
     assert database.value("SELECT worker_id FROM tasks WHERE id = %s", task_id) == first_id
     assert [row[0] for row in database.rows("SELECT id FROM workers")] == [first_id]

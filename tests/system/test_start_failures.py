@@ -15,6 +15,7 @@ import psycopg2
 import pytest
 
 from orchestrator.dev.postgres import PrivatePostgres
+from orchestrator.store.schema import SCHEMA_VERSION
 from tests.fixtures.command import ENTRY, Command, clean_environment
 from tests.fixtures.daemon import Daemon, Queue, Start
 from tests.fixtures.proc import children, is_alive
@@ -230,9 +231,11 @@ def test_an_app_that_cannot_be_imported_ends_the_start_with_the_users_frames_and
 def test_an_app_module_that_is_not_there_is_named_with_the_place_where_it_was_sought(
     daemon: Start, queue: Queue, tmp_path: Path
 ) -> None:
+    queue.rows("UPDATE orchestrator_schema SET version = version - 1")
     worker = daemon(None, "--app", "nowhere.tasks:app", is_awaited=False, DATABASE_URL=queue.url)
 
     assert worker.wait_exit() == 3
+    assert queue.one("SELECT version FROM orchestrator_schema") == SCHEMA_VERSION - 1, "the older version may go on"
     assert f"there is no module 'nowhere' in {tmp_path}" in worker.wait_log("start_failed")
 
 
