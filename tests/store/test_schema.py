@@ -1,11 +1,13 @@
 """schema.sql: applied once, by whoever comes first, to any server we support; and what it makes is explained in it."""
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from orchestrator.dev.binaries import find_binaries
 from orchestrator.errors import SchemaError, StatementRefused
 from orchestrator.store import claims, schema
 from orchestrator.store.connection import Connection
@@ -103,6 +105,26 @@ def test_a_schema_of_version_2_becomes_what_a_new_one_is(empty: Connection, conn
     assert empty.execute(STRUCTURE, {}, within=5.0) != today
     assert schema.migrate(empty, within=20.0)
     assert empty.execute(STRUCTURE, {}, within=5.0) == today
+
+
+def test_a_dump_made_in_the_midst_of_work_can_be_restored(
+    empty: Connection, empty_database_url: str, connection: Connection, database_url: str
+) -> None:
+    """What its functions look for is found while it is restored, with no schema in the search_path, and afterwards."""
+    add_worker(connection)
+    add_tasks(connection, 3)
+    claim(connection)
+    programs = find_binaries()
+    dump = [programs.program("pg_dump"), "--no-toast-compression", database_url]
+    dumped = subprocess.run(dump, capture_output=True, check=True).stdout
+    restore = [programs.program("psql"), "--quiet", "--set=ON_ERROR_STOP=1", empty_database_url]
+    subprocess.run(restore, input=dumped, stdout=subprocess.DEVNULL, check=True)
+    for same in (STRUCTURE, "SELECT last_value FROM claim_tokens", "SELECT * FROM tasks", "SELECT * FROM leadership"):
+        assert empty.execute(same, {}, within=5.0) == connection.execute(same, {}, within=5.0)
+    assert schema.missing(empty, within=5.0) == []
+    add_task(empty)
+    assert len(claim(empty, 5)) == 3
+    empty.close()
 
 
 COMPRESSION = """
