@@ -15,6 +15,7 @@ MIGRATE_SECONDS = 60.0
 RIGHTS_SECONDS = 5.0
 CAPACITY_SECONDS = 5.0
 APP_LOOK_SECONDS = 0.1
+LOCKS_LOOK_SECONDS = 0.5
 SUPERVISOR_CONNECTIONS = 2
 
 
@@ -38,6 +39,8 @@ class Starting:
         self._membership = membership
         self._guard = guard
         self._is_migrated = False
+        self._lock_holders: frozenset[tuple[int | None, str]] | None = None
+        self._told_of: frozenset[tuple[int | None, str]] = frozenset()
         self._log = logs.get("coordinator")
 
     def step(self, connection: Connection) -> float | None:
@@ -75,7 +78,22 @@ class Starting:
         if not self._standing.is_app_loaded:
             return APP_LOOK_SECONDS
         self._refuse_without_rights(connection)
-        return self._wait_for_instance(connection)
+        return self._wait_for_transactions(connection) or self._wait_for_instance(connection)
+
+    def _wait_for_transactions(self, connection: Connection) -> float | None:
+        """None: the tables' locks are nobody's, or change hands. What an upgrade waits for (a dump, a report, an open
+        BEGIN) all other workers and whoever enqueues would wait for too, behind it."""
+        before, self._lock_holders = self._lock_holders, schema.lock_holders(connection, within=RIGHTS_SECONDS)
+        if not self._lock_holders:
+            return None
+        if before is None:
+            return LOCKS_LOOK_SECONDS
+        staying = self._lock_holders & before
+        if staying - self._told_of:
+            self._told_of = staying
+            pids = " ".join(sorted("prepared" if pid is None else str(pid) for pid, _ in staying))
+            self._log.warning("upgrade_waits_for_transactions", backend_pids=pids)
+        return LOCKS_LOOK_SECONDS if staying else None
 
     def _refuse_without_rights(self, connection: Connection) -> None:
         if (lacking := schema.missing_rights(connection, within=RIGHTS_SECONDS)) is not None:

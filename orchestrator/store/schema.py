@@ -77,6 +77,25 @@ def is_older(connection: Connection, *, within: float) -> bool:
     return present is not None and present < SCHEMA_VERSION
 
 
+def lock_holders(connection: Connection, *, within: float) -> frozenset[tuple[int | None, str]]:
+    """The transactions that an upgrade would have to wait for: process id (None: a prepared one's) and virtual id.
+
+    VACUUM's is not among them: where an upgrade waits, an automatic one gives way.
+    """
+    rows = connection.execute(
+        """
+        SELECT DISTINCT pid, virtualtransaction FROM pg_locks
+        WHERE locktype = 'relation' AND granted AND pid IS DISTINCT FROM pg_backend_pid()
+          AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+          AND relation IN (SELECT to_regclass(name) FROM unnest(%(tables)s::text[]) AS name)
+          AND mode <> 'ShareUpdateExclusiveLock'
+        """,
+        {"tables": list(_MARKS)},
+        within=within,
+    )
+    return frozenset((pid, virtual_id) for pid, virtual_id in rows)
+
+
 def missing(connection: Connection, *, within: float) -> list[str]:
     """Which tables, indexes and triggers of ours somebody has dropped, disabled or built half, by name.
 

@@ -105,6 +105,23 @@ def test_an_older_schema_is_upgraded_once_the_app_is_there(database: Database, m
     assert database.value(VERSION) == SCHEMA_VERSION
 
 
+def test_an_upgrade_has_nobody_wait_behind_it_for_the_end_of_a_long_transaction(
+    database: Database, make_worker: MakeWorker, events: Events
+) -> None:
+    database.run(OLDER)
+    with psycopg.connect(database.url) as reader:
+        reader.execute("SELECT FROM tasks")
+        worker = make_worker()
+        worker.coordination.app_loaded()
+        worker.start()
+        (told,) = eventually(lambda: events.of("upgrade_waits_for_transactions"))
+        assert told == {"backend_pids": str(reader.info.backend_pid)}
+        assert database.value("SELECT count(*) FROM pg_locks WHERE NOT granted") == 0
+        assert database.value(VERSION) == SCHEMA_VERSION - 1
+    worker.reports.wait(Registered)
+    assert database.value(VERSION) == SCHEMA_VERSION
+
+
 def test_a_second_single_instance_refuses_and_leaves_the_first_and_its_schema_alone(
     database: Database, make_worker: MakeWorker
 ) -> None:
