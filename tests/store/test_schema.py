@@ -117,6 +117,7 @@ def test_a_dump_made_in_the_midst_of_work_can_be_restored(
     programs = find_binaries()
     dump = [programs.program("pg_dump"), "--no-toast-compression", database_url]
     dumped = subprocess.run(dump, capture_output=True, check=True).stdout
+    dumped = dumped.replace(b"SET transaction_timeout = 0;", b"")  # which servers before 17 don't know
     restore = [programs.program("psql"), "--quiet", "--set=ON_ERROR_STOP=1", empty_database_url]
     subprocess.run(restore, input=dumped, stdout=subprocess.DEVNULL, check=True)
     for same in (STRUCTURE, "SELECT last_value FROM claim_tokens", "SELECT * FROM tasks", "SELECT * FROM leadership"):
