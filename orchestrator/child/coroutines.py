@@ -14,6 +14,10 @@ from orchestrator.telemetry import logs
 
 _THREADS = "task-asyncio"
 
+LEAVING_SECONDS = 3.0
+"""What a coroutine left on the loop may take to end once it is cancelled. Less than a TASK_KILL_GRACE: a handler that
+has returned is not killed for it."""
+
 
 class Coroutines:
     """Runs one at a time, all on one loop, which is made for the first: what one of them keeps connected, a later one
@@ -24,9 +28,10 @@ class Coroutines:
         self._runner: asyncio.Runner | None = None
         self._threads: ThreadPoolExecutor | None = None  # of its event loop: to_thread() and name look-ups use them
         self._has_ended = False
-        self.has_lost_loop = False
-        """Whether the loop was stopped before one of them came to its end. The next would get another; but what was
-        kept connected is lost, and whoever uses it would fail."""
+        self._is_alone = True
+        self.lost_loop: str | None = None
+        """Why the loop was lost, in words, if it was. The next coroutine would get another; but what was kept connected
+        is lost, and whoever uses it would fail."""
         self._log = logs.get("child")
 
     def run(self, coroutine: Awaitable[Any], context: Context, timeout_seconds: float | None, began_ns: int) -> Any:
@@ -37,15 +42,15 @@ class Coroutines:
             self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
             self._give_threads(self._runner)
         runner, threads_before, is_sound = self._runner, threading.active_count(), False
-        self._has_ended = False
+        self._has_ended, self._is_alone = False, True
         try:
             try:
                 # without a context of ours the runner goes on with that of its first coroutine
                 return runner.run(self._limited(coroutine, timeout_seconds, began_ns), context=context)
             finally:
                 if self._has_ended:
-                    self._clear(runner)
-                    is_sound = True
+                    self._is_alone = self._is_alone and self._clear(runner)
+                    is_sound = self._is_alone
         finally:
             if threading.active_count() > threads_before:
                 self._end_threads(runner)
@@ -67,26 +72,29 @@ class Coroutines:
                 raise TaskTimeout(f"the task's time limit of {timeout_seconds:g} s is up") from None
             raise
         finally:
-            await _cancel_others()
+            self._is_alone = await _cancel_others()
             self._has_ended = True
 
     @staticmethod
-    def _clear(runner: asyncio.Runner) -> None:
+    def _clear(runner: asyncio.Runner) -> bool:
         """Let no callback that a coroutine left run in the next one, which might pay for what it raises (SystemExit).
+        False: what one of them began does not end.
 
         No new loop: what a handler keeps connected from task to task belongs to this one. No public call lists its
         callbacks; another implementation of the loop, which lacks these attributes, goes without.
         """
         loop = runner.get_loop()
         ready = getattr(loop, "_ready", ())
+        is_alone = True
         if ready:
-            runner.run(_turn())  # a connection that ends says so in two or three steps
+            is_alone = runner.run(_turn())  # a connection that ends says so in two or three steps
             for each in ready:
                 each.cancel()
         timers = getattr(loop, "_scheduled", ())
         if len(timers) > getattr(loop, "_timer_cancelled_count", 0):
             for each in timers:
                 each.cancel()
+        return is_alone
 
     def _give_threads(self, runner: asyncio.Runner) -> None:
         """A pool for the loop's default executor; it has no thread before one is needed."""
@@ -101,24 +109,32 @@ class Coroutines:
             ending.shutdown(wait=False, cancel_futures=True)
 
     def _lose_loop(self) -> None:
-        self.has_lost_loop = True
+        why = "the event loop was stopped" if self._is_alone else "tasks on the event loop outlive their cancellation"
+        self.lost_loop = why
         runner, self._runner = self._runner, None
+        if runner is None or not self._is_alone:  # to close it is to wait for them
+            return
         try:
-            if runner is not None:
-                runner.close()
+            loop = runner.get_loop()
+            loop.call_later(LEAVING_SECONDS, loop.stop)
+            runner.close()
         except BaseException as error:  # noqa: BLE001 user code runs while a loop closes
             self._log.warning("event_loop_not_closed", error=describe_exception(error).partition("\n")[0])
 
 
-async def _turn() -> None:
+async def _turn() -> bool:
     for _ in range(3):
         await asyncio.sleep(0)
-    await _cancel_others()  # an async generator that was given up is closed by a task that the loop makes now
+    return await _cancel_others()  # an async generator that was given up is closed by a task that the loop makes now
 
 
-async def _cancel_others() -> None:
+async def _cancel_others() -> bool:
+    """Whether all that others have left here has ended."""
     left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     for task in left:
         task.cancel()
-    if left:
-        await asyncio.gather(*left, return_exceptions=True)
+    if not left:
+        return True
+    ending = asyncio.gather(*left, return_exceptions=True)
+    _, still_going_on = await asyncio.wait([ending], timeout=LEAVING_SECONDS)
+    return not still_going_on

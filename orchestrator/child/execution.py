@@ -84,9 +84,9 @@ class Executor:
         return Limits(max_retries, timeout, self._policies.get(claim.type, _DEFAULT_POLICY))
 
     @property
-    def has_lost_loop(self) -> bool:
-        """Whether a coroutine has left no event loop that another could go on with."""
-        return self._coroutines.has_lost_loop
+    def lost_loop(self) -> str | None:
+        """Why a coroutine has left no event loop that another could go on with, if so."""
+        return self._coroutines.lost_loop
 
     def run(self, claim: Claim, limits: Limits, started_ns: int) -> Outcome:
         """Run the claim's handler to its end. `started_ns` is the moment the board tells."""

@@ -34,8 +34,8 @@ class Runner:
         outcome = self._executor.run(claim, limits, self._board.start(hard))
         seconds = outcome.ended_monotonic - outcome.started_monotonic
         wrong = self._sanity.restore(seconds)
-        if self._executor.has_lost_loop:
-            wrong = [*wrong, "the event loop was stopped, and what coroutines keep connected is lost with it"]
+        if self._executor.lost_loop is not None:
+            wrong = [*wrong, f"{self._executor.lost_loop}, and what coroutines keep connected is lost with it"]
         return outcome, seconds, wrong
 
     def rest(self) -> None:

@@ -1,6 +1,8 @@
 """The event loop that a child's coroutines share: what one of them leaves there does not run in the next."""
 
 import asyncio
+import contextlib
+import gc
 import time
 import timeit
 import warnings
@@ -56,7 +58,7 @@ def test_the_loop_outlives_a_coroutine_that_raises_and_nothing_else_of_it_does(
         run(coroutines, fail())
     assert run(coroutines, loop_that_sleeps(0.05)) is loop
     assert left[0].cancelled()
-    assert not coroutines.has_lost_loop
+    assert coroutines.lost_loop is None
 
 
 def test_the_loop_outlives_a_coroutine_whose_time_is_up(coroutines: Coroutines) -> None:
@@ -73,7 +75,73 @@ def test_a_loop_that_was_stopped_is_lost(coroutines: Coroutines) -> None:
 
     with pytest.raises(RuntimeError):
         run(coroutines, stop())
-    assert coroutines.has_lost_loop
+    assert coroutines.lost_loop == "the event loop was stopped"
+
+
+@pytest.mark.parametrize("leave", ["task", "generator"])
+def test_what_outlives_its_cancellation_costs_the_loop_and_not_the_result(
+    coroutines: Coroutines, monkeypatch: pytest.MonkeyPatch, leave: str
+) -> None:
+    monkeypatch.setattr("orchestrator.child.coroutines.LEAVING_SECONDS", 0.05)
+    left: set[asyncio.Task[Any]] = set()
+    is_over = False
+
+    def current() -> asyncio.Task[Any]:
+        task = asyncio.current_task()
+        assert task is not None
+        return task
+
+    async def go_on() -> None:
+        left.add(current())
+        while not is_over:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                continue
+
+    async def pages() -> AsyncIterator[int]:
+        try:
+            yield 1
+        finally:
+            await go_on()
+
+    async def read_one() -> str:
+        if leave == "task":
+            left.add(asyncio.create_task(go_on()))
+        else:
+            async for _ in pages():
+                break
+        await asyncio.sleep(0)
+        return "read"
+
+    loop = run(coroutines, loop_that_sleeps())
+    assert run(coroutines, read_one()) == "read"
+    assert coroutines.lost_loop == "tasks on the event loop outlive their cancellation"
+    assert run(coroutines, loop_that_sleeps()) is not loop
+
+    is_over = True
+    for each in left:
+        each.cancel()
+    loop.run_until_complete(asyncio.wait(left))
+    loop.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its coroutine never ends
+def test_a_stopped_loop_whose_coroutine_outlives_its_cancellation_is_not_waited_for(
+    coroutines: Coroutines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.child.coroutines.LEAVING_SECONDS", 0.05)
+
+    async def go_on() -> None:
+        asyncio.get_running_loop().stop()
+        while True:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+
+    with pytest.raises(RuntimeError, match="Event loop stopped"):
+        run(coroutines, go_on())
+    assert coroutines.lost_loop == "the event loop was stopped"
+    gc.collect()
 
 
 def test_a_plain_function_that_closes_the_current_loop_does_not_close_this_one(coroutines: Coroutines) -> None:
