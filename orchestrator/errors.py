@@ -76,7 +76,8 @@ class AppLoadError(AppError):
 
 
 class HandlerError(AppError):
-    """A function that cannot be a handler or hook, or an option out of range, where it is registered."""
+    """A function that cannot be a handler or hook, or an option out of range, where it is registered; or a handler that
+    returned a generator, of which nothing has run."""
 
 
 class DuplicateTypeError(AppError):

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from types import AsyncGeneratorType, GeneratorType
 from typing import Any, NamedTuple
 
 from orchestrator.app import App, Handler, running_task
@@ -9,7 +10,7 @@ from orchestrator.child.contexts import Contexts
 from orchestrator.child.coroutines import Coroutines
 from orchestrator.child.forks import Origin
 from orchestrator.child.time_limit import TimeLimit
-from orchestrator.errors import Discard, PayloadError, Retry
+from orchestrator.errors import Discard, HandlerError, PayloadError, Retry
 from orchestrator.failure import describe_exception
 from orchestrator.model import DEFAULT_MAX_RETRIES, MAX_ERROR_BYTES, Claim, Outcome, TaskStatus
 from orchestrator.payload import decode_payload, encode_result, storable
@@ -20,6 +21,7 @@ MAX_KNOWN_LIMITS = 1000
 """Who may enqueue decides how many there are."""
 
 _DEFAULT_POLICY = RetryPolicy()
+_GENERATORS = (GeneratorType, AsyncGeneratorType)
 
 
 class _CannotRun(Exception):
@@ -154,8 +156,11 @@ class Executor:
                 finally:
                     self._time_limit.disarm()
             # of a plain function around an async def, such as a decorator makes, or of one that Cython compiled
-            if value is not None and hasattr(type(value), "__await__"):
+            kind = type(value)
+            if value is not None and hasattr(kind, "__await__"):
                 return self._coroutines.run(value, context, timeout, started_ns)
+            if kind in _GENERATORS and value.__name__ != "<genexpr>":  # such an expression may come after real work
+                raise HandlerError("the handler returned a generator, of which nothing has run")
             return value
         finally:
             self._origin.end_forks(started_ns)

@@ -215,13 +215,40 @@ async def nap(seconds: float) -> int:
     await asyncio.sleep(seconds)
     return current_task().attempt
 
-class Compiled:  # as Cython's coroutines: of a type of its own
-    def __await__(self):
-        return asyncio.sleep(0, "awaited").__await__()
+class Promise:
+    def __init__(self, function, keywords) -> None:
+        self.coroutine = function(**keywords)
 
-@app.task("compiled", max_retries=0)
-def compiled() -> Compiled:
-    return Compiled()
+    def __await__(self):
+        return self.coroutine.__await__()
+
+def promised(function):
+    @functools.wraps(function)
+    def call(**keywords):
+        return Promise(function, keywords)
+    return call
+
+@app.task("promise", max_retries=0)
+@promised
+async def promise(is_kept: bool) -> str:
+    await asyncio.sleep(0)
+    if not is_kept:
+        raise ValueError("broken")
+    return "kept"
+
+@app.task("pages", max_retries=0)
+@watched
+def pages():
+    yield 1
+
+@app.task("lines", max_retries=0)
+def lines():
+    return (line.upper() for line in "ab")
+
+@app.task("pages:async", max_retries=0)
+@watched
+async def pages_async():
+    yield 1
 
 class Lost(Retry):
     def __init__(self, service: str) -> None:
@@ -327,16 +354,34 @@ def test_a_handler_that_enqueues_a_bad_payload_fails_like_any_other_and_is_tried
 
 
 @pytest.mark.usefixtures("worker")
+def test_what_a_plain_decorator_makes_of_a_handler_is_run_or_fails_and_is_not_completed_unrun(
+    lasting_queue: Queue,
+) -> None:
+    queue = lasting_queue
+    kept, broken = (queue.enqueue("promise", {"is_kept": each}) for each in (True, False))
+    generators = [queue.enqueue(each) for each in ("pages", "pages:async")]
+    expression = queue.enqueue("lines")
+
+    queue.wait_empty()
+
+    assert queue.task(kept)["result"] == "kept"
+    assert queue.task(broken)["last_error"].startswith("ValueError: broken")
+    assert queue.task(expression)["status"] == "completed", "what it could not return it may have prepared"
+    for each in generators:
+        task = queue.task(each)
+        assert task["status"] == "dead_letter"
+        assert "returned a generator, of which nothing has run" in task["last_error"]
+
+
+@pytest.mark.usefixtures("worker")
 def test_a_coroutine_beneath_a_plain_decorator_is_run_and_has_its_time_limit(lasting_queue: Queue) -> None:
     queue = lasting_queue
     brief = queue.enqueue("nap", {"seconds": 0.0})
     limited = queue.enqueue("nap", {"seconds": 60.0}, timeout="300ms")
-    compiled = queue.enqueue("compiled")
 
     queue.wait_empty()
 
     assert queue.task(brief)["result"] == 1
-    assert queue.task(compiled)["result"] == "awaited"
     assert queue.task(limited)["last_error"].startswith(
         "orchestrator.errors.TaskTimeout: the task's time limit of 0.3 s"
     )
