@@ -67,9 +67,12 @@ class Coroutines:
                 finally:
                     # here, while it is known how the handler ended: this loop is its parent's
                     self._origin.end_forks(began_ns)
-        except TimeoutError:
+        except TimeoutError as error:
             if limit.expired():
-                raise TaskTimeout(f"the task's time limit of {timeout_seconds:g} s is up") from None
+                where = (error.__cause__ or error).__traceback__  # of the cancellation: what it waited for
+                raise TaskTimeout(f"the task's time limit of {timeout_seconds:g} s is up").with_traceback(
+                    where
+                ) from None
             raise
         finally:
             self._is_alone = await _cancel_others()

@@ -15,6 +15,7 @@ import pytest
 from orchestrator.child.coroutines import Coroutines
 from orchestrator.child.forks import Origin
 from orchestrator.errors import TaskTimeout
+from orchestrator.failure import describe_exception
 
 
 @pytest.fixture
@@ -66,6 +67,19 @@ def test_the_loop_outlives_a_coroutine_whose_time_is_up(coroutines: Coroutines) 
     with pytest.raises(TaskTimeout):
         coroutines.run(asyncio.sleep(60), copy_context(), 0.01, time.monotonic_ns())
     assert run(coroutines, loop_that_sleeps()) is loop
+
+
+def test_the_error_tells_where_a_coroutine_was_when_its_time_was_up(coroutines: Coroutines) -> None:
+    async def wait_for_reply() -> None:
+        await asyncio.sleep(60)
+
+    async def handler() -> None:
+        await wait_for_reply()
+
+    with pytest.raises(TaskTimeout) as raised:
+        coroutines.run(handler(), copy_context(), 0.01, time.monotonic_ns())
+    told = [line.rpartition(".")[2] for line in describe_exception(raised.value).splitlines() if " in " in line]
+    assert told[-2:] == ["handler", "wait_for_reply"]
 
 
 def test_a_loop_that_was_stopped_is_lost(coroutines: Coroutines) -> None:
