@@ -7,6 +7,7 @@ sent, is looked at after any other, after a few brief ones, and before anything 
 
 import faulthandler
 import fcntl
+import gc
 import os
 import resource
 import signal
@@ -90,6 +91,7 @@ class Sanity:
         self._marker = self._environment.get(_MARKER)
         self._most_calls = sys.getrecursionlimit()
         self._socket_timeout = socket.getdefaulttimeout()
+        self._collects = gc.isenabled()
         self._attributes = ProcessAttributes()
         self._not_inspected = 0
         self._unseen_seconds = 0.0  # of tasks, since the attributes were looked at
@@ -109,6 +111,8 @@ class Sanity:
             sys.setrecursionlimit(self._most_calls)
         if socket.getdefaulttimeout() != self._socket_timeout:
             socket.setdefaulttimeout(self._socket_timeout)
+        if gc.isenabled() is not self._collects:
+            (gc.enable if self._collects else gc.disable)()
         wrong = [] if _marks_of(self._standard) == self._standard_marks else self._broken_standard()
         sys.stdin, sys.stdout, sys.stderr = self._streams
         for stream in self._closable:

@@ -10,7 +10,7 @@ from tests.fixtures.daemon import Daemon, Queue, Start
 from tests.fixtures.waiting import eventually
 
 MISBEHAVING = """
-import ctypes, faulthandler, multiprocessing, os, resource, signal, socket, stat, subprocess, sys, threading, time
+import ctypes, faulthandler, gc, multiprocessing, os, resource, signal, socket, stat, subprocess, sys, threading, time
 from concurrent.futures import ProcessPoolExecutor
 from orchestrator import App
 
@@ -105,6 +105,7 @@ MISDEEDS = {
     "hard limit": lower_hard_limit,
     "nice": lambda: os.nice(3),
     "affinity": lambda: os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]),
+    "garbage": gc.disable,
     "recursion": lambda: sys.setrecursionlimit(80),
     "socket timeout": lambda: socket.setdefaulttimeout(0.001),
     "effective user": lambda: os.seteuid(65534),
@@ -150,7 +151,7 @@ def state() -> dict:
         "user": [os.getresuid(), os.getresgid(), os.getgroups()],
         "root": [os.stat("/").st_ino, os.readlink("/proc/self/ns/mnt")],
         "scheduling": [os.nice(0), sorted(os.sched_getaffinity(0))],
-        "python": [sys.getrecursionlimit(), socket.getdefaulttimeout()],
+        "python": [sys.getrecursionlimit(), socket.getdefaulttimeout(), gc.isenabled()],
         "mask": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
         "threads": threading.active_count(),
         "subprocesses": open(f"/proc/self/task/{os.getpid()}/children").read(),
@@ -209,7 +210,7 @@ BY_RIGHT = {"nice": RIGHTS >> 23 & 1, "hard limit": RIGHTS >> 24 & 1}
 
 UNDONE = (
     "directory", "lost directory", "umask", "signals", "alarm", "mask", "zombie", "environment", "streams",
-    "profiling timer", "repeated profiling timer", "virtual timer", "limits", "affinity", "recursion",
+    "profiling timer", "repeated profiling timer", "virtual timer", "limits", "affinity", "recursion", "garbage",
     "socket timeout", "ending thread", "wakeup", "watchdog", "reset signals",
     *(how for how, may in BY_RIGHT.items() if may),
 )  # fmt: skip
