@@ -174,14 +174,15 @@ def _after_failure(raised: BaseException, attempt: int, limits: Limits) -> tuple
     """What follows a failed attempt: a retry after so many seconds, or the dead letters."""
     if attempt > limits.max_retries:
         return TaskStatus.DEAD_LETTER, 0.0
-    asked = _asked_seconds(raised) if isinstance(raised, Retry) else None
+    # isinstance would ask the exception's own __class__, which may raise
+    asked = _asked_seconds(raised) if issubclass(type(raised), Retry) else None
     return TaskStatus.PENDING, limits.policy.delay(attempt) if asked is None else asked
 
 
-def _asked_seconds(retry: Retry) -> float | None:
+def _asked_seconds(retry: Any) -> float | None:
     """None: a class of the user's has lost them (an __init__ of its own), or made of them what is no time to wait."""
     try:
         seconds = float(retry.in_seconds)
-    except Exception:  # noqa: BLE001
+    except BaseException:  # noqa: BLE001 even SystemExit, of a property of its own
         return None
     return seconds if 0 <= seconds <= MAX_CAP_SECONDS else None

@@ -259,9 +259,24 @@ class Changed(Retry):
         super().__init__("ask again")
         self.in_seconds = in_seconds
 
+class Reluctant(Retry):
+    @property
+    def in_seconds(self):
+        raise SystemExit("not even this")
+
+    @in_seconds.setter
+    def in_seconds(self, seconds) -> None:
+        pass
+
+class Disguised(Exception):
+    @property
+    def __class__(self):
+        raise RuntimeError("not even this")
+
 @app.task("again", max_retries=1, retry=RetryPolicy(base=0.0, cap=0.0))
 def again(how: str) -> None:
-    raise {"lost": Lost("mail"), "soon": Changed(0.2), "never": Changed(None), "in aeons": Changed(1e300)}[how]
+    raise {"lost": Lost("mail"), "soon": Changed(0.2), "never": Changed(None), "in aeons": Changed(1e300),
+           "reluctant": Reluctant("ask again"), "disguised": Disguised()}[how]
 """
 
 SAID = {
@@ -393,6 +408,7 @@ def test_a_retry_of_the_users_own_class_is_recorded_whatever_it_made_of_its_time
     queue = lasting_queue
     before = worker.children()
     said = {"lost": "app.Lost: mail is down", **dict.fromkeys(("soon", "never", "in aeons"), "app.Changed: ask again")}
+    said |= {"reluctant": "app.Reluctant: ask again", "disguised": "Disguised: it could not be described"}
     tasks = {how: queue.enqueue("again", {"how": how}) for how in said}
 
     queue.wait_empty()
