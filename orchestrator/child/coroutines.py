@@ -15,8 +15,8 @@ from orchestrator.telemetry import logs
 _THREADS = "task-asyncio"
 
 LEAVING_SECONDS = 3.0
-"""What a coroutine left on the loop may take to end once it is cancelled. Less than a TASK_KILL_GRACE: a handler that
-has returned is not killed for it."""
+"""What a coroutine left on the loop may take to end once it is cancelled. Less than what TASK_KILL_GRACE is by default:
+a handler that has returned is not killed for it."""
 
 
 class Coroutines:
@@ -28,7 +28,7 @@ class Coroutines:
         self._runner: asyncio.Runner | None = None
         self._threads: ThreadPoolExecutor | None = None  # of its event loop: to_thread() and name look-ups use them
         self._has_ended = False
-        self._is_alone = True
+        self._outliving: list[str] = []  # coroutines that do not end though they were cancelled
         self.lost_loop: str | None = None
         """Why the loop was lost, in words, if it was. The next coroutine would get another; but what was kept connected
         is lost, and whoever uses it would fail."""
@@ -42,15 +42,15 @@ class Coroutines:
             self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
             self._give_threads(self._runner)
         runner, threads_before, is_sound = self._runner, threading.active_count(), False
-        self._has_ended, self._is_alone = False, True
+        self._has_ended, self._outliving = False, []
         try:
             try:
                 # without a context of ours the runner goes on with that of its first coroutine
                 return runner.run(self._limited(coroutine, timeout_seconds, began_ns), context=context)
             finally:
                 if self._has_ended:
-                    self._is_alone = self._is_alone and self._clear(runner)
-                    is_sound = self._is_alone
+                    self._outliving = self._outliving or self._clear(runner)
+                    is_sound = not self._outliving
         finally:
             if threading.active_count() > threads_before:
                 self._end_threads(runner)
@@ -75,29 +75,29 @@ class Coroutines:
                 ) from None
             raise
         finally:
-            self._is_alone = await _cancel_others()
+            self._outliving = await _cancel_others()
             self._has_ended = True
 
     @staticmethod
-    def _clear(runner: asyncio.Runner) -> bool:
+    def _clear(runner: asyncio.Runner) -> list[str]:
         """Let no callback that a coroutine left run in the next one, which might pay for what it raises (SystemExit).
-        False: what one of them began does not end.
+        Returns what one of them began and does not end.
 
         No new loop: what a handler keeps connected from task to task belongs to this one. No public call lists its
         callbacks; another implementation of the loop, which lacks these attributes, goes without.
         """
         loop = runner.get_loop()
         ready = getattr(loop, "_ready", ())
-        is_alone = True
+        outliving: list[str] = []
         if ready:
-            is_alone = runner.run(_turn())  # a connection that ends says so in two or three steps
+            outliving = runner.run(_turn())  # a connection that ends says so in two or three steps
             for each in ready:
                 each.cancel()
         timers = getattr(loop, "_scheduled", ())
         if len(timers) > getattr(loop, "_timer_cancelled_count", 0):
             for each in timers:
                 each.cancel()
-        return is_alone
+        return outliving
 
     def _give_threads(self, runner: asyncio.Runner) -> None:
         """A pool for the loop's default executor; it has no thread before one is needed."""
@@ -112,10 +112,12 @@ class Coroutines:
             ending.shutdown(wait=False, cancel_futures=True)
 
     def _lose_loop(self) -> None:
-        why = "the event loop was stopped" if self._is_alone else "tasks on the event loop outlive their cancellation"
-        self.lost_loop = why
+        self.lost_loop = "the event loop was stopped"
+        if self._outliving:
+            names = ", ".join(sorted(set(self._outliving)))
+            self.lost_loop = f"asyncio tasks go on though they were cancelled ({names})"
         runner, self._runner = self._runner, None
-        if runner is None or not self._is_alone:  # to close it is to wait for them
+        if runner is None or self._outliving:  # to close it is to wait for them
             return
         try:
             loop = runner.get_loop()
@@ -125,19 +127,17 @@ class Coroutines:
             self._log.warning("event_loop_not_closed", error=describe_exception(error).partition("\n")[0])
 
 
-async def _turn() -> bool:
+async def _turn() -> list[str]:
     for _ in range(3):
         await asyncio.sleep(0)
     return await _cancel_others()  # an async generator that was given up is closed by a task that the loop makes now
 
 
-async def _cancel_others() -> bool:
-    """Whether all that others have left here has ended."""
+async def _cancel_others() -> list[str]:
+    """Have all that others have left here end; the names of the coroutines that do not."""
     left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     for task in left:
         task.cancel()
-    if not left:
-        return True
-    ending = asyncio.gather(*left, return_exceptions=True)
-    _, still_going_on = await asyncio.wait([ending], timeout=LEAVING_SECONDS)
-    return not still_going_on
+    if left:
+        await asyncio.wait([asyncio.gather(*left, return_exceptions=True)], timeout=LEAVING_SECONDS)
+    return [getattr(task.get_coro(), "__qualname__", task.get_name()) for task in left if not task.done()]
