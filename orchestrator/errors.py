@@ -76,8 +76,8 @@ class AppLoadError(AppError):
 
 
 class HandlerError(AppError):
-    """A function that cannot be a handler or hook, or an option out of range, where it is registered; or a handler that
-    returned a generator, of which nothing has run."""
+    """A function that cannot be a handler or hook, or an option out of range, where it is registered; or what one
+    returned shows that nothing of it has run."""
 
 
 class DuplicateTypeError(AppError):

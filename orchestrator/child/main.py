@@ -5,6 +5,7 @@ import os
 import random
 import sys
 import time
+from types import CoroutineType
 
 from setproctitle import setproctitle
 
@@ -109,11 +110,13 @@ def _ends_well(hook: Hook, event: str, origin: Origin) -> bool:
     began = time.monotonic_ns()
     try:
         try:
-            returned = hook()
+            made = hook()
         finally:
             origin.end_forks(began)
-        if hasattr(type(returned), "__await__"):  # of a decorator around an async def
-            raise HandlerError("it returned a coroutine, which nobody awaits: a hook is a plain function")
+        if hasattr(type(made), "__await__"):  # as of a plain function around an async def
+            if isinstance(made, CoroutineType):
+                made.close()
+            raise HandlerError("it returned a coroutine, of which nothing has run: a hook is a plain function")
     except BaseException as error:  # noqa: BLE001 a border: user code
         name = getattr(hook, "__qualname__", repr(hook))
         logs.get("child").error(event, hook=name, error=describe_exception(error))

@@ -357,7 +357,7 @@ def test_what_a_handler_prints_is_seen_at_once_though_it_goes_into_a_file(queue:
 def test_a_hook_that_returns_a_coroutine_is_told_to_have_done_nothing(queue: Queue, daemon: Start) -> None:
     worker = daemon(TALKATIVE, "--pool-size", "1", DATABASE_URL=queue.url)
     assert worker.stop() == 0
-    assert re.search("stop_hook_failed hook=<lambda> .*it returned a coroutine, which nobody awaits", worker.log())
+    assert re.search("stop_hook_failed hook=<lambda> .*it returned a coroutine, of which nothing has run", worker.log())
     assert "flushed" not in worker.log()
 
 
