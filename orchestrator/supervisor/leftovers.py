@@ -47,7 +47,8 @@ def kill_left_by(pid: int, marker: str, *, living: Collection[int] = ()) -> int:
     forkservers of this process. What is theirs, or below them, is not looked at: to ask a hundred children took longer
     than all else that the end of one asks for.
     """
-    return _kill(_descendants_but(living), _left_by(pid, marker), gone={pid})
+    with _standing_still(pid):
+        return _kill(_descendants_but(living), _left_by(pid, marker), gone={pid})
 
 
 def kill_marked(marker: str, *, living: Collection[int] = ()) -> int:
@@ -69,7 +70,27 @@ def kill_unowned(alive: Collection[str], *, living: Collection[int] = ()) -> int
 
 def kill_orphans_of(pid: int, marker: str) -> int:
     """As kill_left_by(), for a process that adopts no orphans."""
-    return _kill(_in_our_namespace, _left_by(pid, marker), gone={pid})
+    with _standing_still(pid):
+        return _kill(_in_our_namespace, _left_by(pid, marker), gone={pid})
+
+
+@contextlib.contextmanager
+def _standing_still(group: int) -> Iterator[None]:
+    """Nobody of this process group runs meanwhile, and whoever is let be goes on afterwards.
+
+    The kernel stops all of them at once. One by one they would fork faster than they are found, and hundreds that do so
+    would leave us hardly any of the processor to find them with.
+    """
+    _signal_group(group, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        _signal_group(group, signal.SIGCONT)
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
 
 
 def kill_of_dead_workers(own_worker_id: str) -> int:

@@ -170,6 +170,10 @@ def test_what_forks_while_it_is_being_killed_does_not_get_away() -> None:
     assert (found["ended_otherwise"], found["killed_later"]) == (0, 0)
 
 
+def test_what_forks_and_leaves_before_it_can_be_killed_does_not_get_away_either() -> None:
+    assert in_a_namespace("moving") is True
+
+
 def test_a_pid_that_is_used_again_is_not_taken_for_the_leftover_that_had_it() -> None:
     found = in_a_namespace("reuse")
     if found["same_pid"] == 0:

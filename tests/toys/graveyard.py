@@ -6,6 +6,7 @@ Prints, as JSON, what became of each process.
 import json
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -46,6 +47,20 @@ def forking() -> dict[str, int]:
             alive += status != signal.SIGKILL
     except ChildProcessError:
         return {"killed": killed, "ended_otherwise": alive, "killed_later": leftovers.kill_marked("m-1-x/0/1")}
+
+
+def moving() -> bool:
+    """A session of processes each of which forks and leaves: whoever is found has gone before he can be killed.
+    Whether all of them are gone after what the leader left was killed."""
+    adopt_orphans()
+    script = "import os\nfor _ in range(5):\n  if not os.fork():\n    while not os.fork(): pass"
+    script = script.replace("while not os.fork(): pass", "while True:\n      if os.fork(): os._exit(0)")
+    alive, theirs = os.pipe()
+    leader = subprocess.Popen([sys.executable, "-S", "-c", script], pass_fds=(theirs,), start_new_session=True)
+    os.close(theirs)
+    os.waitid(os.P_PID, leader.pid, os.WEXITED | os.WNOWAIT)
+    leftovers.kill_left_by(leader.pid, "m-1-x/0/1")
+    return bool(select.select([alive], [], [], 5.0)[0])
 
 
 def reuse(seconds: float) -> dict[str, object]:
@@ -118,5 +133,5 @@ def _command(pid: int) -> str:
 
 
 if __name__ == "__main__":
-    plays = {"forking": forking, "reuse": lambda: reuse(0.7), "dead_workers": dead_workers}
+    plays = {"forking": forking, "moving": moving, "reuse": lambda: reuse(0.7), "dead_workers": dead_workers}
     sys.stdout.write(json.dumps(plays[sys.argv[1]]()))
