@@ -186,7 +186,7 @@ def load_app(spec: str | None, *, with_examples: bool = False) -> App:
     global _loaded
     if spec is None:
         spec = EXAMPLES
-    _search_working_directory(spec)
+    _search_working_directory()
     app = _imported(spec)
     if with_examples:
         examples = _imported(EXAMPLES)
@@ -203,13 +203,18 @@ def loaded_app() -> App:
     return _loaded
 
 
-def _search_working_directory(spec: str) -> None:
-    try:
-        directory = os.getcwd()
-    except FileNotFoundError as error:
-        raise AppLoadError(spec, "the working directory is gone, and with it where the app is sought first") from error
-    if directory not in sys.path[:1]:
+def _search_working_directory() -> None:
+    directory = _working_directory()
+    if directory is not None and directory not in sys.path[:1]:
         sys.path.insert(0, directory)
+
+
+def _working_directory() -> str | None:
+    """None: it was removed since this process, or the one that started it, went there."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return None
 
 
 def _imported(spec: str) -> App:
@@ -237,7 +242,8 @@ def _imported(spec: str) -> App:
 
 def _why_not(error: BaseException, name: str) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
-        return f"there is no module {error.name!r} in {os.getcwd()} or on PYTHONPATH{_meant_by(error.name)}"
+        place = _working_directory() or "the working directory, which was removed (a restart goes to the new one),"
+        return f"there is no module {error.name!r} in {place} or on PYTHONPATH{_meant_by(error.name)}"
     return f"importing it raised\n{describe_exception(error)}"
 
 

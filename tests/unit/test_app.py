@@ -408,19 +408,6 @@ def test_an_app_is_found_by_module_and_attribute(project: Callable[[str, str], N
     assert loaded_app() is app
 
 
-def test_a_working_directory_that_was_removed_is_told(
-    project: Callable[[str, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A release that a deployment deleted, in which the old worker is told to reload."""
-    project("shop_gone.py", ONE_TASK.format(name="app"))
-    (release := tmp_path / "release").mkdir()
-    monkeypatch.chdir(release)
-    release.rmdir()
-    for spec in ("shop_gone", None):
-        with pytest.raises(AppLoadError, match="the working directory is gone"):
-            load_app(spec)
-
-
 def test_a_module_alone_means_its_app(project: Callable[[str, str], None]) -> None:
     project("shop_package/__init__.py", "")
     project("shop_package/tasks.py", ONE_TASK.format(name="app"))
@@ -432,6 +419,19 @@ def test_the_working_directory_comes_first(project: Callable[[str, str], None], 
     project("elsewhere/shop_twice.py", "raise RuntimeError('the wrong one')")
     sys.path.insert(0, str(tmp_path / "elsewhere"))
     assert list(load_app("shop_twice").handlers) == ["mine"]
+
+
+def test_a_working_directory_that_was_removed_is_told_and_an_app_elsewhere_is_loaded(
+    project: Callable[[str, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project("shop_left.py", ONE_TASK.format(name="app"))
+    (tmp_path / "release").mkdir()
+    monkeypatch.chdir(tmp_path / "release")
+    (tmp_path / "release").rmdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert list(load_app("shop_left").handlers) == ["mine"]
+    with pytest.raises(AppLoadError, match=r"'shop_gone' in the working directory, which was removed .* PYTHONPATH"):
+        load_app("shop_gone")
 
 
 def test_without_a_name_the_examples_are_served_and_they_can_stand_beside_any_app(
