@@ -122,8 +122,7 @@ class Pool:
                 continue
             messages = link.channel.receive()
             if messages is None:
-                has_news = True
-                self._was_cut(seat, link, now)
+                has_news = link.is_cut = True
                 continue
             for message in messages:
                 if message == FULL:
@@ -137,10 +136,11 @@ class Pool:
             self.wakeups.wake(full_claims)
         return has_news
 
-    def _was_cut(self, seat: Seat, link: Link, now: float) -> None:
-        link.is_cut = True
-        if seat.phase is Phase.FORKING:
-            self.not_born(seat, "it ended before it said hello", now)
+    def end_cut_births(self, now: float) -> None:
+        """Of children that ended before they said hello. First hear the forkservers: they may have told why."""
+        for seat in self.children.in_phase(Phase.FORKING):
+            if self.links[seat.number].is_cut:
+                self.not_born(seat, "it ended before it said hello", now)
 
     def _take(self, message: bytes, seat: Seat, link: Link, now: float) -> None:
         if message.startswith(HELLO):

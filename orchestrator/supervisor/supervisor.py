@@ -225,6 +225,7 @@ class Supervisor:
             self._app_news(each)
         for fork in failed:
             self._pool.fork_failed(fork.slot, fork.incarnation, fork.reason, now)
+        self._pool.end_cut_births(now)
 
     def _forkserver_reaped(self, pid: int, status: int, now: float) -> None:
         marker, news = self._forkservers.reaped(pid, status, now)

@@ -10,6 +10,7 @@ from orchestrator.mailbox import Audit, Finish, Written
 from orchestrator.supervisor.children import Doom, Phase
 from orchestrator.supervisor.link import STUCK_CONNECTING_SECONDS, STUCK_SECONDS
 from orchestrator.supervisor.reaper import HELLO_SECONDS
+from orchestrator.telemetry import logs
 from tests.fixtures.theatre import Theatre, claim, outcome
 
 
@@ -67,9 +68,23 @@ def test_a_child_that_ends_before_it_says_hello_was_not_born(theatre: Theatre) -
     actor = theatre.actors[0]
     actor.channel.close()
     theatre.pool.hear([0], time.monotonic())
+    theatre.pool.end_cut_births(time.monotonic())
     assert theatre.pool.children[0].phase is Phase.VACANT
     assert theatre.pool.children[0].backoff.failures == 1
     assert 0 not in theatre.pool.links
+
+
+def test_a_child_that_could_not_be_forked_is_told_with_the_forkservers_reason(
+    theatre: Theatre, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Which is there before the end of the channel, and is heard after it."""
+    logs.configure(debug=False, format="text", process="test")
+    theatre.actors[0].channel.close()
+    theatre.pool.hear([0], time.monotonic())
+    theatre.pool.fork_failed(0, theatre.pool.children[0].incarnation, "no room", time.monotonic())
+    theatre.pool.end_cut_births(time.monotonic())
+    (line,) = capfd.readouterr().err.splitlines()
+    assert 'child_not_born slot=0 reason="no room"' in line
 
 
 def test_a_fork_that_nobody_answers_is_given_up_and_its_forkserver_suspected(theatre: Theatre) -> None:
