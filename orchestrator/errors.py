@@ -18,6 +18,7 @@ OrchestratorError
 ├── PrivatePostgresError      the server of `orchestratord dev` and the tests cannot be made         exit 2
 ├── InstanceRunningError      another single instance holds the database                       exit 5
 ├── NoRoomError               no further thread or process is allowed here                     exit 2
+├── NoProcError               /proc is not mounted, or shows other processes                  exit 2
 ├── TaskTimeout               raised inside a handler whose time is up
 ├── Discard                   raised by a handler: give up, never retry
 └── Retry                     raised by a handler: again, at a time of its choosing
@@ -179,6 +180,16 @@ NO_ROOM = (
 
 class NoRoomError(OrchestratorError):
     """A thread that we cannot do without could not be started."""
+
+
+NO_PROC = (
+    "/proc is not mounted here, or is another PID namespace's: mount it (mount -t proc proc /proc, --mount-proc of"
+    " unshare, MountAPIVFS=yes of systemd)"
+)
+
+
+class NoProcError(OrchestratorError):
+    """/proc does not show this process to itself: what tasks leave could not be found there."""
 
 
 class TaskTimeout(OrchestratorError):

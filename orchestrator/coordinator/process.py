@@ -5,16 +5,17 @@ import secrets
 import socket
 from pathlib import Path
 
+from orchestrator.errors import NO_PROC, NoProcError
 from orchestrator.model import Process
 
 _ENDED_STATES = frozenset("ZX")
 
 
 def this_process() -> Process:
-    """The identity of the calling process, which no other process on any machine ever has."""
+    """The identity of the calling process, which no other process on any machine ever has. Raises NoProcError."""
     stat = _stat(os.getpid())
-    if stat is None:
-        raise AssertionError("BUG: /proc does not show this process to itself")
+    if stat is None or not _is_ours():
+        raise NoProcError(NO_PROC)
     return Process(
         boot_id=_boot_id(),
         pid_namespace=os.readlink("/proc/self/ns/pid"),
@@ -45,6 +46,14 @@ def is_gone(process: Process) -> bool | None:
         return None  # it ended this very moment, or /proc hides other users' processes (hidepid)
     state, start_ticks = stat
     return start_ticks != process.start_ticks or state in _ENDED_STATES
+
+
+def _is_ours() -> bool:
+    """Whether /proc is that of our PID namespace: by another's pids we would kill whoever has them here."""
+    try:
+        return os.readlink("/proc/self") == str(os.getpid())
+    except OSError:
+        return False
 
 
 def _boot_id() -> str:

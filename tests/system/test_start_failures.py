@@ -291,6 +291,21 @@ def test_a_url_that_libpq_does_not_understand_is_a_wrong_setting_and_not_waited_
     assert "s3cret" not in said
 
 
+def test_a_proc_of_another_pid_namespace_is_told_and_nobody_is_sought_in_it(tmp_path: Path) -> None:
+    """Its pids are other processes here: a traceback, where the process was not in it by chance."""
+    alone = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child")
+    done = subprocess.run(
+        [*alone, *ENTRY, "start", "--database-url", "postgres://127.0.0.1:9/x"],
+        env=clean_environment(METRICS_PORT="0", METRICS_HOST="127.0.0.1"),
+        cwd=tmp_path, capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+    if done.stderr.startswith("unshare:"):
+        pytest.skip(f"no PID namespace can be made here: {done.stderr.strip()}")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("orchestratord: /proc is not mounted here, or is another PID")
+    assert "Traceback" not in done.stderr
+
+
 def test_a_port_that_stays_taken_is_named(daemon: Start, queue: Queue) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
