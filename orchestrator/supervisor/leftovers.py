@@ -25,6 +25,9 @@ LOOKS_FOR_THE_GONE = 5
 LOOKS_AT_AN_EXEC = 500
 """A millisecond apart; an exec is over sooner."""
 
+DESCRIPTORS = 3
+"""To look with: a pidfd, a file, and one that another thread may take meanwhile."""
+
 _TRACKER = b"multiprocessing.resource_tracker"
 
 _MARK = MARKER_VARIABLE.encode() + b"="
@@ -129,6 +132,7 @@ def _by_marker(is_meant: Callable[[str], bool]) -> Matches:
 def _kill(candidates: Callable[[], Iterable[int]], matches: Matches, *, gone: Collection[int] = ()) -> int:
     """What is being killed may have forked meanwhile, and so may what ended of itself after the list was made: look
     until nothing new is there, and some times more if somebody is gone, save those of whom that is known."""
+    _require_descriptors()
     killed: set[int] = set()
     gone = set(gone)
     looks_left, execs_left = LOOKS_FOR_THE_GONE, LOOKS_AT_AN_EXEC
@@ -148,6 +152,17 @@ def _kill(candidates: Callable[[], Iterable[int]], matches: Matches, *, gone: Co
         looks_left -= 1
         if not newly_gone or not looks_left:
             return len(killed)
+
+
+def _require_descriptors() -> None:
+    """OSError: there are too few. What cannot be opened for want of them looks as if it were nobody's."""
+    held: list[int] = []
+    try:
+        while len(held) < DESCRIPTORS:
+            held.append(os.open("/proc", os.O_PATH | os.O_CLOEXEC))
+    finally:
+        for each in held:
+            os.close(each)
 
 
 def _kill_if(pid: int, matches: Matches) -> bool | None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -67,6 +68,23 @@ def test_what_is_below_another_child_is_nobody_elses_leftover(started: Processes
     assert beside.wait(5.0) == -signal.SIGKILL
     assert (shell.poll(), is_alive(below)) == (None, True)
     assert kill_marked(MINE) == 2
+
+
+@pytest.mark.parametrize("spare", [0, 1])
+def test_without_descriptors_to_look_with_it_is_not_said_that_nobody_is_left(started: Processes, spare: int) -> None:
+    """One holds the process and one reads its mark: with a single one, everybody seemed to have none."""
+    marked = sleep(started, **{MARKER_VARIABLE: MINE})
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + spare, before[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            kill_marked(MINE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert marked.poll() is None
+    assert kill_marked(MINE) == 1
 
 
 def test_a_zombie_is_not_killed_again_and_again(started: Processes) -> None:
