@@ -174,7 +174,7 @@ class InstanceRunningError(OrchestratorError):
 
 NO_ROOM = (
     "no further process or thread is allowed here: raise what limits them (ulimit -u, TasksMax= of systemd, a"
-    " container's pids limit)"
+    " container's pids limit; threads also ulimit -v)"
 )
 
 
