@@ -1,4 +1,4 @@
-"""What the leader's counts and retention cost is read from their plans: a step reads what it is about and no more.
+"""What the leader's counts and retention and a list cost is read from their plans: what it is about and no more.
 
 The tables are as autovacuum has not seen them yet after a burst, or as it has.
 """
@@ -6,7 +6,7 @@ The tables are as autovacuum has not seen them yet after a burst, or as it has.
 import pytest
 
 from orchestrator.model import TaskStatus
-from orchestrator.store import arrivals, retention, statistics
+from orchestrator.store import arrivals, retention, statistics, tasks
 from orchestrator.store.arrivals import EnqueuedCount
 from orchestrator.store.connection import Connection
 from tests.store.plans import Recorder, buffers, nodes
@@ -76,3 +76,14 @@ def test_the_counts_are_the_work_of_one_process_that_sorts_nothing(
     assert statistics.counts(recorder, within=60.0) == [("t", TaskStatus.PENDING, ROWS, pytest.approx(30, abs=30))]
     kinds = {node["Node Type"] for node in nodes(recorder.plan()["Plan"])}
     assert not kinds & {"Gather", "Gather Merge", "Sort"}
+
+
+def test_a_list_of_the_newest_tasks_reads_no_more_than_these(
+    connection: Connection, recorder: Recorder, is_analyzed: bool
+) -> None:
+    add_many(connection, 10, status="'dead_letter'")
+    add_many(connection, ROWS)
+    connection.execute("ANALYZE tasks" if is_analyzed else "SELECT", within=60.0)
+    for status, count in ((None, 50), (TaskStatus.DEAD_LETTER, 10)):
+        assert len(tasks.list_tasks(recorder, status=status, type=None, limit=50, within=60.0)) == count
+        assert buffers(recorder.plan()) < 200
