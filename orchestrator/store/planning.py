@@ -12,3 +12,6 @@ ALONG_THE_IDS = (
 # Parallel workers would take three cores from the tasks, and all in all twice the time; and of tasks it doesn't know of
 # yet the planner would sort millions to group a few types.
 COUNTING = "SET LOCAL max_parallel_workers_per_gather=0;SET LOCAL enable_sort=off;SET LOCAL jit=off;"
+
+# Of how many rows are claimed or running the statistics tell what was so when they were made.
+BY_INDEX = "SET LOCAL enable_seqscan=off;SET LOCAL enable_bitmapscan=off;SET LOCAL jit=off;"

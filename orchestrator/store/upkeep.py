@@ -9,7 +9,9 @@ would keep the renewal out. So choose `within` well below a third of LEADER_TERM
 from typing import NamedTuple
 
 from orchestrator.model import Recovered, TaskStatus
+from orchestrator.store.arrays import words
 from orchestrator.store.connection import Connection
+from orchestrator.store.planning import BY_INDEX
 from orchestrator.store.prepared import execute_prepared, prepared
 
 
@@ -99,6 +101,18 @@ def declare_silent_dead(
     return [worker_id for (worker_id,) in rows]
 
 
+# Which rows are to be recovered is looked for without the lease, in time of its own: as long as somebody holds an old
+# snapshot the index has an entry of each claim that was made since, and none can be passed over unread. SKIP LOCKED:
+# what is locked must not be in the way of the others.
+_FIND_ORPHANS = """
+SELECT t.id::text FROM tasks AS t
+WHERE t.status IN ('claimed', 'running')
+  AND (NOT EXISTS (SELECT FROM workers AS w WHERE w.id = t.worker_id AND w.declared_dead_at IS NULL)
+       OR t.claim_token IS NULL OR t.slot IS NULL)
+LIMIT %(limit)s
+FOR UPDATE OF t SKIP LOCKED
+"""
+
 # `lost` is computed once, and `orphans` compares with that list: when a row changed hands meanwhile, PostgreSQL checks
 # its new version against the WHERE clause again, but a NOT EXISTS in there would then find no worker at all and pass.
 # Worker ids are never used twice, so a worker that is lost stays lost. All that `fates` judges by comes from `orphans`,
@@ -110,16 +124,15 @@ WITH lease AS MATERIALIZED (
     WHERE id = 1 AND term = %(term)s AND holder = %(holder)s AND expires_at > clock_timestamp() FOR SHARE
 ), lost AS MATERIALIZED (
     SELECT DISTINCT t.worker_id FROM tasks AS t
-    WHERE t.status IN ('claimed', 'running')
+    WHERE t.id = ANY (%(ids)s::uuid[])
       AND NOT EXISTS (SELECT FROM workers AS w WHERE w.id = t.worker_id AND w.declared_dead_at IS NULL)
 ), orphans AS MATERIALIZED (
     SELECT t.id, t.type, t.worker_id, t.attempts, t.max_retries, t.status = 'running' AS was_running,
         t.worker_id IS NULL OR t.claim_token IS NULL OR t.slot IS NULL AS is_nobodys
     FROM lease, tasks AS t
-    WHERE t.status IN ('claimed', 'running')
+    WHERE t.id = ANY (%(ids)s::uuid[]) AND t.status BETWEEN 'claimed' AND 'running'
       AND (t.worker_id = ANY (ARRAY(SELECT worker_id FROM lost))
            OR t.worker_id IS NULL OR t.claim_token IS NULL OR t.slot IS NULL)
-    LIMIT %(limit)s
     FOR UPDATE OF t SKIP LOCKED
 ), fates AS (
     SELECT o.id, o.worker_id, o.was_running, o.is_nobodys, y.retry_base_seconds, y.retry_cap_seconds,
@@ -145,21 +158,32 @@ SET status = CASE WHEN f.is_dead_letter THEN 'dead_letter'::task_status ELSE 'pe
     completed_at = CASE WHEN f.is_dead_letter THEN now() END,
     updated_at = now()
 FROM fates AS f
-WHERE t.id = f.id
+WHERE t.id = ANY (ARRAY[f.id])
 RETURNING t.id::text, t.type, t.status::text, t.attempts, f.was_running,
     CASE WHEN f.is_nobodys THEN '' ELSE f.worker_id END
 """
 
 
-def recover(connection: Connection, *, term: int, holder: str, limit: int, within: float) -> list[Recovered]:
+def recover(
+    connection: Connection, *, term: int, holder: str, limit: int, within: float, look_within: float | None = None
+) -> list[Recovered]:
     """Takes up to `limit` tasks back from workers that are declared dead or have no row, and those that are claimed or
-    running without a whole claim; fewer than that: all are back.
+    running without a whole claim; fewer than that: all are back. `look_within`: for finding them; None: `within`.
 
     A task that was running pays an attempt: it waits its backoff, or is a dead letter if that was its last. One that
     was only claimed pays nothing, is due now, and will be claimed alone.
     """
+    look_within = look_within or within
+    found = connection.execute(
+        BY_INDEX + _FIND_ORPHANS, {"limit": limit}, within=look_within, lock_within=look_within / 2
+    )
+    if not found:
+        return []
     rows = connection.execute(
-        _RECOVER, {"term": term, "holder": holder, "limit": limit}, within=within, lock_within=within / 2
+        BY_INDEX + _RECOVER,
+        {"term": term, "holder": holder, "ids": words(task_id for (task_id,) in found)},
+        within=within,
+        lock_within=within / 2,
     )
     return [
         Recovered(task_id, type_name, TaskStatus(status), attempt, was_running, worker_id)

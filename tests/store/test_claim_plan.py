@@ -176,6 +176,21 @@ def test_recovery_does_not_read_finished_or_pending_tasks(connection: Connection
     assert buffers(recorder.plan()) < 100
 
 
+def test_what_a_held_snapshot_keeps_of_ended_claims_costs_recovery_no_time_under_the_lease(
+    connection: Connection, recorder: Recorder, database_url: str
+) -> None:
+    """Each is passed over when it looks for what is lost. The write that follows names what was found."""
+    holder = Connection.open(database_url, within=10.0, application_name="test")
+    holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM tasks", within=5.0)
+    connection.execute("UPDATE leadership SET term = 1, holder = 'w', expires_at = now() + interval '1 h'", within=5.0)
+    add_many(connection, 10_000, status="'claimed'", worker_id="'w'", slot="0", claim_token="1")
+    connection.execute("UPDATE tasks SET status = 'completed'", within=60.0)
+    add_many(connection, 1, status="'claimed'", worker_id="'w'", slot="0", claim_token="1")
+    assert len(upkeep.recover(recorder, term=1, holder="w", limit=100, within=60.0)) == 1
+    assert buffers(recorder.plan()) < 100
+    holder.close()
+
+
 @pytest.mark.parametrize("priority", [0, 5])
 def test_a_claim_does_not_read_what_is_behind_its_limit(
     connection: Connection, recorder: Recorder, priority: int
