@@ -236,20 +236,22 @@ WITH due AS MATERIALIZED (
     RETURNING 1
 )
 SELECT (SELECT count(*) FROM promoted),
-    EXISTS (SELECT FROM tasks WHERE status = 'pending' AND next_retry_at IS NULL),
+    %(looks)s AND EXISTS (SELECT FROM tasks WHERE status = 'pending' AND next_retry_at IS NULL),
     (SELECT date_part('epoch', next_retry_at - now()) FROM tasks
      WHERE status = 'pending' AND next_retry_at > now() AND next_retry_at < 'infinity'
      ORDER BY next_retry_at LIMIT 1)
 """,
-    {"limit": "bigint"},
+    {"limit": "bigint", "looks": "boolean"},
 )
 
 
-def promote_due(connection: Connection, *, limit: int, within: float) -> Due:
+def promote_due(connection: Connection, *, limit: int, within: float, looks: bool = True) -> Due:
     """Makes up to `limit` waiting tasks whose time has come claimable. Any worker may, a leader is not needed for it.
 
-    They take the place among the claimable that their priority and age give them.
+    They take the place among the claimable that their priority and age give them. Not `looks`: of what is claimable
+    only these are told. To find out that there is nothing takes long where much of what was claimed still lies dead.
     """
-    rows = execute_prepared(connection, _PROMOTE_DUE, {"limit": limit}, within=within, lock_within=within / 2)
+    params = {"limit": limit, "looks": looks}
+    rows = execute_prepared(connection, _PROMOTE_DUE, params, within=within, lock_within=within / 2)
     promoted, is_ready, next_due_in = rows[0]
     return Due(promoted, is_ready or promoted > 0, 0.0 if promoted == limit else next_due_in)
