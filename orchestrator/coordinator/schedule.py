@@ -17,6 +17,9 @@ LONGEST_PAUSE_SECONDS = 5.0
 """Between tries of a duty whose own pace is quicker: whatever refuses it, somebody's lock mostly, soon after its end it
 is to be done again. No task that waits for its time runs before that."""
 
+SHARE_OF_TIME = 0.2
+"""Of a duty that sets no pace itself: if it takes long it is done more rarely, and leaves the connection to orders."""
+
 
 @dataclass(slots=True)
 class _Entry:
@@ -52,6 +55,7 @@ class Schedule:
         entry = min(wanted, key=lambda each: each.due_at, default=None)
         if entry is None or time.monotonic() < entry.due_at:
             return False
+        began = time.monotonic()
         try:
             again_seconds = entry.duty.run_once(connection)
         except (StatementRefused, DeadlineExceeded) as failure:
@@ -69,6 +73,7 @@ class Schedule:
             entry.backoff.succeed()
             if again_seconds is None:
                 again_seconds = entry.duty.every_seconds * random.uniform(0.9, 1.0)
+                again_seconds = max(again_seconds, (time.monotonic() - began) * (1 / SHARE_OF_TIME - 1))
             entry.due_at = time.monotonic() + again_seconds
         return True
 

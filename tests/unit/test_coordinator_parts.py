@@ -132,6 +132,27 @@ def test_a_duty_that_was_refused_for_long_is_done_soon_after_the_end_of_that() -
     assert min(waits) > 0.9, "and no sooner than it would have been"
 
 
+class Slow(Refused):
+    """Takes three seconds of the schedule's clock."""
+
+    now = 100.0
+
+    def run_once(self, connection: Connection) -> float | None:
+        self.now += 3.0
+        return None
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_a_duty_that_takes_long_is_done_for_a_fifth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Slow()
+    monkeypatch.setattr("orchestrator.coordinator.schedule.time", slow)
+    schedule = Schedule((slow,), TaskMetrics(CollectorRegistry()))
+    assert schedule.run_one(NO_CONNECTION)
+    assert schedule.due_at - slow.now == pytest.approx(12.0)
+
+
 def test_orders_are_outstanding_until_they_are_settled() -> None:
     book = OrderBook()
     audit, activity, begin, types = Audit(3), Activity(True, True), Begin((), "app"), Types((), "app")
