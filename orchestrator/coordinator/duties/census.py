@@ -7,7 +7,8 @@ from orchestrator.model import TaskStatus
 from orchestrator.store import statistics
 from orchestrator.store.connection import Connection
 
-CENSUS_SECONDS = 5.0
+CENSUS_SECONDS = 30.0
+"""A busy server takes 1.5 s a million, and the longest queue is the one that somebody wants to be told of."""
 SHARE_OF_TIME = 0.01
 GROWTH, SHORT = 10, 100_000
 """A count goes as far as SHORT, or GROWTH times as far as the one before. If there is more, the next is to tell."""
