@@ -25,6 +25,7 @@ from orchestrator.store.claim_sql import (
 )
 from orchestrator.store.connection import Connection
 from orchestrator.store.literals import long_text
+from orchestrator.store.planning import BY_INDEX
 from orchestrator.store.prepared import execute_prepared, send_prepared
 from orchestrator.store.tokens import WAITS_FOR_DISK, Tokens
 
@@ -194,7 +195,8 @@ def mark_running(connection: Connection, starts: Sequence[Start], *, within: flo
     committed before is on the server's disk then."""
     now = time.monotonic()
     rows = connection.execute(
-        WAITS_FOR_DISK  # noqa: S608 a constant
+        BY_INDEX  # noqa: S608 a constant
+        + WAITS_FOR_DISK
         + """
         WITH marked AS (
             UPDATE tasks AS t
@@ -222,7 +224,8 @@ def mark_running(connection: Connection, starts: Sequence[Start], *, within: flo
 def release(connection: Connection, claims: Sequence[ClaimRef], *, within: float, lock_within: float = inf) -> int:
     """Makes these claims' tasks pending and due again, without using an attempt; returns how many still were theirs."""
     rows = connection.execute(
-        """
+        BY_INDEX  # noqa: S608 a constant
+        + """
         WITH released AS (
             UPDATE tasks AS t
             SET status = 'pending', attempts = greatest(0, t.attempts - (t.status = 'running')::integer),

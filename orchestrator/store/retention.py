@@ -37,11 +37,11 @@ WITH lease AS MATERIALIZED (
     LIMIT %(limit)s
 ), old AS MATERIALIZED (
     SELECT t.id FROM tasks AS t
-    WHERE t.id IN (SELECT id FROM stretch) AND t.status = 'completed'
+    WHERE t.id = ANY (ARRAY(SELECT id FROM stretch)) AND t.status = 'completed'
       AND coalesce(t.completed_at, t.updated_at) < now() - %(keep_seconds)s * interval '1 second'
     FOR UPDATE SKIP LOCKED
 ), gone AS (
-    DELETE FROM tasks AS t USING old WHERE t.id = old.id RETURNING 1
+    DELETE FROM tasks AS t USING old WHERE t.id = ANY (ARRAY[old.id]) RETURNING 1
 )
 SELECT (SELECT count(*) FROM gone), (SELECT count(*) FROM stretch),
     (SELECT id::text FROM stretch ORDER BY id DESC LIMIT 1)

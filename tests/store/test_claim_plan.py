@@ -12,7 +12,7 @@ from orchestrator.model import Outcome
 from orchestrator.store import claims, upkeep
 from orchestrator.store.connection import Connection
 from tests.store.plans import Recorder, buffers, nodes
-from tests.store.rows import add_many, add_tasks, add_worker, claim, ending, finish
+from tests.store.rows import add_many, add_tasks, add_worker, claim, ending, finish, reference
 
 WAITING = 40_000
 STARTS = [None, claims.Place(0, "-infinity")]  # both statements; what is due stands behind the place
@@ -189,6 +189,24 @@ def test_what_a_held_snapshot_keeps_of_ended_claims_costs_recovery_no_time_under
     assert len(upkeep.recover(recorder, term=1, holder="w", limit=100, within=60.0)) == 1
     assert buffers(recorder.plan()) < 100
     holder.close()
+
+
+def test_a_role_that_may_not_use_nested_loops_has_no_write_read_the_whole_table(
+    connection: Connection, recorder: Recorder
+) -> None:
+    """As some set it for their reports."""
+    add_worker(connection)
+    add_many(connection, 30_000)
+    connection.execute("VACUUM ANALYZE tasks", within=60.0)
+    taken = claim(connection, 20)
+    Connection.execute(recorder, "SET enable_nestloop = off", within=5.0)
+    for write in (
+        lambda: finish(recorder, [ending(one) for one in taken]),
+        lambda: claims.release(recorder, [reference(one) for one in taken], within=60.0),
+    ):
+        write()
+        used = [node for node in nodes(recorder.plan()["Plan"]) if node.get("Relation Name") == "tasks"]
+        assert "Seq Scan" not in {node["Node Type"] for node in used}
 
 
 @pytest.mark.parametrize("priority", [0, 5])
