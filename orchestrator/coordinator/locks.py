@@ -33,6 +33,7 @@ class Locks:
         self._book = book
         self._put_off: dict[int, float] = {}  # tokens of held orders, and until when
         self._log = logs.get("coordinator")
+        self._told: set[int] = set()  # tokens
         self.due_at = math.inf
         """When (CLOCK_MONOTONIC) to look again; infinity while nothing is set aside."""
 
@@ -44,7 +45,6 @@ class Locks:
             return False
         self._book.hold(held)
         self.due_at = min(self.due_at, time.monotonic() + LOOK_SECONDS)
-        self._log.warning("rows_are_locked", orders=len(held), then="they wait; look at pg_locks")
         return True
 
     def put_off(self, outcome: Outcome) -> None:
@@ -75,5 +75,12 @@ class Locks:
             self._log.debug("locks_not_seen", sqlstate=refusal.sqlstate, error=str(refusal))
             return False
         self.due_at = time.monotonic() + LOOK_SECONDS
+        self._tell({token for token, task_id in held.items() if task_id in locked})
         self._book.let_go(token for token, task_id in held.items() if task_id not in locked)
         return len(locked) < len(set(held.values()))
+
+    def _tell(self, held: set[int]) -> None:
+        """Once of each, and nothing of what is free by now: a busy server's own writes hold a row for a moment too."""
+        if held - self._told:
+            self._log.warning("rows_are_locked", orders=len(held), then="they wait; look at pg_locks")
+        self._told = held
