@@ -173,9 +173,8 @@ def recover(
     A task that was running pays an attempt: it waits its backoff, or is a dead letter if that was its last. One that
     was only claimed pays nothing, is due now, and will be claimed alone.
     """
-    look_within = look_within or within
     found = connection.execute(
-        BY_INDEX + _FIND_ORPHANS, {"limit": limit}, within=look_within, lock_within=look_within / 2
+        BY_INDEX + _FIND_ORPHANS, {"limit": limit}, within=look_within or within, lock_within=within / 2
     )
     if not found:
         return []
