@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from orchestrator.coordinator.duties.examples import Examples
-from orchestrator.coordinator.duties.recovery import RECOVERED_AT_ONCE, Recovery
+from orchestrator.coordinator.duties.recovery import Recovery
 from orchestrator.coordinator.order_book import OrderBook
 from orchestrator.coordinator.standing import Lead, Standing
 from orchestrator.mailbox import Begin, Mailbox, Report, Serving
@@ -83,9 +83,9 @@ class BeginServing:
             progress.burials = progress.burials + 1 if self._recovery.has_remnants else BURIALS
             if progress.burials < BURIALS:
                 return False
-        recovered = len(self._recovery.take_back(connection, lead))
-        progress.recovered += recovered
-        if recovered == RECOVERED_AT_ONCE:
+        recovered = self._recovery.take_back(connection, lead)
+        progress.recovered += len(recovered)
+        if recovered:
             return False
         self._recovery.forget(connection, lead)
         return True

@@ -168,7 +168,7 @@ def recover(
     connection: Connection, *, term: int, holder: str, limit: int, within: float, look_within: float | None = None
 ) -> list[Recovered]:
     """Takes up to `limit` tasks back from workers that are declared dead or have no row, and those that are claimed or
-    running without a whole claim; fewer than that: all are back. `look_within`: for finding them; None: `within`.
+    running without a whole claim. Nothing: all are back. `look_within`: for finding them; None: `within`.
 
     A task that was running pays an attempt: it waits its backoff, or is a dead letter if that was its last. One that
     was only claimed pays nothing, is due now, and will be claimed alone.

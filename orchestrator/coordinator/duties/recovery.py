@@ -62,7 +62,7 @@ class Recovery:
             self.bury_others(connection, lead)
         if self._silence is not None:
             self._declare_silent(connection, lead, self._silence)
-        if len(self.take_back(connection, lead)) == RECOVERED_AT_ONCE:
+        if self.take_back(connection, lead):
             return 0.0
         self.forget(connection, lead)
         return None
@@ -93,7 +93,7 @@ class Recovery:
         self.has_remnants = any(each.id != lead.holder and not each.is_dead for each in present)
 
     def take_back(self, connection: Connection, lead: Lead) -> list[Recovered]:
-        """One batch of at most RECOVERED_AT_ONCE; a full one means that there may be more."""
+        """One batch of at most RECOVERED_AT_ONCE; none means that all are back."""
         tasks = upkeep.recover(
             connection,
             term=lead.term.number,
