@@ -48,16 +48,9 @@ class Starting:
 
         Raises StoreError (SchemaError means never), InstanceRunningError.
         """
-        if not self._is_migrated and schema.is_older(connection, within=RIGHTS_SECONDS):
-            again = self._before_upgrade(connection)
-            if again is not None:
-                return again
-        if not self._is_migrated:
-            if schema.migrate(connection, within=MIGRATE_SECONDS):
-                self._log.info("schema_applied", version=schema.SCHEMA_VERSION)
-            self._refuse_without_rights(connection)
-            self._is_migrated = True
-        again = self._wait_for_instance(connection)
+        again = None if self._is_migrated else self._migrate(connection)
+        if again is None:
+            again = self._wait_for_instance(connection)
         if again is not None:
             return again
         self._membership.enter(connection)
@@ -70,6 +63,19 @@ class Starting:
         if encoding_problem is not None:
             self._log.warning("encoding_is_not_utf8", found=encoding_problem)
         self._check_capacity(connection)
+        return None
+
+    def _migrate(self, connection: Connection) -> float | None:
+        """None: the schema is ours, and this role may use it."""
+        present = schema.version(connection, within=RIGHTS_SECONDS)
+        if present is not None and present < schema.SCHEMA_VERSION:
+            again = self._before_upgrade(connection)
+            if again is not None:
+                return again
+        if present != schema.SCHEMA_VERSION and schema.migrate(connection, within=MIGRATE_SECONDS):
+            self._log.info("schema_applied", version=schema.SCHEMA_VERSION)
+        self._refuse_without_rights(connection)
+        self._is_migrated = True
         return None
 
     def _before_upgrade(self, connection: Connection) -> float | None:

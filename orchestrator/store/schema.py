@@ -71,12 +71,6 @@ def version(connection: Connection, *, within: float) -> int | None:
     return int(rows[0][0]) if rows else None
 
 
-def is_older(connection: Connection, *, within: float) -> bool:
-    """Whether the database has a schema that an older version of us made, which may be at work on it."""
-    present = version(connection, within=within)
-    return present is not None and present < SCHEMA_VERSION
-
-
 def lock_holders(connection: Connection, *, within: float) -> frozenset[tuple[int | None, str]]:
     """The transactions that an upgrade would have to wait for: process id (None: a prepared one's) and virtual id.
 
