@@ -138,6 +138,13 @@ class Outcome(NamedTuple):
     result: str | None = None
     delay_seconds: float = 0.0
 
+    def without_texts(self, error: str) -> "Outcome":
+        """The same where the database cannot store its error (this is told instead) or its result."""
+        return self._replace(
+            error=None if self.error is None else error,
+            result=None if self.result is None else '{"note": "the result could not be stored"}',
+        )
+
 
 class Verdict(StrEnum):
     """What became of a written outcome."""

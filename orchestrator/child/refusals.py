@@ -81,10 +81,7 @@ class Refusals:
             if not refusal.blames_data:
                 raise
             self._log.error("outcome_refused", task_id=outcome.task_id, type=outcome.type, error=str(refusal))
-            outcome = outcome._replace(
-                error="the error could not be stored" if outcome.error is not None else None,
-                result='{"note": "the result could not be stored"}' if outcome.result is not None else None,
-            )
+            outcome = outcome.without_texts("the error could not be stored")
             batch = self._statements.run(connection, [outcome], 0)
         if index < 0:  # what is left on the board the supervisor wrote
             self._unwritten.are_written(self._unwritten.last)

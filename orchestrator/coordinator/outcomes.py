@@ -116,10 +116,9 @@ class WriteOutcomes:
 
     def _finish_without_texts(self, connection: Connection, outcome: Outcome, refusal: StatementRefused) -> bool:
         """False: they are not what is refused, a trigger or a constraint of the user's is against it."""
-        error = None if outcome.error is None else f"the error could not be stored: {refusal.sqlstate}"
-        note = None if outcome.result is None else '{"note": "the result could not be stored"}'
+        plain = outcome.without_texts(f"the error could not be stored: {refusal.sqlstate}")
         try:
-            self._finish(connection, (outcome._replace(error=error, result=note),))
+            self._finish(connection, (plain,))
         except StatementRefused:
             return False
         return True
