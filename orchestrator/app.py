@@ -184,10 +184,8 @@ def load_app(spec: str | None, *, with_examples: bool = False) -> App:
     AppLoadError tells the last frames of the user's code. `loaded_app()` gives the same App from then on.
     """
     global _loaded
-    if spec is None:
-        spec = EXAMPLES
     _search_working_directory()
-    app = _imported(spec)
+    app = _imported(spec if spec is not None else EXAMPLES)
     if with_examples:
         examples = _imported(EXAMPLES)
         if examples is not app and not examples.handlers.items() <= app.handlers.items():

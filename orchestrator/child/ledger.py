@@ -54,7 +54,7 @@ class Ledger:
         self._verdicts = Verdicts(board, metrics)
         self._statements = Statements(metrics, worker_id=worker_id, slot=slot)
         self.unwritten = Unwritten(board, self._verdicts)
-        self._refusals = Refusals(board, self.unwritten, self._statements, self._verdicts)
+        self._refusals = Refusals(self.unwritten, self._statements, self._verdicts)
         self._sent: _Sent | None = None
         self._planned_on: Connection | None = None
         self._offer = Offer(board)

@@ -4,7 +4,6 @@ a child."""
 import time
 from collections.abc import Sequence
 
-from orchestrator.board.child_half import ChildBoard
 from orchestrator.child.statements import Statements
 from orchestrator.child.unwritten import Unwritten
 from orchestrator.child.verdicts import Verdicts
@@ -21,8 +20,7 @@ PAST_LOCKS_SECONDS = 10.0
 class Refusals:
     """Finds the one, and finishes those beside it. All raise as `Statements.run` does."""
 
-    def __init__(self, board: ChildBoard, unwritten: Unwritten, statements: Statements, verdicts: Verdicts) -> None:
-        self._board = board
+    def __init__(self, unwritten: Unwritten, statements: Statements, verdicts: Verdicts) -> None:
         self._unwritten = unwritten
         self._statements = statements
         self._verdicts = verdicts
