@@ -70,9 +70,8 @@ class Coroutines:
         except TimeoutError as error:
             if limit.expired():
                 where = (error.__cause__ or error).__traceback__  # of the cancellation: what it waited for
-                raise TaskTimeout(f"the task's time limit of {timeout_seconds:g} s is up").with_traceback(
-                    where
-                ) from None
+                late = TaskTimeout(f"the task's time limit of {timeout_seconds:g} s is up")
+                raise late.with_traceback(where) from None
             raise
         finally:
             self._outliving = await _cancel_others()

@@ -155,9 +155,11 @@ class Executor:
                     value = context.run(handler.function, **payload)
                 finally:
                     self._time_limit.disarm()
+            if value is None:
+                return None
             # of a plain function around an async def, such as a decorator makes, or of one that Cython compiled
             kind = type(value)
-            if value is not None and hasattr(kind, "__await__"):
+            if hasattr(kind, "__await__"):
                 return self._coroutines.run(value, context, timeout, started_ns)
             if kind in _GENERATORS and value.__name__ != "<genexpr>":  # such an expression may come after real work
                 raise HandlerError("the handler returned a generator, of which nothing has run")
