@@ -129,7 +129,8 @@ class DeadlineExceeded(DatabaseUnavailable):
     """The database did not answer within the caller's deadline; the connection was given up."""
 
 
-_LOCK_STATES = ("55P03", "57014")
+_TIMEOUT_STATE = "57014"
+_LOCK_STATES = ("55P03", _TIMEOUT_STATE)
 """The wait for a lock was over, or the statement's time was, which locks mostly use up."""
 
 _PASSING_CLASSES = ("25", "40", "42", "53", "55", "57", "58", "XX")
@@ -152,6 +153,11 @@ class StatementRefused(StoreError):
     def blames_lock(self) -> bool:
         """Whether it waited too long for a lock that somebody holds, as far as one can tell."""
         return self.sqlstate in _LOCK_STATES
+
+    @property
+    def took_too_long(self) -> bool:
+        """Whether the statement's time was over."""
+        return self.sqlstate == _TIMEOUT_STATE
 
 
 class SchemaError(StoreError):

@@ -21,7 +21,6 @@ LONG_LOOK_SECONDS, LOOKING_SHARE = 0.25, 0.2
 """Once looking whether there is work takes so long, twice in a row, that share of the time goes into it and no more: as
 long as somebody holds an old snapshot, all that was claimed since lies dead in the way, a million in a third of a
 second."""
-_TOOK_TOO_LONG = "57014"
 
 
 class Promotion:
@@ -62,7 +61,7 @@ class Promotion:
             due = upkeep.promote_due(connection, limit=PROMOTED_AT_ONCE, within=PROMOTE_SECONDS, looks=looks)
         except StatementRefused as refusal:
             self._refusals += 1
-            if looks and refusal.sqlstate == _TOOK_TOO_LONG:
+            if looks and refusal.took_too_long:
                 self._reports.post(WorkIsDue())
             if self._refusals >= REFUSALS_TO_TELL and self.is_wanted():
                 self._standing.missed(POLL)
