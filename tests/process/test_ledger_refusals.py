@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -50,8 +51,8 @@ def lock(other: Connection, claim: Claim) -> None:
     other.execute("SELECT FROM tasks WHERE id = %(id)s FOR UPDATE", {"id": claim.task_id}, within=5.0)
 
 
-def run_beside_a_locked(desk: Desk, connection: Connection, other: Connection, is_busy: bool) -> Claim:
-    """A batch has run, and somebody has locked the row of this one of it; a busy desk has run the next one too: the
+def run_beside(desk: Desk, connection: Connection, spoil: Callable[[Claim], None], is_busy: bool) -> Claim:
+    """A batch has run, and somebody has spoilt the row of this one of it; a busy desk has run the next one too: the
     first is sent behind that one's claims, and heard of after those."""
     add_worker(connection)
     add_tasks(connection, 6 * COUNT)
@@ -59,10 +60,14 @@ def run_beside_a_locked(desk: Desk, connection: Connection, other: Connection, i
         desk.get_busy()
     claims = desk.claim()
     desk.run(claims)
-    lock(other, claims[4])
+    spoil(claims[4])
     if is_busy:
         desk.run(desk.claim())
     return claims[4]
+
+
+def run_beside_a_locked(desk: Desk, connection: Connection, other: Connection, is_busy: bool) -> Claim:
+    return run_beside(desk, connection, lambda claim: lock(other, claim), is_busy)
 
 
 def take_over(desk: Desk, connection: Connection) -> int:
@@ -131,15 +136,7 @@ def test_what_was_written_one_by_one_before_the_connection_was_lost_is_neither_w
 def test_an_outcome_that_a_constraint_of_the_users_refuses_is_left_to_the_supervisor_and_the_child_goes_on(
     desk: Desk, connection: Connection, is_busy: bool
 ) -> None:
-    add_worker(connection)
-    add_tasks(connection, 6 * COUNT)
-    if is_busy:
-        desk.get_busy()
-    claims = desk.claim()
-    desk.run(claims)
-    forbid_to_end(connection, claims[4])
-    if is_busy:
-        desk.run(desk.claim())
+    refused = run_beside(desk, connection, lambda claim: forbid_to_end(connection, claim), is_busy)
     with pytest.raises(StatementRefused, match="constraint"):
         desk.ledger.exchange(COUNT)
     completed = statuses(connection)["completed"]
@@ -149,7 +146,7 @@ def test_an_outcome_that_a_constraint_of_the_users_refuses_is_left_to_the_superv
         desk.claim()
     with closing(SupervisorBoard(desk.descriptor)) as seen:
         view = seen.read()
-        assert view is not None and view.given_up == {claims[4].token}
+        assert view is not None and view.given_up == {refused.token}
         seen.mark_written(view.given_up)
     assert len(desk.claim()) == COUNT
     desk.ledger.hear()

@@ -4,7 +4,13 @@ import pytest
 
 from orchestrator.mailbox import Finish, Written
 from orchestrator.model import Stale, TaskStatus
-from tests.fixtures.theatre import Theatre, claim, outcome
+from tests.fixtures.theatre import Actor, Theatre, claim, outcome
+
+
+def run(actor: Actor, token: int) -> None:
+    actor.board.publish([claim(token)])
+    actor.board.start(0)
+    actor.board.end(outcome(token))
 
 
 def test_what_a_dead_child_wrote_and_did_not_count_is_counted_whenever_that_is_found_out(theatre: Theatre) -> None:
@@ -22,9 +28,7 @@ def test_what_a_living_child_gave_up_is_counted_once_by_the_supervisor(
 ) -> None:
     """`by_child`: it had been ordered already, as the child's own, and turns out to have been written by it."""
     first, *_ = theatre.get_ready()
-    first.board.publish([claim(1)])
-    first.board.start(0)
-    first.board.end(outcome(1))
+    run(first, 1)
     theatre.pool.outcomes.finish(Finish((outcome(1),)))
     theatre.pool.outcomes.take_over(theatre.pool.links[0], [outcome(1)])
     assert len(theatre.orders) == 1
@@ -40,9 +44,7 @@ def test_a_refused_outcome_is_stale_unless_its_child_has_heard_of_it_meanwhile(
 ) -> None:
     """The child wrote it, the task was retried and ended again: the database no longer knows that it was the first."""
     first, *_ = theatre.get_ready()
-    first.board.publish([claim(7)])
-    first.board.start(0)
-    first.board.end(outcome(7))
+    run(first, 7)
     theatre.pool.outcomes.finish(Finish((outcome(7),)))
     if has_heard:
         first.board.outcomes_written()
