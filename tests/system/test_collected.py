@@ -104,7 +104,7 @@ def test_children_write_what_a_supervisor_that_stands_still_does_not(daemon: Sta
 def test_what_was_collected_is_written_once_its_rows_are_free_again(daemon: Start, queue: Queue) -> None:
     count = 3000
     worker = start(daemon, queue, count)
-    lock = "SELECT FROM tasks WHERE id IN (SELECT id FROM tasks WHERE status = 'claimed' LIMIT 5) FOR UPDATE"
+    lock = "SELECT FROM tasks WHERE status = 'claimed' LIMIT 5 FOR UPDATE"  # looked at again when the lock is had
     with queue.connection.cursor() as cursor:
         cursor.execute("BEGIN")
         cursor.execute(lock)
