@@ -86,7 +86,7 @@ uninstall:  ## as root: take the service away again; settings, app and data stay
 	@echo "making .venv"
 	@rm -rf .venv && "$(PYTHON)" -m venv .venv
 
-$(RUN): EXTRAS := dev-postgres
+$(RUN): EXTRAS := dev-postgres,periodic
 $(TEST): EXTRAS := dev-postgres,test
 $(LINT): EXTRAS := dev-postgres,test,lint
 $(BENCH): EXTRAS := dev-postgres,bench

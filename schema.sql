@@ -3,7 +3,7 @@
 -- Can be run again at any time (`orchestratord migrate`, `orchestratord start`, or `psql -1 -f schema.sql`): it creates
 -- what is missing, in the schema where its tables are or else the first of the search_path, and changes nothing else. It
 -- refuses to touch a newer schema.
--- Version 3. The same number stands in orchestrator/store/schema.py.
+-- Version 4. The same number stands in orchestrator/store/schema.py.
 
 -- The functions that are made below keep this search_path: one with "$user" in it would be another for each role.
 DO $$
@@ -13,8 +13,8 @@ DECLARE
 BEGIN
     PERFORM set_config('search_path', quote_ident(home), true) WHERE home IS NOT NULL;
     IF to_regclass('orchestrator_schema') IS NOT NULL THEN
-        IF EXISTS (SELECT FROM orchestrator_schema WHERE version > 3) THEN
-            RAISE EXCEPTION 'this database has a newer Task Orchestrator schema than version 3';
+        IF EXISTS (SELECT FROM orchestrator_schema WHERE version > 4) THEN
+            RAISE EXCEPTION 'this database has a newer Task Orchestrator schema than version 4';
         END IF;
     END IF;
     IF to_regtype('task_status') IS NULL THEN
@@ -172,6 +172,35 @@ COMMENT ON COLUMN task_types.timeout_seconds IS 'Likewise; NULL: no limit';
 COMMENT ON COLUMN task_types.retry_base_seconds IS 'Longest wait before the first retry';
 COMMENT ON COLUMN task_types.retry_cap_seconds IS 'Longest wait before any retry';
 COMMENT ON COLUMN task_types.last_seen IS 'When a worker that serves it started last';
+
+-- Since version 4.
+CREATE TABLE IF NOT EXISTS periodic_tasks (
+    name text PRIMARY KEY CHECK (octet_length(name) BETWEEN 1 AND 200),
+    app text NOT NULL,
+    type text NOT NULL CHECK (octet_length(type) BETWEEN 1 AND 200),
+    cron text NOT NULL,
+    timezone text NOT NULL DEFAULT 'UTC',
+    payload jsonb NOT NULL DEFAULT '{}',
+    priority integer NOT NULL DEFAULT 0,
+    max_retries integer CHECK (max_retries >= 0),
+    timeout_seconds double precision CHECK (timeout_seconds > 0 AND timeout_seconds <= 31622400),
+    due_as text,
+    last_due_at timestamptz NOT NULL DEFAULT clock_timestamp()
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 100);
+COMMENT ON TABLE periodic_tasks IS
+    'What the leader enqueues at regular times, as the newest start or reload of an app with it registered it';
+COMMENT ON COLUMN periodic_tasks.name IS 'Its own; the type unless the app says otherwise';
+COMMENT ON COLUMN periodic_tasks.app IS 'The app (module:attribute) that registered it: without it there, the row goes';
+COMMENT ON COLUMN periodic_tasks.type IS 'Of the tasks that are enqueued; like the next columns';
+COMMENT ON COLUMN periodic_tasks.cron IS 'When it is due: minute, hour, day, month, weekday, or six fields from the second on';
+COMMENT ON COLUMN periodic_tasks.timezone IS 'In which that is read, such as Europe/Berlin';
+COMMENT ON COLUMN periodic_tasks.payload IS 'The handler''s keyword arguments';
+COMMENT ON COLUMN periodic_tasks.priority IS 'Higher is claimed first';
+COMMENT ON COLUMN periodic_tasks.max_retries IS 'Retries after the first attempt; NULL: what the handler is registered with';
+COMMENT ON COLUMN periodic_tasks.timeout_seconds IS 'Time limit of one execution; NULL: what the handler is registered with';
+COMMENT ON COLUMN periodic_tasks.due_as IS 'The key of the payload that tells the moment it was due; NULL: none does';
+COMMENT ON COLUMN periodic_tasks.last_due_at IS
+    'Up to here everything is enqueued, or was due before there was such a row';
 
 -- Since version 3. NOT VALID: rows that are there already are not looked at, which would take long.
 DO $$
@@ -364,6 +393,6 @@ COMMENT ON TABLE orchestrator_schema IS 'The version of this schema: one row';
 COMMENT ON COLUMN orchestrator_schema.id IS 'Always 1';
 COMMENT ON COLUMN orchestrator_schema.version IS 'A daemon that knows only older versions refuses to run';
 COMMENT ON COLUMN orchestrator_schema.applied_at IS 'When this version was applied';
-INSERT INTO orchestrator_schema AS present (version) VALUES (3)
+INSERT INTO orchestrator_schema AS present (version) VALUES (4)
 ON CONFLICT (id) DO UPDATE SET version = excluded.version, applied_at = excluded.applied_at
 WHERE present.version < excluded.version;

@@ -11,14 +11,16 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import MappingProxyType, ModuleType
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from orchestrator.client import Client
 from orchestrator.errors import AppLoadError, DuplicateTypeError, HandlerError, SignatureMismatch
 from orchestrator.failure import describe_exception
 from orchestrator.handler import Handler, TaskFunction, is_async, is_generator, signature_of
 from orchestrator.limits import max_retries_problem, timeout_problem, type_problem
-from orchestrator.model import DEFAULT_MAX_RETRIES, TaskType
+from orchestrator.model import DEFAULT_MAX_RETRIES, PeriodicTask, TaskType
+from orchestrator.new_tasks import NOTHING
+from orchestrator.periodic import periodic_task
 from orchestrator.retry import RetryPolicy
 
 __all__ = [
@@ -89,6 +91,7 @@ class App:
         self.start_hooks: list[Hook] = []
         self.stop_hooks: list[Hook] = []
         self._handlers: dict[str, Handler] = {}
+        self._periodic: dict[str, PeriodicTask] = {}
 
     @property
     def handlers(self) -> Mapping[str, Handler]:
@@ -97,6 +100,10 @@ class App:
 
     def types(self) -> tuple[TaskType, ...]:
         return tuple(handler.type for handler in self._handlers.values())
+
+    @property
+    def periodic_tasks(self) -> tuple[PeriodicTask, ...]:
+        return tuple(self._periodic.values())
 
     def task(
         self,
@@ -129,11 +136,56 @@ class App:
 
         return register
 
+    def periodic(
+        self,
+        cron: str,
+        task: TaskFunction[..., Any] | str,
+        payload: Mapping[str, Any] = NOTHING,
+        *,
+        timezone: str = "UTC",
+        name: str | None = None,
+        priority: int = 0,
+        max_retries: int | None = None,
+        timeout: float | None = None,
+        due_as: str | None = None,
+    ) -> None:
+        """Have a task enqueued at each moment that `cron` names: "30 3 * * MON-FRI" in `timezone`.
+
+        `task` is a handler or the type of one. Of one type there can be several, if each has a `name`. Under the key
+        `due_as` the payload tells the moment, in ISO 8601. The other options are those of `enqueue`.
+
+        The leader enqueues them, each moment once, however many workers there are; of those that passed while none ran,
+        the newest. What an app has no more is forgotten when it starts or is reloaded. HandlerError if it cannot be.
+        """
+        type = task.type.name if isinstance(task, Handler) else task
+        made = periodic_task(
+            cron,
+            type,
+            payload,
+            timezone=timezone,
+            name=name,
+            priority=priority,
+            max_retries=max_retries,
+            timeout=timeout,
+            due_as=due_as,
+        )
+        if isinstance(task, Handler):
+            try:
+                task.bind(payload if due_as is None else {**payload, due_as: ""})
+            except SignatureMismatch as mismatch:
+                raise HandlerError(f"a periodic task of {type!r}: {mismatch.reason}") from None
+        if made.name in self._periodic:
+            raise _two_periodic(made.name)
+        self._periodic[made.name] = made
+
     def include(self, other: "App") -> None:
-        """Serve the other app's types and run its hooks too. DuplicateTypeError if both have one type: nothing of it is
-        included then."""
+        """Serve the other app's types, periodic tasks too, and run its hooks. DuplicateTypeError if both have one type,
+        HandlerError if both have a periodic task of one name: nothing of it is included then."""
         if twice := other._handlers.keys() & self._handlers.keys():
             raise DuplicateTypeError(min(twice), _place(self._handlers[min(twice)]))
+        if again := other._periodic.keys() & self._periodic.keys():
+            raise _two_periodic(min(again))
+        self._periodic.update(other._periodic)
         for handler in other._handlers.values():
             self._add(handler)
         self.start_hooks.extend(other.start_hooks)
@@ -162,6 +214,10 @@ def _place(handler: Handler) -> str:
     """Where its function stands: `shop.tasks.send_email`."""
     name = getattr(handler.function, "__qualname__", None)
     return f"{handler.function.__module__}.{name}" if name is not None else repr(handler.function)
+
+
+def _two_periodic(name: str) -> HandlerError:
+    return HandlerError(f"there are two periodic tasks {name!r}: give each a name= of its own")
 
 
 def _checked_hook(hook: Hook) -> Hook:

@@ -17,12 +17,21 @@ MAX_KEY_BYTES = 1000
 
 def type_problem(name: object) -> str | None:
     """A type names a handler, fits on the board and can be written in a log line."""
+    return _name_problem(name, "task type")
+
+
+def name_problem(name: object) -> str | None:
+    """Of a periodic task: it is part of an idempotency key."""
+    return _name_problem(name, "name")
+
+
+def _name_problem(name: object, what: str) -> str | None:
     if not isinstance(name, str):
-        return f"a task type is a str, not {type(name).__name__}"
+        return f"a {what} is a str, not {type(name).__name__}"
     if not name or not name.isprintable():
-        return f"the task type {name!r} must be printable characters, at least one"
+        return f"the {what} {name!r} must be printable characters, at least one"
     if len(name.encode()) > MAX_TYPE_LENGTH:
-        return f"the task type {name[:40]!r}… is longer than {MAX_TYPE_LENGTH} bytes"
+        return f"the {what} {name[:40]!r}… is longer than {MAX_TYPE_LENGTH} bytes"
     return None
 
 
@@ -75,6 +84,13 @@ def idempotency_key_problem(value: object) -> str | None:
     if length > MAX_KEY_BYTES:
         return f"idempotency_key is {length} bytes long, at most {MAX_KEY_BYTES} are taken"
     return None
+
+
+def due_as_problem(value: object) -> str | None:
+    """A key of a periodic task's payload."""
+    if value is None or (isinstance(value, str) and value):
+        return None
+    return f"due_as={_shown(value)}: write the name of the argument that is to tell the moment"
 
 
 def client_timeout_problem(value: object) -> str | None:

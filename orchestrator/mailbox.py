@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
-from orchestrator.model import ClaimRef, Outcome, OwnedClaim, ReleaseReason, Stale, Start, TaskType
+from orchestrator.model import ClaimRef, Outcome, OwnedClaim, PeriodicTask, ReleaseReason, Stale, Start, TaskType
 
 Message = TypeVar("Message")
 
@@ -70,20 +70,23 @@ class Sleeper:
 
 
 class Begin(NamedTuple):
-    """The app is loaded: register its types, recover what an earlier run left, then report `Serving`."""
+    """The app is loaded: register its types and periodic tasks, recover what an earlier run left, then report
+    `Serving`."""
 
     types: tuple[TaskType, ...]
     app: str
+    periodic: tuple[PeriodicTask, ...] = ()
 
 
 class Types(NamedTuple):
-    """The app was reloaded: register its types.
+    """The app was reloaded: register its types and periodic tasks.
 
     `only_missing`: it was not, but the database may have lost those that were registered.
     """
 
     types: tuple[TaskType, ...]
     app: str
+    periodic: tuple[PeriodicTask, ...] = ()
     only_missing: bool = False
 
 

@@ -78,6 +78,24 @@ class NewTask(NamedTuple):
     timeout_seconds: float | None = None
 
 
+class PeriodicTask(NamedTuple):
+    """A task that is enqueued at each moment that a cron expression names in a time zone.
+
+    `name` is its own among all of the database's. `payload` is JSON text of an object; under the key `due_as`, if there
+    is one, the moment is put into it. `max_retries` and `timeout_seconds` None: what the handler is registered with.
+    """
+
+    name: str
+    type: str
+    cron: str
+    timezone: str
+    payload: str
+    priority: int = 0
+    max_retries: int | None = None
+    timeout_seconds: float | None = None
+    due_as: str | None = None
+
+
 class Claim(NamedTuple):
     """A child's exclusive right to run a task once, as the claim statement returns it.
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from orchestrator.board.roster import Roster
-from orchestrator.model import TaskType
+from orchestrator.model import PeriodicTask, TaskType
 
 BOARD, PERMITS, CHANNEL, STACKS = range(4)
 """The order of the descriptors that come with a ForkRequest."""
@@ -78,7 +78,7 @@ class ChildContext(NamedTuple):
     become: Callable[[str], None]  # whose metrics files this process writes from now on
 
 
-def encode(kind: str, told: ForkserverOrders | ForkRequest | None = None, **more: Any) -> bytes:
+def encode(kind: str, told: ForkserverOrders | ForkRequest | PeriodicTask | None = None, **more: Any) -> bytes:
     """A message of `kind`, with the facts of a tuple or of keywords."""
     facts = {} if told is None else told._asdict()
     if isinstance(told, ForkserverOrders):
@@ -97,3 +97,7 @@ def told_orders(facts: Mapping[str, Any]) -> ForkserverOrders:
 
 def told_types(facts: Mapping[str, Any]) -> tuple[TaskType, ...]:
     return tuple(TaskType(**each) for each in facts["types"])
+
+
+def told_periodic(facts: Mapping[str, Any]) -> PeriodicTask:
+    return PeriodicTask(**facts)

@@ -15,6 +15,7 @@ from orchestrator.cli.dev import dev
 from orchestrator.cli.enqueue import enqueue
 from orchestrator.cli.failures import report, say
 from orchestrator.cli.migrate import migrate
+from orchestrator.cli.periodic import periodic
 from orchestrator.cli.start import start
 from orchestrator.cli.stats import stats
 from orchestrator.cli.streams import let_go_of, replace_closed, spell_out_the_unwritable
@@ -30,7 +31,7 @@ _CANNOT_WRITE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    commands=[start, dev, migrate, check, enqueue, tasks, workers, stats],
+    commands=[start, dev, migrate, check, enqueue, tasks, periodic, workers, stats],
 )
 @click.version_option(__version__, prog_name=_NAME, message="%(prog)s %(version)s")
 def orchestratord() -> None:

@@ -83,6 +83,8 @@ def _findings(flags: dict[str, object]) -> Iterator[Finding]:
 
 def _look_at_app(app: TriedApp, settings: Settings) -> Iterator[Finding]:
     yield Finding("app", "ok", f"{settings.app or 'built-in examples'} serves {', '.join(sorted(app.types))}")
+    if app.periodic:
+        yield Finding("app", "ok", f"it enqueues periodically: {', '.join(sorted(app.periodic))}")
     if settings.serves_no_app:
         yield Finding("app", "warning", "ORCHESTRATOR_APP is not set: tasks of other types than these would end failed")
     for doubt in app.doubts:

@@ -26,9 +26,11 @@ _STDERR = 2
 
 
 class TriedApp(NamedTuple):
-    """An app that can serve these types; what forking might break is told in `doubts`."""
+    """An app that can serve these types, and what it wants done periodically; what forking might break is told in
+    `doubts`."""
 
     types: tuple[str, ...]
+    periodic: tuple[str, ...]
     doubts: tuple[str, ...]
 
 
@@ -79,7 +81,8 @@ def try_app(settings: Settings) -> TriedApp:
         metrics.close()
     if forkserver.reason or is_dead:
         raise AppError(why_it_cannot_serve(forkserver))
-    return TriedApp(tuple(each.name for each in forkserver.types), forkserver.doubts)
+    periodic = tuple(each.name for each in forkserver.periodic)
+    return TriedApp(tuple(each.name for each in forkserver.types), periodic, forkserver.doubts)
 
 
 @contextlib.contextmanager

@@ -1,13 +1,14 @@
-"""Begin → Serving: the types are registered and what an earlier run left is taken back. In the coordinator thread."""
+"""Begin → Serving: the app is registered, and what an earlier run left taken back. In the coordinator thread."""
 
 from dataclasses import dataclass
 
 from orchestrator.coordinator.duties.examples import Examples
+from orchestrator.coordinator.duties.periodic import Periodic
 from orchestrator.coordinator.duties.recovery import Recovery
 from orchestrator.coordinator.order_book import OrderBook
 from orchestrator.coordinator.standing import Lead, Standing
 from orchestrator.mailbox import Begin, Mailbox, Report, Serving
-from orchestrator.store import types
+from orchestrator.store import periodic, types
 from orchestrator.store.connection import Connection
 from orchestrator.telemetry import logs
 
@@ -21,7 +22,7 @@ class _Progress:
     """How far one Begin has got."""
 
     begin: Begin
-    are_types_registered: bool = False
+    is_app_registered: bool = False
     burials: int = 0
     recovered: int = 0
 
@@ -43,6 +44,7 @@ class BeginServing:
         *,
         recovery: Recovery,
         examples: Examples,
+        periodic: Periodic,
         is_distributed: bool,
     ) -> None:
         self._book = book
@@ -51,6 +53,7 @@ class BeginServing:
         self._recovery = recovery
         self._examples = examples
         self._is_distributed = is_distributed
+        self._periodic = periodic
         self._progress: _Progress | None = None
         self._log = logs.get("coordinator")
 
@@ -61,9 +64,11 @@ class BeginServing:
         if self._progress is None or self._progress.begin is not begin:
             self._progress = _Progress(begin)
         progress = self._progress
-        if not progress.are_types_registered:
+        if not progress.is_app_registered:
             types.register(connection, begin.types, within=REGISTER_SECONDS)
-            progress.are_types_registered = True
+            periodic.register(connection, begin.app, begin.periodic, within=REGISTER_SECONDS)
+            self._periodic.has_begun = True
+            progress.is_app_registered = True
         lead = self._standing.lead
         if lead is None and not self._is_distributed:
             return False

@@ -17,6 +17,7 @@ from orchestrator.coordinator.duties.census import Census
 from orchestrator.coordinator.duties.enqueued import Enqueued
 from orchestrator.coordinator.duties.examples import Examples
 from orchestrator.coordinator.duties.known_types import KnownTypes
+from orchestrator.coordinator.duties.periodic import Periodic
 from orchestrator.coordinator.duties.promotion import Promotion
 from orchestrator.coordinator.duties.recovery import Recovery, Silence
 from orchestrator.coordinator.duties.retention import Retention
@@ -213,10 +214,16 @@ def _make_coordinator(
 ) -> Coordinator:
     if not settings.distributed:
         standing.workers_counted(1)
-    recovery, example_duty, schedule = _make_duties(settings, standing, reports, counting, examples)
+    recovery, example_duty, periodic, schedule = _make_duties(settings, standing, reports, counting, examples)
     activity = TellActivity(book, standing, lambda: schedule.hasten(Promotion.name))
     beginning = BeginServing(
-        book, standing, reports, recovery=recovery, examples=example_duty, is_distributed=settings.distributed
+        book,
+        standing,
+        reports,
+        recovery=recovery,
+        examples=example_duty,
+        periodic=periodic,
+        is_distributed=settings.distributed,
     )
     locks = Locks(book)
     errands = (
@@ -225,7 +232,7 @@ def _make_coordinator(
         HandBackClaims(book, locks, reports, counting),
         activity,
         MarkStarted(book, locks),
-        RegisterTypes(book),
+        RegisterTypes(book, lambda: schedule.hasten(Periodic.name)),
         beginning,
         AuditClaims(book, standing, reports),
         PlanAhead(),
@@ -260,7 +267,7 @@ def _make_duties(
     reports: Mailbox[Report],
     counting: Counting,
     examples: tuple[NewTask, ...],
-) -> tuple[Recovery, Examples, Schedule]:
+) -> tuple[Recovery, Examples, Periodic, Schedule]:
     tick, lease = settings.heartbeat_interval, settings.leader_term
     silence = Silence(settings.worker_timeout, longest_gap(tick)) if settings.distributed else None
     recovery = Recovery(
@@ -271,6 +278,7 @@ def _make_duties(
         silence=silence,
     )
     example_duty = Examples(standing, examples, patience_seconds=lease + 2 * tick)
+    periodic = Periodic(standing, lease_seconds=lease)
     schedule = Schedule(
         (
             Promotion(standing, reports, claim_interval=settings.claim_interval),
@@ -285,10 +293,11 @@ def _make_duties(
                 lease_seconds=lease,
                 every_seconds=settings.cleanup_interval,
             ),
+            periodic,
             KnownTypes(standing, counting, is_distributed=settings.distributed, every_seconds=tick),
             RollCall(standing, is_distributed=settings.distributed, every_seconds=tick),
             example_duty,
         ),
         counting,
     )
-    return recovery, example_duty, schedule
+    return recovery, example_duty, periodic, schedule

@@ -15,7 +15,7 @@ from orchestrator.coordinator.order_book import OrderBook
 from orchestrator.coordinator.portion import LOCK_SECONDS, Portion
 from orchestrator.coordinator.standing import Standing
 from orchestrator.mailbox import Audited, Mailbox, Released, Report
-from orchestrator.store import claims, holdings, types, workers
+from orchestrator.store import claims, holdings, periodic, types, workers
 from orchestrator.store.connection import Connection
 from orchestrator.telemetry import logs
 
@@ -40,18 +40,23 @@ class Errand(Protocol):
 
 
 class RegisterTypes:
-    """Types: what the reloaded app serves, or the database may have lost."""
+    """Types: what the reloaded app serves and wants done periodically, or the database may have lost."""
 
     name = "register_types"
 
-    def __init__(self, book: OrderBook) -> None:
+    def __init__(self, book: OrderBook, look: Callable[[], None]) -> None:
+        """`look()` has what is due now enqueued soon."""
         self._book = book
+        self._look = look
 
     def run(self, connection: Connection) -> bool:
         order = self._book.types()
         if order is None:
             return False
-        types.register(connection, order.types, within=SMALL_WRITE_SECONDS, only_missing=order.only_missing)
+        missing = order.only_missing
+        types.register(connection, order.types, within=SMALL_WRITE_SECONDS, only_missing=missing)
+        periodic.register(connection, order.app, order.periodic, within=SMALL_WRITE_SECONDS, only_missing=missing)
+        self._look()
         self._book.settle_types(order)
         return True
 

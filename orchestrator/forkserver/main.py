@@ -143,6 +143,8 @@ def _tell_types(supervisor: socket.socket, app: App) -> None:
     ]
     for begin in range(0, len(types), TYPES_PER_MESSAGE):
         supervisor.send(encode("types", types=types[begin : begin + TYPES_PER_MESSAGE]))
+    for periodic in app.periodic_tasks:
+        supervisor.send(encode("periodic", periodic))
     supervisor.send(encode("ready"))
 
 

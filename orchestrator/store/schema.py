@@ -9,7 +9,7 @@ from importlib.resources import files
 from orchestrator.errors import SchemaError, StatementRefused
 from orchestrator.store.connection import Connection
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 NO_RIGHTS_CURE = "let a role that may create tables run `orchestratord migrate`, and grant this one its rights on them"
 
@@ -35,6 +35,7 @@ _MARKS = {
     "workers": "last_heartbeat",
     "leadership": "holder_process",
     "sleepers": "is_sleeping",
+    "periodic_tasks": "last_due_at",
 }
 """A column by which each table is known to be ours."""
 _RIGHTS = {
@@ -43,6 +44,7 @@ _RIGHTS = {
     "workers": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "leadership": ("SELECT", "UPDATE"),
     "sleepers": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "periodic_tasks": ("SELECT", "INSERT", "UPDATE", "DELETE"),
 }
 """Without one of these a worker runs no task."""
 _CALLED = ["orchestrator_id_at", "retry_delay"]

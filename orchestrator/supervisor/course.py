@@ -19,7 +19,7 @@ from orchestrator.mailbox import (
     WorkIsDue,
     Written,
 )
-from orchestrator.model import ClaimRef, TaskType
+from orchestrator.model import ClaimRef, PeriodicTask, TaskType
 from orchestrator.retry import RetryPolicy
 from orchestrator.supervisor.children import Doom
 from orchestrator.supervisor.farewell import Farewell
@@ -57,6 +57,7 @@ class Course:
         self._listeners = listeners
         self._is_registered = False
         self.types: tuple[TaskType, ...] = ()
+        self._periodic: tuple[PeriodicTask, ...] = ()
         self.has_begun = False
         self.is_rolling = False
         self._log = logs.get("supervisor")
@@ -79,7 +80,7 @@ class Course:
             self._listeners.on_reload(False)
             self.end_reload()
         else:
-            self._learn_types(news.types)
+            self._learn(news.types, news.periodic)
             if news.news is News.RELOADED:
                 self._log.info("app_reloaded", types=len(news.types))
                 self._listeners.on_reload(True)
@@ -96,14 +97,14 @@ class Course:
             self._machine.step(State.RELOADING)
             self._forkservers.reload()
 
-    def _learn_types(self, types: tuple[TaskType, ...]) -> None:
-        self.types = types
+    def _learn(self, types: tuple[TaskType, ...], periodic: tuple[PeriodicTask, ...]) -> None:
+        self.types, self._periodic = types, periodic
         self._pool.policies = {
             each.name: RetryPolicy(base=each.retry_base_seconds, cap=each.retry_cap_seconds) for each in types
         }
         self._listeners.on_types(types)
         if self.has_begun:
-            self._database.post(Types(types, self._settings.app))
+            self._database.post(Types(types, self._settings.app, periodic))
 
     def _fail(self, code: ExitCode, message: str) -> None:
         """The start cannot succeed."""
@@ -115,7 +116,7 @@ class Course:
         current = self._forkservers.current
         if self._is_registered and not self.has_begun and current is not None and current.stage is Stage.READY:
             self.has_begun = True
-            self._database.post(Begin(current.types, self._settings.app))
+            self._database.post(Begin(current.types, self._settings.app, current.periodic))
 
     def take(self, report: Report, now: float) -> None:
         if self._machine.state is State.STOPPING:
@@ -174,4 +175,4 @@ class Course:
         self._pool.settings.worker_id = report.worker_id
         self._pool.children.forget_failures()  # of those that found themselves unregistered before we heard of it
         if self.has_begun:
-            self._database.post(Types(self.types, self._settings.app, only_missing=True))
+            self._database.post(Types(self.types, self._settings.app, self._periodic, only_missing=True))

@@ -19,11 +19,12 @@ from orchestrator.board.birth import (
     app_marker,
     decode,
     encode,
+    told_periodic,
     told_types,
 )
 from orchestrator.board.kernel import catches
 from orchestrator.board.reactions import STACK_SIGNAL
-from orchestrator.model import TaskType
+from orchestrator.model import PeriodicTask, TaskType
 
 _ENTRY = Path(__file__).resolve().parent.parent / "forkserver" / "__main__.py"
 SERVICE_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
@@ -61,6 +62,7 @@ class Forkserver:
         self.stage = Stage.IMPORTING
         self.reason = ""
         self.types: tuple[TaskType, ...] = ()
+        self.periodic: tuple[PeriodicTask, ...] = ()
         self.doubts: tuple[str, ...] = ()
         """What importing the app left that forking might break."""
         self.since = time.monotonic()
@@ -93,7 +95,7 @@ class Forkserver:
         return self._socket.fileno()
 
     def receive(self) -> list[NotForked]:
-        """Take what it says: `stage`, `types`, `doubts` and `reason` follow; returns the forks that failed."""
+        """Take what it says: `stage`, `types`, `periodic`, `doubts`, `reason` follow; returns the forks that failed."""
         failed: list[NotForked] = []
         while True:
             try:
@@ -110,6 +112,8 @@ class Forkserver:
             kind, facts = decode(message)
             if kind == "types":
                 self.types += told_types(facts)
+            elif kind == "periodic":
+                self.periodic += (told_periodic(facts),)
             elif kind == "doubtful":
                 self.doubts += (facts["found"],)
             elif kind == "ready":

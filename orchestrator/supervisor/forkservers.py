@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from orchestrator.board.kernel import wait_channel, why_not_started
 from orchestrator.exit_codes import ExitCode
-from orchestrator.model import TaskType
+from orchestrator.model import PeriodicTask, TaskType
 from orchestrator.supervisor.attribution import describe_status
 from orchestrator.supervisor.forkserver import Forkserver, NotForked, Stage
 from orchestrator.supervisor.restarts import Backoff
@@ -38,10 +38,11 @@ class News(Enum):
 
 
 class AppNews(NamedTuple):
-    """One piece of news, with the types of an app that serves or the reason of one that does not."""
+    """One piece of news, with the types and periodic tasks of an app that serves or the reason of one that does not."""
 
     news: News
     types: tuple[TaskType, ...] = ()
+    periodic: tuple[PeriodicTask, ...] = ()
     reason: str = ""
 
 
@@ -102,7 +103,7 @@ class Forkservers:
             if self.current.stage is Stage.READY and before is Stage.IMPORTING:
                 self._has_served = True
                 self._say_doubts(self.current)
-                news.append(AppNews(News.READY, self.current.types))
+                news.append(AppNews(News.READY, self.current.types, self.current.periodic))
             elif self.current.stage is Stage.REFUSED:
                 news += self._current_refused(now)
         if self._next is not None:
@@ -137,7 +138,7 @@ class Forkservers:
             self._retired.append(self.current)
         self.current = tried
         self._say_doubts(tried)
-        return [AppNews(News.RELOADED, tried.types)]
+        return [AppNews(News.RELOADED, tried.types, tried.periodic)]
 
     def _say_doubts(self, forkserver: Forkserver) -> None:
         for doubt in forkserver.doubts:

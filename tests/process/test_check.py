@@ -22,6 +22,7 @@ print("good morning")
 app = App()
 @app.task("greet")
 def greet() -> None: ...
+app.periodic("0 9 * * MON", greet)
 """
 
 QUIET_FORK = """
@@ -120,7 +121,8 @@ def test_what_an_app_prints_when_check_imports_it_is_not_in_its_json(
 ) -> None:
     (tmp_path / "chatty.py").write_text(PRINTING)
     done = orchestratord("check", "--json", "--app", "chatty:app", DATABASE_URL=database_url)
-    assert json.loads(done.stdout)[1]["message"] == "chatty:app serves greet"
+    told = [each["message"] for each in json.loads(done.stdout) if each["subject"] == "app"]
+    assert told == ["chatty:app serves greet", "it enqueues periodically: greet"]
     assert done.stderr == "good morning\n"
     assert done.returncode == 0
 
@@ -222,7 +224,7 @@ def test_check_says_that_start_would_not_be_allowed_to_make_the_tables(
 
 
 def test_check_and_start_name_the_rights_that_the_role_lacks(orchestratord: Command, database_url: str) -> None:
-    tables = ("tasks", "task_types", "workers", "leadership", "sleepers")
+    tables = ("tasks", "task_types", "periodic_tasks", "workers", "leadership", "sleepers")
     with a_role(database_url) as url:
         role = conninfo_to_dict(url)["user"]
         sql(database_url, f"GRANT SELECT ON orchestrator_schema TO {role}")

@@ -69,7 +69,7 @@ class Machine(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.sql("TRUNCATE tasks, workers, sleepers, task_types")
+        self.sql("TRUNCATE tasks, workers, sleepers, task_types, periodic_tasks")
         self.sql("UPDATE leadership SET holder = NULL, expires_at = clock_timestamp(), renewed_at = clock_timestamp()")
         self.sql("INSERT INTO task_types (type, retry_base_seconds) VALUES ('t', 0)")
         self.lease.term = self.sql("SELECT term FROM leadership")[0][0]

@@ -1,0 +1,60 @@
+"""`orchestratord periodic`: look at what is enqueued at regular times, have it forgotten."""
+
+import json
+
+import click
+
+from orchestrator.cli.database import ANSWER_SECONDS, database_flag, opened
+from orchestrator.cli.output import json_flag, print_json, print_table
+from orchestrator.cron import cron_problem, next_due
+from orchestrator.store import periodic as store
+
+
+@click.group()
+def periodic() -> None:
+    """Look at periodic tasks, remove them."""
+
+
+@periodic.command("list")
+@database_flag
+@json_flag
+def list_(as_json: bool, **flags: object) -> None:
+    """List the periodic tasks: when each was due last, and when it is due next."""
+    with opened(flags) as connection:
+        now, found = store.list_all(connection, within=ANSWER_SECONDS)
+    following = [
+        None if cron_problem(task.cron, task.timezone) is not None else next_due(task.cron, task.timezone, now)
+        for task, _, _ in found
+    ]
+    if as_json:
+        print_json(
+            [
+                {
+                    **task._asdict(),
+                    "payload": json.loads(task.payload),
+                    "app": app,
+                    "last_due_at": last,
+                    "next_due_at": due,
+                }
+                for (task, app, last), due in zip(found, following, strict=True)
+            ]
+        )
+        return
+    rows = [
+        (task.name, task.type, task.cron, task.timezone, last, due, app)
+        for (task, app, last), due in zip(found, following, strict=True)
+    ]
+    titles = ("NAME", "TYPE", "CRON", "TIME ZONE", "ENQUEUED UP TO", "NEXT", "APP")
+    print_table(titles, rows, empty="no app has registered any periodic tasks")
+
+
+@periodic.command()
+@click.argument("name")
+@database_flag
+def remove(name: str, **flags: object) -> None:
+    """Remove a periodic task that no app has any more; one that has it registers it again when it starts."""
+    with opened(flags) as connection:
+        is_removed = store.remove(connection, name, within=ANSWER_SECONDS)
+    if not is_removed:
+        raise click.UsageError(f"there is no periodic task {name!r}")
+    click.echo("removed")

@@ -1,0 +1,106 @@
+"""Periodic tasks: what is due by now is enqueued, each moment once. A leader's duty.
+
+Of several moments that have passed meanwhile, since nobody led, the newest counts.
+"""
+
+import time
+from datetime import datetime
+
+from orchestrator import cron
+from orchestrator.coordinator.duties.duty import leaders_call_seconds
+from orchestrator.coordinator.standing import Lead, Standing
+from orchestrator.errors import StatementRefused
+from orchestrator.model import PeriodicTask
+from orchestrator.store import periodic
+from orchestrator.store.connection import Connection
+from orchestrator.store.periodic import Registered
+from orchestrator.telemetry import logs
+
+LOOK_SECONDS = 30.0
+"""What other workers register meanwhile is seen so much later at most; and what was refused is tried again then."""
+
+LIST_SECONDS = 5.0
+SOONEST_SECONDS = 0.01
+AT_ONCE = 20
+"""Each is a statement: at midnight others' orders come in between."""
+
+
+class Periodic:
+    """Wanted while this worker leads, once its own app is registered: until then what that has no more stands there.
+
+    All that it has to know stands in the database.
+    """
+
+    name = "periodic"
+    every_seconds = LOOK_SECONDS
+
+    def __init__(self, standing: Standing, *, lease_seconds: float) -> None:
+        self._standing = standing
+        self._within = leaders_call_seconds(lease_seconds)
+        self._usable: set[tuple[str, str]] = set()
+        self._unusable: dict[str, str] = {}
+        self._refused_until: dict[str, float] = {}
+        self.has_begun = False
+        self._log = logs.get("coordinator")
+
+    def is_wanted(self) -> bool:
+        return self.has_begun and self._standing.lead is not None
+
+    def run_once(self, connection: Connection) -> float | None:
+        """Enqueues what is due, and returns in time for what is due next."""
+        lead = self._standing.lead
+        if lead is None:
+            return None
+        now, found = periodic.list_all(connection, within=LIST_SECONDS)
+        read_at = time.monotonic()
+        soonest = LOOK_SECONDS
+        tries = 0
+        for each in found:
+            if read_at < self._refused_until.get(each.task.name, 0.0) or not self._is_usable(each.task):
+                continue
+            following = cron.next_due(each.task.cron, each.task.timezone, min(each.last_due_at, now))
+            if following is not None and following <= now:
+                if tries == AT_ONCE:
+                    return SOONEST_SECONDS
+                tries += 1
+                self._enqueue(connection, lead, each, now)
+                following = cron.next_due(each.task.cron, each.task.timezone, now)
+            if following is not None:
+                soonest = min(soonest, (following - now).total_seconds())
+        return max(soonest - (time.monotonic() - read_at), SOONEST_SECONDS)
+
+    def _enqueue(self, connection: Connection, lead: Lead, registered: Registered, now: datetime) -> None:
+        """One that is refused, by a trigger of the user's say, must not keep the others from their time."""
+        task = registered.task
+        due_at = cron.newest_due(task.cron, task.timezone, min(registered.last_due_at, now), now)
+        assert due_at is not None, "BUG: it was due"
+        try:
+            task_id = periodic.enqueue_due(
+                connection,
+                registered,
+                due_at,
+                shown=cron.local_time(due_at, task.timezone),
+                term=lead.term.number,
+                holder=lead.holder,
+                within=self._within,
+            )
+        except StatementRefused as refusal:
+            self._refused_until[task.name] = time.monotonic() + LOOK_SECONDS
+            self._log.warning("periodic_task_refused", name=task.name, type=task.type, error=str(refusal))
+            return
+        if task_id is not None:
+            late = round((now - due_at).total_seconds(), 1)
+            self._log.info("periodic_task_enqueued", name=task.name, type=task.type, task_id=task_id, late_seconds=late)
+
+    def _is_usable(self, task: PeriodicTask) -> bool:
+        """What this worker cannot read is said once: another version's, or somebody's who has changed the row."""
+        times = (task.cron, task.timezone)
+        if times in self._usable:
+            return True
+        problem = cron.cron_problem(*times)
+        if problem is None:
+            self._usable.add(times)
+        elif self._unusable.get(task.name) != problem:
+            self._unusable[task.name] = problem
+            self._log.warning("periodic_task_unusable", name=task.name, type=task.type, error=problem)
+        return problem is None
