@@ -241,10 +241,14 @@ class Term(NamedTuple):
 
 
 class LeaseHolder(NamedTuple):
-    """The lease row as read: who leads, in which term, for how many more seconds by the database's clock."""
+    """The lease row as read: who leads, in which term, for how many more seconds by the database's clock.
+
+    `renewed_at` changes with each renewal, and with nothing else; None: there was no row.
+    """
 
     holder: str | None
     term: int
+    renewed_at: datetime | None
     remaining_seconds: float
     process: Process | None
 

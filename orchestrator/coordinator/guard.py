@@ -4,8 +4,6 @@ Recovery at start takes over whatever is claimed, so a second instance would ste
 waits for the lease, and gives up once it sees that the holder is alive.
 """
 
-import time
-
 from orchestrator.coordinator.leadership import Leadership
 from orchestrator.coordinator.standing import Standing
 from orchestrator.errors import InstanceRunningError
@@ -18,9 +16,6 @@ LOOK_SECONDS = 1.0
 
 SOONEST_LOOK_SECONDS = 0.05
 
-CLOCK_SHARE, CLOCK_SECONDS = 0.02, 0.05
-"""What the two clocks may disagree by before a lease that lasts longer than it should is called renewed."""
-
 
 class Guard:
     """The wait for another instance's lease, one `look` at a time. One thread only."""
@@ -29,7 +24,6 @@ class Guard:
         self._leadership = leadership
         self._standing = standing
         self._first: LeaseHolder | None = None
-        self._first_at = 0.0
         self._log = logs.get("coordinator")
 
     def look(self, connection: Connection, holder: str) -> float | None:
@@ -39,7 +33,6 @@ class Guard:
         """
         if self._leadership.acquire(connection, holder):
             return None
-        asked_at = time.monotonic()
         seen = self._leadership.read(connection)
         if self._leadership.inherit(connection, holder, seen):
             self._log.info("instance_replaced", previous=seen.holder)
@@ -47,21 +40,20 @@ class Guard:
         if seen.holder is None or seen.remaining_seconds <= 0:
             return SOONEST_LOOK_SECONDS
         if self._first is None:
-            self._first, self._first_at = seen, time.monotonic()
+            self._first = seen
             self._log.warning(
                 "waiting_for_instance", holder=seen.holder, remaining_seconds=round(seen.remaining_seconds, 1)
             )
-        elif self._is_alive(self._first, seen, asked_at):
+        elif _lives(self._first, seen):
             raise InstanceRunningError(describe(seen))
         self._standing.waits_for(seen.holder)
         return min(max(seen.remaining_seconds, SOONEST_LOOK_SECONDS), LOOK_SECONDS)
 
-    def _is_alive(self, first: LeaseHolder, seen: LeaseHolder, asked_at: float) -> bool:
-        if (seen.holder, seen.term) != (first.holder, first.term):
-            return True
-        elapsed = max(asked_at - self._first_at, 0.0)  # at least so much has passed between the two readings
-        tolerated = CLOCK_SECONDS + CLOCK_SHARE * elapsed
-        return seen.remaining_seconds > first.remaining_seconds - elapsed + tolerated
+
+def _lives(first: LeaseHolder, seen: LeaseHolder) -> bool:
+    """Whether somebody has held the lease since. For how much longer it is held tells nothing: the server's clock may
+    have been set meanwhile."""
+    return (seen.holder, seen.term, seen.renewed_at) != (first.holder, first.term, first.renewed_at)
 
 
 def describe(holder: LeaseHolder) -> str:

@@ -21,7 +21,7 @@ TRUSTED_SHARE = 0.95
 
 SHORTEST_CALL_SECONDS, LONGEST_CALL_SECONDS = 0.5, 5.0
 
-_FREE = LeaseHolder(holder=None, term=0, remaining_seconds=0.0, process=None)
+_FREE = LeaseHolder(holder=None, term=0, renewed_at=None, remaining_seconds=0.0, process=None)
 
 
 class Leadership:

@@ -20,15 +20,16 @@ def read(connection: Connection, *, within: float) -> LeaseHolder | None:
     """
     rows = connection.execute(
         """
-        SELECT holder, term, date_part('epoch', expires_at - clock_timestamp()), holder_process::text FROM leadership
+        SELECT holder, term, renewed_at, date_part('epoch', expires_at - clock_timestamp()), holder_process::text
+        FROM leadership
         """,
         within=within,
         lock_within=within,
     )
     if not rows:
         return None
-    holder, term, remaining, process = rows[0]
-    return LeaseHolder(holder, term, remaining, _process(process))
+    holder, term, renewed_at, remaining, process = rows[0]
+    return LeaseHolder(holder, term, renewed_at, remaining, _process(process))
 
 
 def _process(text: str | None) -> Process | None:

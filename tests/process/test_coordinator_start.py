@@ -182,7 +182,7 @@ def test_the_lease_of_a_process_that_lives_or_cannot_be_seen_is_not_taken(
     hold_lease(database, process)
     worker = make_worker().start()
     eventually(lambda: worker.coordination.status().waiting_for == "gone")
-    database.run("UPDATE leadership SET expires_at = expires_at + interval '1 minute'")
+    database.run("UPDATE leadership SET renewed_at = clock_timestamp(), expires_at = expires_at + interval '1 minute'")
     failed = worker.reports.wait(StartFailed)
     assert failed.exit_code == 5
     assert str(process.pid) in failed.message

@@ -1,4 +1,4 @@
-"""The server's clock is set back by hours: what is counted goes on being counted."""
+"""The server's clock is set back: by hours, and what is counted goes on being counted; or by less than a lease."""
 
 import time
 
@@ -6,12 +6,15 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from orchestrator.coordinator.duties.enqueued import Enqueued
+from orchestrator.coordinator.guard import Guard
+from orchestrator.coordinator.leadership import Leadership
 from orchestrator.coordinator.standing import Lead, Standing
 from orchestrator.model import Term
+from orchestrator.store import leadership
 from orchestrator.store.connection import Connection
 from orchestrator.telemetry.metrics import TaskMetrics
 from tests.fixtures.waiting import eventually
-from tests.store.rows import add_tasks
+from tests.store.rows import PROCESS, add_tasks
 
 
 @pytest.fixture
@@ -65,3 +68,20 @@ def test_what_is_enqueued_until_the_hours_have_passed_again_is_counted_too_and_n
 
 def _position(connection: Connection) -> str:
     return str(connection.execute("SELECT counted_to::text FROM leadership", within=5.0)[0][0])
+
+
+def test_a_lease_that_nobody_renews_is_waited_for_to_its_end_however_long_that_takes(
+    connection: Connection, clock: None
+) -> None:
+    """Its holder went down with the machine, whose clock is set right as it comes up again. Who took it for renewed
+    would leave with an exit code after which systemd starts nobody."""
+    standing = Standing()
+    guard = Guard(Leadership(process=PROCESS, lease_seconds=60.0, standing=standing), standing)
+    term = leadership.acquire(connection, holder="gone", process=PROCESS, lease_seconds=60.0, within=5.0)
+    assert term is not None
+    assert guard.look(connection, "new") is not None
+    set_to(connection, "3 hours -20 seconds")
+    assert guard.look(connection, "new") is not None
+    set_to(connection, "3 hours 2 minutes")
+    assert guard.look(connection, "new") is None
+    assert standing.lead is not None
