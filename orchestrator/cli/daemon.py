@@ -215,7 +215,6 @@ class Daemon:
             waiting_for=database.waiting_for,
             pool_capacity=pool.capacity,
             pool_active=pool.active,
-            slots_total=pool.capacity,
             slots_ready=pool.settled,
             slots_backing_off=pool.backing_off,
             slots_unconnected=pool.unconnected,

@@ -71,7 +71,7 @@ def _reasons(snapshot: Snapshot) -> list[str]:
     elif snapshot.slots_unconnected and snapshot.slots_ready == 0:
         reasons.append("no child gets a connection to the database: the log says why")
     if snapshot.is_crash_looping:
-        missing = f"{snapshot.slots_backing_off} of {snapshot.slots_total} children"
+        missing = f"{snapshot.slots_backing_off} of {snapshot.pool_capacity} children"
         if snapshot.is_app_lost:
             reasons.append(f"{missing} are missing, and the app cannot be loaded to replace them")
         else:

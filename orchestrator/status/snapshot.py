@@ -28,7 +28,6 @@ class Snapshot(NamedTuple):
     pool_capacity: int
     waiting_for: str | None = None
     pool_active: int = 0
-    slots_total: int = 0
     slots_ready: int = 0
     slots_backing_off: int = 0
     slots_unconnected: int = 0
@@ -48,5 +47,5 @@ class Snapshot(NamedTuple):
 
     @property
     def is_crash_looping(self) -> bool:
-        """Half of the slots or more wait before they try a child again."""
-        return 0 < self.slots_total <= 2 * self.slots_backing_off
+        """Of half of the slots or more the children die again and again before they have worked."""
+        return 0 < self.pool_capacity <= 2 * self.slots_backing_off

@@ -11,8 +11,8 @@ def status_line(snapshot: Snapshot) -> str:
     if snapshot.state in ("draining", "stopping"):
         return f"{snapshot.state}, {running}"
     facts = [running, *_standing(snapshot)]
-    if snapshot.slots_ready < snapshot.slots_total:
-        facts.append(f"{snapshot.slots_ready}/{snapshot.slots_total} children ready")
+    if snapshot.slots_ready < snapshot.pool_capacity:
+        facts.append(f"{snapshot.slots_ready}/{snapshot.pool_capacity} children ready")
     if snapshot.is_paused:
         facts.append("paused (SIGUSR2 resumes)")
     if snapshot.state == "reloading":

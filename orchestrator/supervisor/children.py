@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
-from orchestrator.supervisor.restarts import Backoff, is_crash_loop
+from orchestrator.supervisor.restarts import Backoff
 
 SETTLED_SECONDS = 10.0
 """A child that lives so long after failures of its seat is no part of a crash loop."""
@@ -187,9 +187,6 @@ class Children:
     @staticmethod
     def _has_settled(seat: Seat, now: float) -> bool:
         return seat.phase is Phase.LIVE and now - seat.since > SETTLED_SECONDS
-
-    def is_crash_loop(self, now: float) -> bool:
-        return is_crash_loop(self.backing_off(now), self.capacity)
 
     @staticmethod
     def _enter(seat: Seat, phase: Phase, now: float) -> None:

@@ -1,4 +1,4 @@
-"""When a slot may be forked again, and when failing slots are a crash loop. Pure; the clock is an argument."""
+"""When a slot may be forked again. Pure; the clock is an argument."""
 
 from dataclasses import dataclass
 
@@ -26,8 +26,3 @@ class Backoff:
 
     def is_due(self, now: float) -> bool:
         return now >= self.not_before
-
-
-def is_crash_loop(backing_off: int, slots: int) -> bool:
-    """Half of the slots, or more, die again and again before they finish anything."""
-    return slots > 0 and backing_off * 2 >= slots

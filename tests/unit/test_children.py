@@ -116,17 +116,15 @@ def test_a_finished_task_resets_the_backoff_even_if_the_child_then_dies_idle() -
     assert seat.backoff.not_before == pytest.approx(100.1)
 
 
-def test_half_of_the_seats_failing_twice_is_a_crash_loop() -> None:
+def test_a_seat_backs_off_once_it_has_failed_twice() -> None:
     children = full(4)
     for seat in list(children)[:2]:
         die(children, seat)
     assert children.backing_off(now=0.0) == 0  # once may happen to anybody
-    assert not children.is_crash_loop(now=0.0)
     for seat in list(children)[:2]:
         born(children, seat)
         die(children, seat)
     assert children.backing_off(now=0.0) == 2
-    assert children.is_crash_loop(now=0.0)
 
 
 def test_a_child_that_lives_long_enough_is_no_part_of_a_crash_loop() -> None:
@@ -134,9 +132,9 @@ def test_a_child_that_lives_long_enough_is_no_part_of_a_crash_loop() -> None:
     for _ in range(3):
         die(children, children[0])
         born(children, children[0], now=50.0)
-    assert children.is_crash_loop(now=50.0)
-    assert children.is_crash_loop(now=50.0 + SETTLED_SECONDS)
-    assert not children.is_crash_loop(now=50.1 + SETTLED_SECONDS)
+    assert children.backing_off(now=50.0) == 1
+    assert children.backing_off(now=50.0 + SETTLED_SECONDS) == 1
+    assert children.backing_off(now=50.1 + SETTLED_SECONDS) == 0
 
 
 def test_a_seat_is_settled_or_backs_off_and_never_both() -> None:
@@ -161,9 +159,8 @@ def test_a_child_that_has_worked_ends_its_seats_part_in_a_crash_loop_at_once() -
     assert children.backing_off(now=50.0) == 2
     children.worked(children[0])
     assert (children.settled(now=50.0), children.backing_off(now=50.0)) == (1, 1)
-    assert children.is_crash_loop(now=50.0)  # half of them
     children.worked(children[1])
-    assert not children.is_crash_loop(now=50.0)
+    assert children.backing_off(now=50.0) == 0
 
 
 def test_new_code_forgets_what_failed_under_the_old() -> None:
@@ -173,7 +170,7 @@ def test_new_code_forgets_what_failed_under_the_old() -> None:
         born(children, children[0], now=100.0)
     die(children, children[0], now=100.0)
     children.forget_failures()
-    assert not children.is_crash_loop(now=100.0)
+    assert children.backing_off(now=100.0) == 0
     assert children.due(now=100.0) == [children[0]]
 
 

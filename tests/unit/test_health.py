@@ -15,7 +15,6 @@ AT_WORK = Snapshot(
     is_paused=False,
     pool_capacity=10,
     pool_active=3,
-    slots_total=10,
     slots_ready=10,
     is_database_reachable=True,
     is_leader=True,
@@ -74,7 +73,7 @@ class TestHealth:
                 "no child gets a connection to the database: the log says why",
             ),
             ({"slots_backing_off": 5}, "crash loop: 5 of 10 children die before they work"),
-            ({"slots_total": 1, "slots_backing_off": 1}, "crash loop: 1 of 1 children die before they work"),
+            ({"pool_capacity": 1, "slots_backing_off": 1}, "crash loop: 1 of 1 children die before they work"),
             (
                 {"slots_backing_off": 5, "is_app_lost": True},
                 "5 of 10 children are missing, and the app cannot be loaded to replace them",
@@ -94,9 +93,13 @@ class TestHealth:
         assert {"worker_id", "version", "distributed"} <= set(facts)
         assert readyz(snapshot).status == 503
 
-    def test_fewer_than_half_of_the_slots_backing_off_is_no_crash_loop(self) -> None:
-        assert health(AT_WORK._replace(slots_backing_off=4)).status == 200
-        assert health(AT_WORK._replace(slots_total=0, slots_backing_off=0)).status == 200
+    @pytest.mark.parametrize(
+        ("backing_off", "slots", "loops"),
+        [(0, 1, False), (1, 1, True), (1, 2, True), (1, 3, False), (2, 3, True), (4, 10, False), (0, 0, False)],
+    )
+    def test_half_of_the_slots_backing_off_is_a_crash_loop(self, backing_off: int, slots: int, loops: bool) -> None:
+        snapshot = AT_WORK._replace(pool_capacity=slots, slots_backing_off=backing_off)
+        assert health(snapshot).status == (503 if loops else 200)
 
 
 class TestProbes:

@@ -1,8 +1,6 @@
-"""Backoff and crash loops: pure, the clock is an argument."""
+"""Backoff: pure, the clock is an argument."""
 
-import pytest
-
-from orchestrator.supervisor.restarts import Backoff, is_crash_loop
+from orchestrator.supervisor.restarts import Backoff
 
 
 def test_the_wait_begins_at_a_tenth_of_a_second_and_doubles_to_thirty() -> None:
@@ -32,22 +30,3 @@ def test_success_forgets_all_failures() -> None:
 
 def test_a_million_failures_do_not_overflow() -> None:
     assert Backoff(failures=1_000_000).failed(now=0.0) == 30.0
-
-
-@pytest.mark.parametrize(
-    ("backing_off", "slots", "loops"),
-    [
-        (0, 1, False),
-        (1, 1, True),
-        (0, 2, False),
-        (1, 2, True),
-        (1, 3, False),
-        (2, 3, True),
-        (4, 10, False),
-        (5, 10, True),
-        (10, 10, True),
-        (0, 0, False),
-    ],
-)
-def test_half_of_the_slots_backing_off_is_a_crash_loop(backing_off: int, slots: int, loops: bool) -> None:
-    assert is_crash_loop(backing_off, slots) is loops

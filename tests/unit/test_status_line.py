@@ -7,7 +7,7 @@ from orchestrator.status.status_line import status_line
 
 LEADER = Snapshot(
     worker_id="host-1-abc", version="1.0.0", distributed=True, state="running", is_paused=False, pool_capacity=20,
-    pool_active=12, slots_total=20, slots_ready=20, is_database_reachable=True, is_leader=True, term=7, types=("t",),
+    pool_active=12, slots_ready=20, is_database_reachable=True, is_leader=True, term=7, types=("t",),
 )  # fmt: skip
 STARTING = LEADER._replace(state="starting", worker_id="", is_database_reachable=False, types=())
 

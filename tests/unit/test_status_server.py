@@ -40,7 +40,7 @@ class Clash:
 def snapshot(state: str = "running") -> Snapshot:
     return Snapshot(
         worker_id="host-1-abc", version="1.0.0", distributed=False, state=state, is_paused=False, pool_capacity=10,
-        pool_active=3, slots_total=10, slots_ready=10, is_database_reachable=True, is_leader=True, workers_total=1,
+        pool_active=3, slots_ready=10, is_database_reachable=True, is_leader=True, workers_total=1,
     )  # fmt: skip
 
 
