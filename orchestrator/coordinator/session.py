@@ -82,8 +82,8 @@ class Session:
             self._told = None
             self._log.info("database_back", connection=self._thread, down_seconds=round(down_seconds, 3))
 
-    def failed(self, error: StoreError) -> float:
-        """The database did not do what was asked; returns for how many seconds it has not.
+    def failed(self, error: StoreError) -> None:
+        """The database did not do what was asked.
 
         The connection is given up if it cannot be used again. `retry_at` says when the next try is worth it.
         """
@@ -99,7 +99,6 @@ class Session:
             self._log.warning(
                 "database_unreachable", connection=self._thread, down_seconds=round(down_seconds, 3), error=reason
             )
-        return down_seconds
 
     def hurry(self) -> None:
         """The process is about to end: try again soon and often from now on."""

@@ -44,14 +44,12 @@ class Counts(NamedTuple):
 
 
 class CoordinationStatus(NamedTuple):
-    """A snapshot for /health, /metrics and the watchdog.
+    """A snapshot for /health and /metrics.
 
     `down_seconds` is 0 while the database is reachable, and lets tasks be looked for: `is_refused` if that is all that
     fails. `is_leader` is judged at the snapshot's moment: a lease that could not be renewed ends by itself. `term` is
     the number of the term held, or None. `waiting_for`: the single instance whose lease must run out before this one
-    may start. `counts` is None where this worker is not the one that counts. `overdue_seconds` tells of each thread
-    that does not get on for how long it should have come back from what it does; a failed try against an unreachable
-    database is progress, a call past its own deadline isn't.
+    may start. `counts` is None where this worker is not the one that counts.
     """
 
     is_database_reachable: bool
@@ -63,7 +61,6 @@ class CoordinationStatus(NamedTuple):
     waiting_for: str | None
     workers_total: int | None
     counts: Counts | None
-    overdue_seconds: Mapping[str, float]
 
 
 @dataclass(slots=True)
@@ -78,9 +75,6 @@ class _Facts:
     counts: Counts | None = None
     down_since: dict[str, float] = field(default_factory=dict)
     back_by: dict[str, float] = field(default_factory=dict)
-
-    def overdue_seconds(self, now: float) -> dict[str, float]:
-        return {thread: now - by for thread, by in self.back_by.items() if by < now}
 
 
 class Standing:
@@ -190,9 +184,11 @@ class Standing:
             self._facts.back_by.pop(thread, None)
 
     def overdue_seconds(self) -> dict[str, float]:
-        """For each thread that does not get on: for how long it should have come back."""
+        """For each thread that does not get on: for how long it should have come back from what it does. A failed try
+        against an unreachable database is progress, a call past its own deadline isn't."""
+        now = time.monotonic()
         with self._lock:
-            return self._facts.overdue_seconds(time.monotonic())
+            return {thread: now - by for thread, by in self._facts.back_by.items() if by < now}
 
     def snapshot(self) -> CoordinationStatus:
         now = time.monotonic()
@@ -210,5 +206,4 @@ class Standing:
                 waiting_for=facts.waiting_for,
                 workers_total=facts.workers_total,
                 counts=facts.counts,
-                overdue_seconds=facts.overdue_seconds(now),
             )

@@ -92,11 +92,6 @@ class Watch:
         if starts:
             self._post(MarkRunning(tuple(starts)))
 
-    @property
-    def is_asking(self) -> bool:
-        """Whether a kill waits for its child's stack."""
-        return bool(self._kills)
-
     def _hand_back(self, link: Link, seen: Glance, now: float, has_sleepers: bool) -> float:
         """Take what waits behind a slow task, in a batch that has run so long, or in a child that starts nothing. How
         long tasks take there, if they have become slow; else 0.0."""

@@ -130,11 +130,6 @@ def task_ended() -> None:
         _handler.lines.task = None
 
 
-def hide(secret: str) -> None:
-    """Take `secret` out of every line from now on, as it is and as it stands in a URL, in tracebacks too."""
-    _secrets.add(secret)
-
-
 def without_secrets(text: str) -> str:
     """`text` as a line of the log would show it, for what is told in other ways."""
     return _secrets.removed_from(text)

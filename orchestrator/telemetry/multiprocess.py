@@ -15,11 +15,7 @@ from prometheus_client import values
 from prometheus_client.mmap_dict import mmap_key
 
 from orchestrator.telemetry import logs
-from orchestrator.telemetry.collector import SlotFilesCollector
-from orchestrator.telemetry.directory import MetricsDirectory
 from orchestrator.telemetry.files import Page, ValueFile
-
-__all__ = ["MetricsDirectory", "SlotFiles", "SlotFilesCollector", "use_files"]
 
 UNSET_IS_NO_VALUE = ("min", "livemin", "max", "livemax")
 """Gauges of which the smallest or largest counts: one that a process never set must not take part as 0."""

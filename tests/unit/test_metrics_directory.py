@@ -12,9 +12,8 @@ import pytest
 
 from orchestrator.errors import ConfigurationError
 from orchestrator.telemetry import directory as directory_of_metrics
-from orchestrator.telemetry.directory import MARK, PREFIX
+from orchestrator.telemetry.directory import MARK, PREFIX, MetricsDirectory
 from orchestrator.telemetry.files import ValueFile
-from orchestrator.telemetry.multiprocess import MetricsDirectory
 
 
 class TestMetricsDirectory:
@@ -42,7 +41,7 @@ class TestMetricsDirectory:
         place = None if is_private else str(tmp_path)
         program = (
             "import time\n"
-            "from orchestrator.telemetry.multiprocess import MetricsDirectory\n"
+            "from orchestrator.telemetry.directory import MetricsDirectory\n"
             "from orchestrator.telemetry.files import ValueFile\n"
             f"directory = MetricsDirectory.open({place!r}, 'host-7-killed')\n"
             "ValueFile(directory.path + '/counter_3.db')\n"

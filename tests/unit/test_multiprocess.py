@@ -20,9 +20,11 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from orchestrator.model import TaskType
+from orchestrator.telemetry.collector import SlotFilesCollector
+from orchestrator.telemetry.directory import MetricsDirectory
 from orchestrator.telemetry.files import INITIAL_BYTES, ValueFile, read_entries
 from orchestrator.telemetry.metrics import TaskMetrics
-from orchestrator.telemetry.multiprocess import MetricsDirectory, SlotFilesCollector, use_files
+from orchestrator.telemetry.multiprocess import use_files
 
 PATIENCE = 20.0
 SCRAPE_LIMIT_SECONDS = 0.1
@@ -319,6 +321,7 @@ class TestFullDisk:
             "import os, sys\n"
             "from prometheus_client import Counter, Gauge\n"
             "from orchestrator.telemetry import logs, multiprocess\n"
+            "from orchestrator.telemetry.collector import SlotFilesCollector\n"
             "logs.configure(debug=False, format='text', process='x')\n"
             "multiprocess.use_files(sys.argv[1], lambda: '3')\n"
             "counter = Counter('made_total', 'x', ['number'], registry=None)\n"
@@ -330,7 +333,7 @@ class TestFullDisk:
             "for number in range(2000): counter.labels(str(number)).inc()\n"
             "counter.labels('first').inc()\n"
             "Gauge('g', 'x', registry=None).set(1)\n"
-            "print(multiprocess.SlotFilesCollector(sys.argv[1]).collect().__next__().samples[0].value)\n"
+            "print(SlotFilesCollector(sys.argv[1]).collect().__next__().samples[0].value)\n"
         )
         mount = f"mount -t tmpfs -o size=256k none {tmp_path}"
         apart = ["unshare", "--mount", "--map-root-user", "sh", "-c"]
