@@ -32,7 +32,6 @@ from orchestrator.coordinator.errands import (
 )
 from orchestrator.coordinator.guard import Guard
 from orchestrator.coordinator.leadership import Leadership
-from orchestrator.coordinator.locks import Locks
 from orchestrator.coordinator.membership import Membership, longest_gap
 from orchestrator.coordinator.order_book import OrderBook
 from orchestrator.coordinator.outcomes import OUTCOMES_AT_ONCE, PlanAhead, WriteOutcomes
@@ -41,6 +40,7 @@ from orchestrator.coordinator.pulse import THREAD as PULSE
 from orchestrator.coordinator.pulse import Pulse
 from orchestrator.coordinator.schedule import Schedule
 from orchestrator.coordinator.session import Session, longest_pause
+from orchestrator.coordinator.shelf import Shelf
 from orchestrator.coordinator.standing import CoordinationStatus, Standing
 from orchestrator.coordinator.starting import Starting
 from orchestrator.coordinator.waiting import Bell
@@ -225,13 +225,13 @@ def _make_coordinator(
         periodic=periodic,
         is_distributed=settings.distributed,
     )
-    locks = Locks(book)
+    shelf = Shelf(book)
     errands = (
-        locks,
-        WriteOutcomes(book, locks, reports, counting),
-        HandBackClaims(book, locks, reports, counting),
+        shelf,
+        WriteOutcomes(book, shelf, reports, counting),
+        HandBackClaims(book, shelf, reports, counting),
         activity,
-        MarkStarted(book, locks),
+        MarkStarted(book, shelf),
         RegisterTypes(book, lambda: schedule.hasten(Periodic.name)),
         beginning,
         AuditClaims(book, standing, reports),
@@ -244,7 +244,7 @@ def _make_coordinator(
         carrier=Carrier(errands, counting),
         schedule=schedule,
         activity=activity,
-        locks=locks,
+        shelf=shelf,
         counting=counting,
         abort=abort,
     )

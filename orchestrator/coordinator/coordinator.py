@@ -11,10 +11,10 @@ from orchestrator.coordinator.backoff import Backoff
 from orchestrator.coordinator.carrier import Carrier
 from orchestrator.coordinator.counting import Counting
 from orchestrator.coordinator.errands import TellActivity
-from orchestrator.coordinator.locks import Locks
 from orchestrator.coordinator.order_book import OrderBook
 from orchestrator.coordinator.schedule import Schedule
 from orchestrator.coordinator.session import Session
+from orchestrator.coordinator.shelf import Shelf
 from orchestrator.coordinator.standing import Standing
 from orchestrator.coordinator.waiting import Bell, wait_until
 from orchestrator.errors import StoreError
@@ -39,7 +39,7 @@ class Coordinator:
         carrier: Carrier,
         schedule: Schedule,
         activity: TellActivity,
-        locks: Locks,
+        shelf: Shelf,
         counting: Counting,
         abort: Bell,
     ) -> None:
@@ -49,7 +49,7 @@ class Coordinator:
         self._carrier = carrier
         self._schedule = schedule
         self._activity = activity
-        self._locks = locks
+        self._shelf = shelf
         self._counting = counting
         self._abort = abort
         self._backoff = Backoff()
@@ -122,7 +122,7 @@ class Coordinator:
             if has_done:
                 self._session.answered()
             else:
-                due_at = min(self._duty_due_at(), self._carrier.retry_at, self._activity.due_at, self._locks.due_at)
+                due_at = min(self._duty_due_at(), self._carrier.retry_at, self._activity.due_at, self._shelf.due_at)
                 self._wait(due_at, connection)
 
     def _duty_due_at(self) -> float:

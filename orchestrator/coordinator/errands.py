@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from orchestrator.coordinator.counting import Counting
-from orchestrator.coordinator.locks import Locks
 from orchestrator.coordinator.order_book import OrderBook
 from orchestrator.coordinator.portion import LOCK_SECONDS, Portion
+from orchestrator.coordinator.shelf import Shelf
 from orchestrator.coordinator.standing import Standing
 from orchestrator.mailbox import Audited, Mailbox, Released, Report
 from orchestrator.store import claims, holdings, periodic, types, workers
@@ -66,9 +66,9 @@ class HandBackClaims:
 
     name = "hand_back_claims"
 
-    def __init__(self, book: OrderBook, locks: Locks, reports: Mailbox[Report], counting: Counting) -> None:
+    def __init__(self, book: OrderBook, shelf: Shelf, reports: Mailbox[Report], counting: Counting) -> None:
         self._book = book
-        self._locks = locks
+        self._shelf = shelf
         self._reports = reports
         self._counting = counting
         self._portion = Portion(HAND_BACKS_AT_ONCE)
@@ -83,7 +83,7 @@ class HandBackClaims:
         released = self._portion.past_locks(
             lambda: claims.release(connection, batch, within=WRITE_SECONDS, lock_within=LOCK_SECONDS),
             len(batch),
-            set_aside=lambda: self._locks.set_aside(connection, batch),
+            set_aside=lambda: self._shelf.set_aside(connection, batch),
             put_first_last=lambda: self._book.put_last(batch[0].token),
         )
         if released is None:
@@ -147,9 +147,9 @@ class MarkStarted:
 
     name = "mark_started"
 
-    def __init__(self, book: OrderBook, locks: Locks) -> None:
+    def __init__(self, book: OrderBook, shelf: Shelf) -> None:
         self._book = book
-        self._locks = locks
+        self._shelf = shelf
         self._portion = Portion(STARTS_AT_ONCE)
 
     def run(self, connection: Connection) -> bool:
@@ -159,7 +159,7 @@ class MarkStarted:
         marked = self._portion.past_locks(
             lambda: claims.mark_running(connection, starts, within=WRITE_SECONDS, lock_within=LOCK_SECONDS),
             len(starts),
-            set_aside=lambda: self._locks.set_aside(connection, starts),
+            set_aside=lambda: self._shelf.set_aside(connection, starts),
             put_first_last=lambda: self._book.put_last(starts[0].token),
         )
         if marked is not None:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from orchestrator.coordinator.counting import Counting
-from orchestrator.coordinator.locks import Locks
 from orchestrator.coordinator.order_book import OrderBook
 from orchestrator.coordinator.portion import LOCK_SECONDS, Portion
+from orchestrator.coordinator.shelf import Shelf
 from orchestrator.errors import DatabaseUnavailable, StatementRefused
 from orchestrator.mailbox import Mailbox, Report, Written
 from orchestrator.model import Outcome, Stale, Verdict
@@ -26,9 +26,9 @@ class WriteOutcomes:
 
     name = "write_outcomes"
 
-    def __init__(self, book: OrderBook, locks: Locks, reports: Mailbox[Report], counting: Counting) -> None:
+    def __init__(self, book: OrderBook, shelf: Shelf, reports: Mailbox[Report], counting: Counting) -> None:
         self._book = book
-        self._locks = locks
+        self._shelf = shelf
         self._reports = reports
         self._counting = counting
         self._portion = Portion(OUTCOMES_AT_ONCE)
@@ -45,7 +45,7 @@ class WriteOutcomes:
         except StatementRefused as refusal:
             if not (refusal.blames_data or refusal.blames_lock):
                 raise
-            if not (refusal.blames_lock and self._locks.set_aside(connection, outcomes)):
+            if not (refusal.blames_lock and self._shelf.set_aside(connection, outcomes)):
                 self._isolate(connection, outcomes, refusal)
         return True
 
@@ -110,7 +110,7 @@ class WriteOutcomes:
             self._log.error("outcome_not_storable", **facts)
         else:
             self._put_off[outcome.token] = str(refusal)
-            self._locks.put_off(outcome)
+            self._shelf.put_off(outcome)
             self._counting.database_failed(refusal)
             self._log.warning("outcome_refused", **facts, then="it waits; is a trigger or a constraint against it?")
 

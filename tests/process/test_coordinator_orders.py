@@ -6,7 +6,7 @@ from contextlib import closing
 import psycopg
 import pytest
 
-from orchestrator.coordinator import locks
+from orchestrator.coordinator import shelf
 from orchestrator.coordinator.coordinator import PATIENT_SECONDS
 from orchestrator.mailbox import (
     Activity,
@@ -330,7 +330,7 @@ def test_rows_that_an_operator_has_locked_hold_up_nothing_beside_them(database: 
 def test_what_a_constraint_of_the_users_refuses_holds_up_nothing_beside_it_and_loses_nothing(
     database: Database, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locks, "PUT_OFF_SECONDS", 0.1)
+    monkeypatch.setattr(shelf, "PUT_OFF_SECONDS", 0.1)
     database.run("ALTER TABLE tasks ADD CONSTRAINT obstinate CHECK (priority <> 7 OR status = 'claimed')")
     claims = [[database.claim(me(worker), priority=7 * (n == 4)) for n in range(9)] for _ in range(3)]
     worker.coordination.post(Finish(tuple(outcome(*claim, result="1", error="odd") for claim in claims[0])))

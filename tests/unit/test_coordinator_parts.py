@@ -11,13 +11,12 @@ from typing import cast
 import pytest
 from prometheus_client import CollectorRegistry
 
-from orchestrator.coordinator import locks
 from orchestrator.coordinator.backoff import Backoff
-from orchestrator.coordinator.locks import Locks
 from orchestrator.coordinator.order_book import OrderBook
 from orchestrator.coordinator.process import is_gone, new_worker_id, this_process
 from orchestrator.coordinator.schedule import Schedule
 from orchestrator.coordinator.session import Session, longest_pause
+from orchestrator.coordinator.shelf import Shelf
 from orchestrator.coordinator.standing import PATIENCE_SECONDS, Lead, Standing
 from orchestrator.coordinator.waiting import Bell, wait_until
 from orchestrator.errors import StatementRefused
@@ -159,18 +158,18 @@ def test_a_duty_that_takes_long_is_done_for_a_fifth_of_the_time(monkeypatch: pyt
 def test_of_locked_rows_is_told_only_what_is_not_free_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once, though it stays locked. A child that is just writing has locked its rows too."""
     book, locked = OrderBook(), {"a", "b"}
-    looks = Locks(book)
+    shelf = Shelf(book)
     told: list[object] = []
-    monkeypatch.setattr(looks._log, "warning", lambda event, orders, **_: told.append((event, orders)))
+    monkeypatch.setattr(shelf._log, "warning", lambda event, orders, **_: told.append((event, orders)))
     monkeypatch.setattr(holdings, "locked", lambda *_, **__: frozenset(locked))
-    monkeypatch.setattr(locks, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("orchestrator.coordinator.shelf.LOOK_SECONDS", 0.0)
     orders = [ClaimRef("a", 3), ClaimRef("b", 4)]
     book.post(Release(tuple(orders), "drain"))
-    assert looks.set_aside(NO_CONNECTION, orders)
+    assert shelf.set_aside(NO_CONNECTION, orders)
     assert not told
     locked.remove("b")
-    looks.run(NO_CONNECTION)
-    looks.run(NO_CONNECTION)
+    shelf.run(NO_CONNECTION)
+    shelf.run(NO_CONNECTION)
     assert told == [("rows_are_locked", 1)]
 
 

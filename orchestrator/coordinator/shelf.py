@@ -1,7 +1,7 @@
-"""Orders about rows that somebody has locked are set aside until the locks are gone. Runs in the coordinator thread.
+"""Where orders lie that cannot be carried out now, while all others go on. Runs in the coordinator thread.
 
-An operator's open transaction may have locked any number of them, for hours. Whatever else is ordered goes on. It does
-so beside what a trigger or a constraint of the user's is against, too: that is put off.
+Those about rows that somebody has locked (an operator's open transaction, any number of them, for hours) are set aside
+until the locks are gone. What a trigger or a constraint of the user's is against is put off for a while.
 """
 
 import math
@@ -24,8 +24,8 @@ ANSWER_SECONDS = 5.0
 PUT_OFF_SECONDS, LONGEST_PUT_OFF_SECONDS = 5.0, 60.0
 
 
-class Locks:
-    """An errand: `run` puts back into the book's line what is free again."""
+class Shelf:
+    """An errand: `run` puts back into the book's line what is free again, or has been put off for long enough."""
 
     name = "look_at_locks"
 
@@ -35,7 +35,7 @@ class Locks:
         self._log = logs.get("coordinator")
         self._told: set[int] = set()  # tokens
         self.due_at = math.inf
-        """When (CLOCK_MONOTONIC) to look again; infinity while nothing is set aside."""
+        """When (CLOCK_MONOTONIC) to look again; infinity while nothing lies here."""
 
     def set_aside(self, connection: Connection, orders: Sequence[Outcome | ClaimRef | Start]) -> bool:
         """Those of these orders whose rows are locked. False: none is, so it is something else that refuses them."""
