@@ -1,8 +1,8 @@
 """The guide's environment variables: names, needs, defaults, and what each one does."""
 
 import json
-import socket
 import urllib.request
+from collections.abc import Iterator
 from itertools import pairwise
 from statistics import median
 from urllib.parse import urlsplit
@@ -15,6 +15,7 @@ from orchestrator.errors import ConfigurationError
 from tests.fixtures.daemon import Daemon, Queue, Start
 from tests.fixtures.fleet import SLACK
 from tests.fixtures.gates import APP, Gates
+from tests.fixtures.ports import kept_port
 from tests.fixtures.waiting import eventually
 from tests.fixtures.working import queue_at
 from tests.guide.text import rows
@@ -75,17 +76,17 @@ def test_a_task_of_which_nobody_is_told_is_found_within_a_claim_interval(daemon:
 
 
 @pytest.fixture(scope="module")
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
+def metrics_port() -> Iterator[int]:
+    with kept_port() as port:
+        yield port
 
 
 @pytest.fixture(scope="module")
-def set_up(lasting_daemon: Start, lasting_database: Queue, free_port: int) -> Daemon:
+def set_up(lasting_daemon: Start, lasting_database: Queue, metrics_port: int) -> Daemon:
     """A worker to which much is said by variables."""
     return lasting_daemon(
         None, DATABASE_URL=lasting_database.url, WORKER_POOL_SIZE="1", DISTRIBUTED_MODE="true",
-        HEARTBEAT_INTERVAL="500ms", WORKER_TIMEOUT="10s", LEADER_TERM="40s", METRICS_PORT=str(free_port),
+        HEARTBEAT_INTERVAL="500ms", WORKER_TIMEOUT="10s", LEADER_TERM="40s", METRICS_PORT=str(metrics_port),
         METRICS_HOST="0.0.0.0", DEBUG="true", LOG_FORMAT="json", ENQUEUE_EXAMPLES="true",
     )  # fmt: skip
 
@@ -111,9 +112,9 @@ def test_a_lease_lasts_for_the_leader_term(lasting_database: Queue) -> None:
 
 
 @pytest.mark.usefixtures("set_up")
-def test_metrics_and_health_are_on_the_metrics_port(free_port: int) -> None:
+def test_metrics_and_health_are_on_the_metrics_port(metrics_port: int) -> None:
     for page, told in (("metrics", "worker_pool_capacity 1.0"), ("health", '"status": "healthy"')):
-        with urllib.request.urlopen(f"http://localhost:{free_port}/{page}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://localhost:{metrics_port}/{page}", timeout=5) as answer:
             assert told in answer.read().decode()
 
 

@@ -18,6 +18,7 @@ from orchestrator.model import Process
 from orchestrator.store.connection import Connection
 from orchestrator.store.schema import SCHEMA_VERSION
 from tests.fixtures.coordination import TYPES, Database, Events, MakeWorker, eventually, workers_of
+from tests.fixtures.ports import kept_port
 
 ELSEWHERE = Process(boot_id="b", pid_namespace="pid:[1]", hostname="elsewhere", pid=7, start_ticks=1)
 
@@ -48,16 +49,13 @@ def test_a_given_worker_id_is_registered(make_worker: MakeWorker) -> None:
 
 
 def test_a_database_that_cannot_be_reached_fails_the_start_in_words_without_the_password() -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        url = f"postgresql://ann:sesame@127.0.0.1:{unused.getsockname()[1]}/shop"
-        with workers_of(url) as make:
-            began = time.monotonic()
-            failed = make(database_wait=1.0).start().reports.wait(StartFailed)
-            assert failed.exit_code == 4
-            assert "127.0.0.1" in failed.message and "refused" in failed.message
-            assert "sesame" not in failed.message
-            assert 0.9 < time.monotonic() - began < 5.0
+    with kept_port() as port, workers_of(f"postgresql://ann:sesame@127.0.0.1:{port}/shop") as make:
+        began = time.monotonic()
+        failed = make(database_wait=1.0).start().reports.wait(StartFailed)
+        assert failed.exit_code == 4
+        assert "127.0.0.1" in failed.message and "refused" in failed.message
+        assert "sesame" not in failed.message
+        assert 0.9 < time.monotonic() - began < 5.0
 
 
 def test_a_server_that_says_nothing_is_waited_for_no_longer_than_database_wait() -> None:

@@ -18,6 +18,7 @@ from orchestrator.dev.postgres import PrivatePostgres
 from orchestrator.store.schema import SCHEMA_VERSION
 from tests.fixtures.command import ENTRY, Command, clean_environment
 from tests.fixtures.daemon import Daemon, Queue, Start
+from tests.fixtures.ports import kept_port
 from tests.fixtures.proc import children, is_alive
 from tests.fixtures.waiting import eventually
 
@@ -40,11 +41,6 @@ def deaf_port() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
 def told_seconds(log: str) -> float:
     """From its first line to its last: without the start of Python, which takes its time on a busy machine."""
     first, *_, last = (datetime.fromisoformat(each) for each in re.findall(r"^(20\S+Z) ", log, re.MULTILINE))
@@ -56,14 +52,14 @@ def told_seconds(log: str) -> float:
 
 def test_a_database_that_is_down_is_waited_for_as_long_as_was_said_and_no_password_is_shown(daemon: Start) -> None:
     began = time.monotonic()
-    worker = daemon(
-        APP,
-        is_awaited=False,
-        DATABASE_URL=f"postgres://ann:s3cr%40t@127.0.0.1:{free_port()}/shop?connect_timeout=3",
-        DATABASE_WAIT="1s",
-    )
-
-    assert worker.wait_exit() == 4
+    with kept_port() as port:
+        worker = daemon(
+            APP,
+            is_awaited=False,
+            DATABASE_URL=f"postgres://ann:s3cr%40t@127.0.0.1:{port}/shop?connect_timeout=3",
+            DATABASE_WAIT="1s",
+        )
+        assert worker.wait_exit() == 4
     assert time.monotonic() - began >= 1
     log = worker.log()
     assert told_seconds(log) < 5
