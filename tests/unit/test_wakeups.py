@@ -1,171 +1,171 @@
-"""No wake-up is lost, in whatever order children, database threads and the supervisor's loop come to their steps.
-
-Pool, boards, channels and sleeper are real; children and database are played. Some of their steps come while the
-loop is in the midst of a wake-up.
-"""
-
-import random
-import time
-from collections.abc import Callable
+"""Who of a pool's children is woken when there may be work; the test plays the children, and nothing is forked."""
 
 import pytest
 
 from orchestrator.board.channel import FULL, IDLE
 from orchestrator.board.layout import ChildOrder, SlotState, Word
-from tests.fixtures.theatre import Actor, Theatre
+from tests.fixtures.theatre import Theatre
 
 
-class Child:
-    """It claims as `child/loop.py` does, one step at a time; what it runs may go on to the end of the play."""
-
-    def __init__(self, play: "Play", actor: Actor) -> None:
-        self._play = play
-        self.actor = actor
-        self._next: Callable[[], None] = self._look
-        self._got = self._asked = 0
-        self.runs_on = False
-
-    @property
-    def is_asleep(self) -> bool:
-        return self._next == self._wait and not self.actor.channel.wait(0)
-
-    @property
-    def is_stuck(self) -> bool:
-        return self.is_asleep or (self._next == self._run and self.runs_on)
-
-    def step(self) -> None:
-        self._next()
-
-    def _wait(self) -> None:
-        self.actor.channel.receive()
-        self._next = self._look
-
-    def _look(self) -> None:
-        may_claim = self.actor.board.order is ChildOrder.WORK
-        self.actor.board.enter(SlotState.CLAIMING)
-        self._next = self._claim if may_claim else self._fall_idle
-
-    def _claim(self) -> None:
-        self._asked = self._play.random.choice([1, 1, 2])
-        self._got = min(self._asked, self._play.due)
-        self._play.due -= self._got
-        self._next = self._tell_if_full if self._got else self._fall_idle
-
-    def _tell_if_full(self) -> None:
-        if self._got == self._asked and not self.actor.board.word(Word.WAKE_OWED):
-            self.actor.channel.send(FULL)
-        self.actor.board.begin_batch()
-        self.runs_on = self._play.random.random() < 0.4
-        self._next = self._run
-
-    def _run(self) -> None:
-        self._next = self._look
-
-    def _fall_idle(self) -> None:
-        self.actor.board.enter(SlotState.IDLE)
-        self._next = self._tell_idle
-
-    def _tell_idle(self) -> None:
-        self.actor.channel.send(IDLE)
-        self._next = self._wait
+def test_work_wakes_one_idle_child_and_a_full_claim_the_next(theatre: Theatre) -> None:
+    first, second, third = theatre.get_ready()
+    theatre.pool.wakeups.wake()
+    assert [actor.looks() for actor in theatre.actors] == [1, 0, 0]
+    first.board.enter(SlotState.BUSY)
+    first.say(FULL)
+    assert [second.looks(), third.looks()] == [1, 0]
+    second.sleep()  # it found nothing: nobody else is woken
+    assert [first.looks(), second.looks(), third.looks()] == [0, 0, 0]
 
 
-class Play:
-    """Random inserts, pauses and turns of the loop, then all steps until nothing moves any more."""
-
-    def __init__(self, theatre: Theatre, seed: int) -> None:
-        self.random = random.Random(seed)
-        self.due = 0
-        self._pool = theatre.pool
-        self._sleeper = theatre.sleeper
-        self.children = [Child(self, actor) for actor in theatre.get_ready()]
-        self._has_sleepers = self._notifies = self._is_to_look = False  # Activity, the worker's row, TellActivity
-        self._is_notified = self._is_paused = self._is_interrupted = False
-        self._reports: list[bool] = []  # WorkIsDue: has_woken
-        for link in self._pool.links.values():
-            self._interrupt_after(link.channel, "send")
-            self._interrupt_after(link.board, "tell_wake_owed")
-
-    def _interrupt_after(self, owner: object, name: str) -> None:
-        act = getattr(owner, name)
-
-        def act_and_be_interrupted(*arguments: object) -> object:
-            result = act(*arguments)
-            if not self._is_interrupted:
-                self._is_interrupted = True
-                for _ in range(self.random.choice([0, 0, 1, 3, 8])):
-                    self._step_of_others()
-                self._is_interrupted = False
-            return result
-
-        setattr(owner, name, act_and_be_interrupted)
-
-    def _step_of_others(self) -> bool:
-        steps = [child.step for child in self.children if not child.is_stuck]
-        if self._is_notified and not self._is_interrupted:  # the pulse thread would wait for the link's lock
-            steps.append(self._hear_notification)
-        if steps:
-            self.random.choice(steps)()
-        return bool(steps)
-
-    def _insert(self, count: int) -> None:
-        self.due += count
-        self._is_notified |= self._notifies
-
-    def _hear_notification(self) -> None:
-        self._is_notified = False
-        if self._has_sleepers:
-            self._reports.append(self._sleeper.wake())
-
-    def _tell_activity(self) -> None:
-        self._notifies = self._has_sleepers
-        if self._is_to_look and self.due:
-            self._reports.append(False)
-        self._is_to_look = False
-
-    def _turn(self) -> bool:
-        speakers = [slot for slot, link in self._pool.links.items() if link.channel.wait(0)]
-        reports, self._reports = self._reports, []
-        self._pool.hear(speakers, time.monotonic())
-        for has_woken in reports:
-            if not has_woken:
-                self._pool.wakeups.wake()
-        if speakers or reports:
-            self._pool.wakeups.offer_sleeper()
-            before, self._has_sleepers = self._has_sleepers, self._pool.wakeups.has_sleepers()
-            self._is_to_look |= self._has_sleepers and not before
-        return bool(speakers or reports)
-
-    def _pause_or_resume(self) -> None:
-        self._is_paused = not self._is_paused
-        self._pool.order_all(ChildOrder.PAUSE if self._is_paused else ChildOrder.WORK)
-
-    def _some_end(self) -> None:
-        for child in self.children:
-            child.runs_on &= self.random.random() < 0.5
-
-    def perform(self) -> None:
-        acts: list[Callable[[], object]] = [
-            lambda: self._insert(self.random.choice([1, 1, 2, 5])),
-            self._turn, self._tell_activity, self._some_end, self._pause_or_resume, self._step_of_others,
-        ]  # fmt: skip
-        for act in self.random.choices(acts, weights=(8, 27, 7, 3, 1, 54), k=self.random.choice([30, 100, 300])):
-            act()
-        if self._is_paused:
-            self._pause_or_resume()
-        for _ in range(2000):
-            if not any((self._step_of_others(), self._turn(), self._is_to_look)):
-                return
-            self._tell_activity()
-        raise AssertionError("children are woken again and again for nothing")
+def test_a_child_that_was_woken_is_not_woken_again_before_it_was_heard_of(theatre: Theatre) -> None:
+    theatre.get_ready()
+    for _ in range(3):
+        theatre.pool.wakeups.wake()
+    assert [actor.looks() for actor in theatre.actors] == [1, 1, 1]
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4])
-def test_no_child_sleeps_while_tasks_wait(make_theatre: Callable[[int], Theatre], size: int) -> None:
-    for seed in range(50):
-        play = Play(make_theatre(size), seed)
-        play.perform()
-        asleep = [child for child in play.children if child.is_asleep]
-        assert not (play.due and asleep), f"seed {seed}: {play.due} tasks wait, {len(asleep)} children sleep"
-        owed = {child.actor.board.word(Word.WAKE_OWED) for child in play.children}
-        assert owed == {0} or (owed == {1} and not asleep), f"seed {seed}: owed {owed}, {len(asleep)} children sleep"
+def test_a_wake_up_that_finds_nobody_idle_is_owed_to_the_next_that_falls_idle(theatre: Theatre) -> None:
+    actors = theatre.get_ready()
+    for actor in actors:
+        actor.board.enter(SlotState.BUSY)
+    theatre.pool.wakeups.wake()
+    theatre.pool.wakeups.wake()
+    actors[2].sleep()
+    actors[0].sleep()
+    assert [actor.looks() for actor in actors] == [0, 0, 1]
+
+
+def test_while_a_wake_up_is_owed_children_need_not_say_that_there_is_more(theatre: Theatre) -> None:
+    first, second, third = theatre.get_ready()
+    second.board.enter(SlotState.BUSY)
+    third.board.enter(SlotState.BUSY)
+    second.say(FULL)
+    assert [actor.board.word(Word.WAKE_OWED) for actor in theatre.actors] == [0, 0, 0], "the first was woken"
+    first.board.enter(SlotState.BUSY)
+    first.say(FULL, FULL)
+    assert [actor.board.word(Word.WAKE_OWED) for actor in theatre.actors] == [1, 1, 1]
+    third.sleep()
+    assert third.looks() == 1, "it was owed one"
+    assert [actor.board.word(Word.WAKE_OWED) for actor in theatre.actors] == [0, 0, 0]
+
+
+def test_several_full_claims_that_are_heard_of_together_wake_as_many(theatre: Theatre) -> None:
+    first, second, third = theatre.get_ready()
+    first.board.enter(SlotState.BUSY)
+    first.say(FULL, FULL)
+    assert [second.looks(), third.looks()] == [1, 1]
+    assert not first.board.word(Word.WAKE_OWED)
+
+
+def test_a_wake_up_that_is_owed_does_not_go_to_a_child_that_is_about_to_leave(theatre: Theatre) -> None:
+    actors = theatre.get_ready()
+    for actor in actors:
+        actor.board.enter(SlotState.BUSY)
+    theatre.pool.wakeups.wake()
+    theatre.pool.retire(theatre.pool.children[2])
+    actors[2].sleep()  # it had found nothing just before it was told
+    actors[0].sleep()
+    assert [actor.looks() for actor in actors] == [1, 0, 1], "the last for the order"
+
+
+def test_a_notification_wakes_the_next_sleeper_that_was_not_told_to_look(theatre: Theatre) -> None:
+    first, second, third = theatre.get_ready()
+    assert not theatre.sleeper.wake(), "nobody was offered yet"
+    theatre.pool.wakeups.offer_sleeper()
+    assert theatre.sleeper.wake()
+    assert not theatre.sleeper.wake(), "until the loop has turned again"
+    theatre.pool.wakeups.offer_sleeper()
+    assert theatre.sleeper.wake()
+    assert [actor.looks() for actor in theatre.actors] == [1, 1, 0]
+    theatre.pool.wakeups.wake()
+    assert [actor.looks() for actor in theatre.actors] == [0, 0, 1], "who was woken so counts as woken"
+    assert not theatre.pool.is_quiet()
+    theatre.pool.wakeups.offer_sleeper()
+    assert not theatre.sleeper.wake(), "all were told to look"
+    second.sleep()
+    theatre.pool.wakeups.offer_sleeper()
+    assert theatre.sleeper.wake()
+    assert [first.looks(), second.looks(), third.looks()] == [0, 1, 0]
+
+
+def test_a_sleeper_that_sleeps_again_before_its_waking_has_returned_can_be_woken_again(
+    theatre: Theatre, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, *_ = theatre.get_ready()
+    channel = theatre.pool.links[0].channel
+    send = channel.send
+
+    def send_and_be_answered(message: bytes) -> bool:
+        is_sent = send(message)
+        first.sleep()  # it looked, found nothing, and the loop has heard that
+        return is_sent
+
+    monkeypatch.setattr(channel, "send", send_and_be_answered)
+    theatre.pool.wakeups.offer_sleeper()
+    assert theatre.sleeper.wake()
+    monkeypatch.undo()
+    first.looks()
+    theatre.pool.wakeups.wake()
+    assert first.looks() == 1
+
+
+def test_whom_the_loop_has_woken_no_notification_wakes_as_well(theatre: Theatre) -> None:
+    """It may run a long task by then, and who was to look for what was notified would be another."""
+    _, second, _ = theatre.get_ready()
+    theatre.pool.wakeups.offer_sleeper()
+    theatre.pool.wakeups.wake()
+    assert not theatre.sleeper.wake(), "so the loop is to wake the next"
+    assert [actor.looks() for actor in theatre.actors] == [1, 0, 0]
+
+    for actor in theatre.actors:
+        actor.board.enter(SlotState.BUSY)
+    theatre.pool.wakeups.wake()  # it is owed
+    second.board.enter(SlotState.IDLE)
+    theatre.pool.wakeups.offer_sleeper()
+    second.say(IDLE)
+    assert not theatre.sleeper.wake()
+    assert second.looks() == 1
+
+
+def test_no_notification_wakes_a_child_that_is_about_to_go(theatre: Theatre) -> None:
+    first, second, _ = theatre.get_ready()
+    theatre.pool.wakeups.offer_sleeper()
+    theatre.pool.retire(theatre.pool.children[0])
+    assert not theatre.sleeper.wake()
+    assert first.looks() == 1, "for the order"
+    theatre.pool.wakeups.offer_sleeper()
+    theatre.pool.drop_link(theatre.pool.children[1])
+    assert not theatre.sleeper.wake(), "its channel is closed"
+    assert second.channel.receive() is None
+
+
+def test_a_child_that_was_told_to_leave_is_woken_no_more_though_it_said_just_then_that_it_sleeps(
+    theatre: Theatre,
+) -> None:
+    first, second, third = theatre.get_ready()
+    theatre.pool.retire(theatre.pool.children[0])
+    first.say(IDLE)
+    theatre.pool.wakeups.wake()
+    theatre.pool.wakeups.offer_sleeper()
+    assert theatre.sleeper.wake()
+    assert [first.looks(), second.looks(), third.looks()] == [1, 1, 1]
+
+
+def test_no_notification_wakes_a_pool_that_claims_nothing(theatre: Theatre) -> None:
+    theatre.get_ready()
+    theatre.pool.wakeups.offer_sleeper()
+    theatre.pool.order_all(ChildOrder.PAUSE)
+    assert not theatre.sleeper.wake()
+    for actor in theatre.actors:
+        actor.looks()
+        actor.sleep()
+    theatre.pool.wakeups.offer_sleeper()
+    assert not theatre.sleeper.wake()
+
+
+def test_a_sleeper_that_has_died_is_not_woken_and_the_loop_is_to_find_another(theatre: Theatre) -> None:
+    first, *_ = theatre.get_ready()
+    theatre.pool.wakeups.offer_sleeper()
+    first.channel.close()
+    assert not theatre.sleeper.wake()
