@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from typing import Any, Literal, NamedTuple, Self
 from urllib.parse import unquote
 
-from orchestrator.errors import ConfigurationError, Problem
+from orchestrator.errors import MAX_SECONDS, ConfigurationError, Problem
 from orchestrator.setting_kinds import Boolean, Choice, Duration, Kind, Size, Text, Whole, duration
 
 LIKENESS = 0.9
@@ -101,7 +101,7 @@ class Settings:
     )
     task_timeout: float | None = _setting(
         "TASK_TIMEOUT",
-        Duration(0.01, 366 * _DAY, none=True),
+        Duration(0.01, MAX_SECONDS, none=True),
         "none",
         "Time limit of tasks that have none of their own.",
     )

@@ -27,6 +27,9 @@ OrchestratorError
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+MAX_SECONDS = 366 * 86400.0
+"""The longest wait or time limit that a task can have; schema.sql says so too."""
+
 
 class OrchestratorError(Exception):
     """Root of all errors this package raises on purpose."""
@@ -216,10 +219,10 @@ class Retry(OrchestratorError):
         if isinstance(message, (int, float)):  # type: ignore[unreachable]  # at once, until the attempts are used up
             raise TypeError(f"Retry({message!r}): write Retry(in_={message!r})")
         try:
-            fits = 0 <= in_ <= 366 * 86400
+            fits = 0 <= in_ <= MAX_SECONDS
         except TypeError:  # "60s", a timedelta
             fits = False
         if not fits:
-            raise ValueError(f"Retry(in_={in_!r}): write 0 to {366 * 86400} seconds, as a number")
+            raise ValueError(f"Retry(in_={in_!r}): write 0 to {MAX_SECONDS:.0f} seconds, as a number")
         self.in_seconds = float(in_)
         super().__init__(message or f"the handler asked to run again in {in_:g} s")

@@ -5,9 +5,9 @@ Each function says what is wrong with a value, in words for whoever wrote it, or
 
 from datetime import UTC, datetime
 
+from orchestrator.errors import MAX_SECONDS
 from orchestrator.model import MAX_TYPE_LENGTH
 
-MAX_SECONDS = 366 * 86400.0
 MAX_INTEGER = 2**31 - 1
 MAX_CLIENT_SECONDS = 2_000_000.0
 """PostgreSQL's statement_timeout has milliseconds, of which it takes 2**31 - 1."""

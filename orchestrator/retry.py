@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass
 
-MAX_CAP_SECONDS = 366 * 86400.0
+from orchestrator.errors import MAX_SECONDS
 
 chance = random.SystemRandom()
 """Of our own, for children: a handler that seeds the common one (for an experiment to be repeated, say) would have all
@@ -22,7 +22,7 @@ class RetryPolicy:
     cap: float = 3600.0
 
     def __post_init__(self) -> None:
-        if not (_are_numbers(self.base, self.cap) and 0 <= self.base <= self.cap <= MAX_CAP_SECONDS):
+        if not (_are_numbers(self.base, self.cap) and 0 <= self.base <= self.cap <= MAX_SECONDS):
             raise ValueError(
                 f"RetryPolicy(base={self.base!r}, cap={self.cap!r}): write seconds as numbers,"
                 " 0 <= base <= cap <= one year"

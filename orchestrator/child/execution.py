@@ -10,11 +10,11 @@ from orchestrator.child.contexts import Contexts
 from orchestrator.child.coroutines import Coroutines
 from orchestrator.child.forks import Origin
 from orchestrator.child.time_limit import TimeLimit
-from orchestrator.errors import Discard, HandlerError, PayloadError, Retry
+from orchestrator.errors import MAX_SECONDS, Discard, HandlerError, PayloadError, Retry
 from orchestrator.failure import describe_exception
 from orchestrator.model import DEFAULT_MAX_RETRIES, MAX_ERROR_BYTES, Claim, Outcome, TaskStatus
 from orchestrator.payload import decode_payload, encode_result, storable
-from orchestrator.retry import MAX_CAP_SECONDS, RetryPolicy
+from orchestrator.retry import RetryPolicy
 from orchestrator.telemetry import logs
 
 MAX_KNOWN_LIMITS = 1000
@@ -187,4 +187,4 @@ def _asked_seconds(retry: Any) -> float | None:
         seconds = float(retry.in_seconds)
     except BaseException:  # noqa: BLE001 even SystemExit, of a property of its own
         return None
-    return seconds if 0 <= seconds <= MAX_CAP_SECONDS else None
+    return seconds if 0 <= seconds <= MAX_SECONDS else None

@@ -10,15 +10,13 @@ import click
 from orchestrator.cli.database import database_flag, some_settings
 from orchestrator.cli.output import json_flag, print_json
 from orchestrator.client import Client
-from orchestrator.errors import PayloadError
+from orchestrator.errors import MAX_SECONDS, PayloadError
 from orchestrator.setting_kinds import Duration
-
-_YEAR = 366 * 86400.0
 
 
 def _duration(text: str) -> float | None:
     """A flag's value, as the settings have durations."""
-    kind = Duration(0, _YEAR)
+    kind = Duration(0, MAX_SECONDS)
     try:
         return kind.read(text)
     except ValueError as error:

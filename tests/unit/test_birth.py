@@ -13,7 +13,7 @@ from orchestrator.board.birth import (
     told_orders,
     told_types,
 )
-from orchestrator.limits import MAX_SECONDS
+from orchestrator.errors import MAX_SECONDS
 from orchestrator.model import MAX_TYPE_LENGTH, TaskType
 
 CHILD = ChildSettings(
