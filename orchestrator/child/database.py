@@ -21,7 +21,7 @@ LONGEST_BACKOFF_SECONDS = 5.0
 
 
 class Database:
-    """At most one connection; `open` is None while there is none."""
+    """At most one connection; `connection` is None while there is none."""
 
     def __init__(self, url: str, application_name: str) -> None:
         self._url = url
