@@ -1,6 +1,5 @@
 """The child's half of its board: it writes its state, its claims and their ends. Runs in a child."""
 
-import os
 import time
 from collections.abc import Sequence
 
@@ -37,7 +36,6 @@ class ChildBoard(Board):
     def __init__(self, descriptor: int) -> None:
         super().__init__(descriptor)
         self._arena_used = 0
-        self._words[Word.PID] = os.getpid()
 
     def enter(self, state: SlotState) -> None:
         """Say what the child does now."""

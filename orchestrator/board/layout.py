@@ -31,7 +31,6 @@ class Word:
     """Words of the header, by who writes them. (Plain numbers: an enum's members take four times as long to read.)"""
 
     # the child
-    PID = 0
     STATE = 1  # a SlotState
     STATE_SINCE = 2  # CLOCK_MONOTONIC nanoseconds
     BATCH = 3  # raised twice when the batch is replaced: odd while the records are being written

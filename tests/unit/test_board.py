@@ -71,7 +71,6 @@ def test_a_new_board_holds_nothing(board: Halves) -> None:
     assert board.read() == BatchView(0, (), None, ())
     assert (board.supervisor.state, board.supervisor.order) == (SlotState.BOOTING, ChildOrder.WORK)
     assert board.supervisor.leaving is LeaveReason.NONE
-    assert board.supervisor.word(Word.PID) == os.getpid()
     assert board.supervisor.capacity == CAPACITY
 
 
