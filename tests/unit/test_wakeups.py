@@ -69,6 +69,22 @@ def test_a_wake_up_that_is_owed_does_not_go_to_a_child_that_is_about_to_leave(th
     assert [actor.looks() for actor in actors] == [1, 0, 1], "the last for the order"
 
 
+def test_how_slow_tasks_are_is_told_once_more_when_what_was_taken_back_can_be_claimed(theatre: Theatre) -> None:
+    theatre.get_ready()
+
+    def told() -> set[tuple[int, int]]:
+        return {(actor.board.word(Word.SLOWNESS), actor.board.word(Word.TASK_NS)) for actor in theatre.actors}
+
+    theatre.pool.wakeups.can_be_claimed_again()
+    assert told() == {(0, 0)}, "what was taken back for another reason"
+    theatre.pool.wakeups.tasks_are_slow(0.05)
+    assert told() == {(1, 50_000_000)}
+    theatre.pool.wakeups.can_be_claimed_again()
+    assert told() == {(2, 50_000_000)}
+    theatre.pool.wakeups.can_be_claimed_again()
+    assert told() == {(2, 50_000_000)}
+
+
 def test_a_notification_wakes_the_next_sleeper_that_was_not_told_to_look(theatre: Theatre) -> None:
     first, second, third = theatre.get_ready()
     assert not theatre.sleeper.wake(), "nobody was offered yet"
