@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families as plain
 from orchestrator.errors import ConfigurationError
 from orchestrator.status import server as server_module
 from orchestrator.status.gauges import SnapshotGauges
-from orchestrator.status.server import MAX_CONNECTIONS, StatusServer
+from orchestrator.status.server import MAX_CONNECTIONS, MAX_REQUEST_BYTES, StatusServer
 from orchestrator.status.snapshot import Snapshot
 
 PATIENCE = 20.0
@@ -221,6 +221,12 @@ class TestClients:
             for client in clients:
                 client.close()
         until(lambda: request_threads() == 0, "the threads ended")
+
+    def test_a_question_of_megabytes_is_not_read_to_its_end(self, server: StatusServer) -> None:
+        """32 clients at a time could have the supervisor hold 6 MB of headers each, and half a gigabyte in all."""
+        line = "x" * (MAX_REQUEST_BYTES // 3)
+        assert ask(server, "/livez", headers={"A": line, "B": line})[0] == 200
+        assert ask(server, "/livez", headers={"A": line, "B": line, "C": line})[0] == 431
 
     def test_who_has_asked_is_answered_where_no_thread_may_be_started_and_nobody_else_is_waited_for(
         self, server: StatusServer, monkeypatch: pytest.MonkeyPatch
