@@ -13,6 +13,7 @@ from orchestrator.board.kernel import wait_channel
 from orchestrator.board.layout import ChildOrder, LeaveReason, Word
 from orchestrator.board.supervisor_half import BoardClaim
 from orchestrator.mailbox import Audit, Release
+from orchestrator.model import TaskStatus
 from orchestrator.supervisor import leftovers
 from orchestrator.supervisor.attribution import describe_status, settle_estate
 from orchestrator.supervisor.children import Doom, Phase, Seat
@@ -193,12 +194,12 @@ class Reaper:
         taken_back = link.take_back()
         view = link.board.read()
         estate = settle_estate(view, taken_back, cause=cause, doom=seat.doom, now=now, policy=self._pool.policy)
-        crash = estate.casualty.token if estate.casualty is not None else None
+        token = estate.casualty.token if estate.casualty is not None else None
+        crash = next((each for each in estate.outcomes if each.token == token), None)
         outcomes = self._pool.outcomes
-        outcomes.inherit([each for each in estate.outcomes if each.token != crash], link.board.uncounted())
-        for each in estate.outcomes:
-            if each.token == crash:
-                outcomes.finish_crash(each)
+        outcomes.inherit([each for each in estate.outcomes if each is not crash], link.board.uncounted())
+        if crash is not None:
+            outcomes.finish_crash(crash)
         if estate.released:
             self._pool.post(Release(estate.released, "drain" if seat.doom is Doom.DRAIN else "child_gone"))
         self._pool.post(Audit(seat.number))
@@ -207,7 +208,8 @@ class Reaper:
         finished = link.board.word(Word.FINISHED)
         is_fault = estate.casualty is None and seat.doom not in (Doom.DRAIN, Doom.TIMEOUT, Doom.MEMORY)
         is_fault = is_fault and (leaving in _FAULTY or status != 0)
-        self._say(seat, cause, leaving, estate.casualty, status)
+        then = crash.status if crash is not None else TaskStatus.PENDING
+        self._say(seat, cause, leaving, estate.casualty, then, status)
         self._pool.drop_link(seat)
         if link.app not in self._needed():
             self._orphans_due = now
@@ -219,12 +221,14 @@ class Reaper:
         )
         self._pool.listeners.on_restart(number, reason)
 
-    def _say(self, seat: Seat, cause: str, leaving: LeaveReason, casualty: BoardClaim | None, status: int) -> None:
+    def _say(
+        self, seat: Seat, cause: str, leaving: LeaveReason, casualty: BoardClaim | None, then: TaskStatus, status: int
+    ) -> None:
         facts = {"slot": seat.number, "pid": seat.pid}
         if casualty is not None:
             self._log.warning(
                 "child_died", **facts, cause=cause.partition("\n")[0], task_id=casualty.task_id, type=casualty.type,
-                attempt=casualty.attempt,
+                attempt=casualty.attempt, then=then.value,
             )  # fmt: skip
         elif leaving not in (LeaveReason.NONE, LeaveReason.LIFELINE) and status == 0:
             self._log.debug("child_left", **facts, reason=leaving.name.lower())

@@ -81,7 +81,8 @@ def test_a_task_that_segfaults_is_tried_again_and_its_error_names_signal_and_lin
     assert task["attempts"] == 2
     assert "SIGSEGV" in task["last_error"]
     assert re.search(r'shop\.py", line \d+ in crash', task["last_error"])
-    assert task_id in worker.wait_log("child_died.*SIGSEGV")
+    worker.wait_log(f"child_died.*SIGSEGV.*{task_id}.*attempt=1 then=pending")
+    worker.wait_log(f"child_died.*SIGSEGV.*{task_id}.*attempt=2 then=dead_letter")
     eventually(lambda: len(worker.children()) == 2, within=15, why="a new child is there")
 
 
