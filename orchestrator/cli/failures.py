@@ -20,6 +20,7 @@ from orchestrator.errors import (
 from orchestrator.exit_codes import ExitCode
 from orchestrator.store.failures import missing_tables
 from orchestrator.telemetry import logs
+from orchestrator.telemetry.lines import visible
 
 CODES: tuple[tuple[type[OrchestratorError], ExitCode], ...] = (
     (ConfigurationError, ExitCode.USAGE),
@@ -41,7 +42,8 @@ _NO_RIGHTS = "42501"
 def report(error: Exception) -> ExitCode:
     """Say on standard error what went wrong, in one line if it is one thing; the code to end with."""
     if isinstance(error, OrchestratorError) and (code := exit_code(error)) is not ExitCode.BUG:
-        say(explanation(error))
+        said = explanation(error)
+        say(f"the database is not available: {said}" if isinstance(error, DatabaseUnavailable) else said)
         return code
     _write("".join(traceback.format_exception(error)))
     say("this is a bug of orchestratord's; please report it with the lines above")
@@ -55,12 +57,12 @@ def exit_code(error: OrchestratorError) -> ExitCode:
 
 
 def explanation(error: OrchestratorError) -> str:
-    """What went wrong and what to do about it; never with a password."""
+    """What went wrong and what to do about it; never with a password, or with what steers a terminal."""
     error = _explained(error)
     if isinstance(error, ConfigurationError) and len(error.problems) > 1:
         lines = "".join(f"\n  {problem}" for problem in error.problems)
-        return logs.without_secrets(f"{len(error.problems)} settings cannot be used:{lines}")
-    return logs.without_secrets(str(error))
+        return _shown(f"{len(error.problems)} settings cannot be used:{lines}")
+    return _shown(str(error))
 
 
 def _explained(refusal: OrchestratorError) -> OrchestratorError:
@@ -81,7 +83,11 @@ def say(text: str) -> None:
 
 def _write(text: str) -> None:
     try:
-        sys.stderr.write(logs.without_secrets(text))
+        sys.stderr.write(_shown(text))
         sys.stderr.flush()
     except OSError:
         let_go_of(sys.stderr)
+
+
+def _shown(text: str) -> str:
+    return visible(logs.without_secrets(text))

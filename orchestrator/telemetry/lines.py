@@ -138,6 +138,11 @@ def _escaped(text: str) -> str:
     return _UNSAFE.sub(lambda found: repr(found.group())[1:-1], text)
 
 
+def visible(text: str) -> str:
+    """`text` with the lines it has, and nothing in them that steers a terminal."""
+    return "\n".join(map(_escaped, text.split("\n")))
+
+
 def _worded(event: str) -> str:
     """Words as they are: facts begin where the first = is. With one in it, or anything odd, in quotes."""
     return event if _WORDS.fullmatch(event) and not _UNSAFE.search(event) else _quoted(event)
@@ -164,4 +169,4 @@ def _shown(value: Plain) -> str:
 
 def _indented(text: str) -> str:
     """Continuation lines start with spaces, so that none can be taken for a line of the log."""
-    return "".join(f"    {_escaped(line)}\n" for line in text.split("\n")) if text else ""
+    return "".join(f"    {line}\n" for line in visible(text).split("\n")) if text else ""

@@ -125,6 +125,19 @@ def test_what_a_task_contains_cannot_write_to_the_terminal(ask: Ask, database_ur
     assert "second line" in ask("tasks", "show", task_id).out
 
 
+def test_nor_can_what_the_server_says_of_one(ask: Ask, database_url: str) -> None:
+    sql(
+        database_url,
+        """
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION E'\\x1b[31m not % \n second line', NEW.payload ->> 'to'; END $$;
+        CREATE TRIGGER refuse BEFORE UPDATE ON tasks FOR EACH ROW EXECUTE FUNCTION refuse();
+        """,
+    )
+    answer = ask("tasks", "cancel", ask("enqueue", "a", '{"to": "\\u009b2Jann"}').out.strip())
+    assert (answer.code, answer.err) == (4, "orchestratord: \\x1b[31m not \\x9b2Jann \n second line\n")
+
+
 def test_what_python_cannot_read_is_shown_as_text_beside_the_other_tasks(ask: Ask, database_url: str) -> None:
     odd = {
         "too long": '{"a": ' + "9" * 5000 + "}",
@@ -244,7 +257,7 @@ def test_a_database_that_is_not_there_ends_with_4_in_one_line_without_the_passwo
     url = "postgres://ann:sesame@127.0.0.1:1/x"
     done = orchestratord("stats", DATABASE_URL=url)
     assert done.returncode == 4
-    assert done.stderr.startswith("orchestratord: 127.0.0.1:1: ")
+    assert done.stderr.startswith("orchestratord: the database is not available: 127.0.0.1:1: ")
     assert done.stderr.count("\n") == 1
     waited = orchestratord("migrate", "--database-wait", "2s", DATABASE_URL=url)
     assert waited.returncode == 4
