@@ -1,8 +1,9 @@
 """A child's own connection: opened when needed, tried again with a jittered backoff, never in the way of an order."""
 
 import time
+from collections.abc import Callable
 
-from orchestrator.errors import DatabaseUnavailable, StatementRefused
+from orchestrator.errors import DatabaseUnavailable, StatementRefused, StoreError
 from orchestrator.retry import chance
 from orchestrator.store.connection import Connection
 from orchestrator.store.prepared import settle
@@ -21,11 +22,12 @@ LONGEST_BACKOFF_SECONDS = 5.0
 
 
 class Database:
-    """At most one connection; `connection` is None while there is none."""
+    """At most one connection; `connection` is None while there is none. `on_failure` hears why there is none."""
 
-    def __init__(self, url: str, application_name: str) -> None:
+    def __init__(self, url: str, application_name: str, on_failure: Callable[[StoreError], object]) -> None:
         self._url = url
         self._name = application_name
+        self._on_failure = on_failure
         self._backoff = 0.0
         self._next_try = 0.0
         self._connection: Connection | None = None
@@ -51,6 +53,7 @@ class Database:
         try:
             self._connection = self._open()
         except DatabaseUnavailable as error:
+            self._on_failure(error)
             if self._backoff == 0.0:
                 self._log.warning("database_unreachable", error=str(error))
             self._backoff = min(LONGEST_BACKOFF_SECONDS, max(FIRST_BACKOFF_SECONDS, self._backoff * 2))
@@ -75,6 +78,7 @@ class Database:
 
     def lost(self, error: DatabaseUnavailable) -> None:
         """The connection failed in use; the first new try comes soon, but not from all children at once."""
+        self._on_failure(error)
         self._log.warning("connection_lost", error=str(error))
         if self._connection is not None:
             self._connection.close()

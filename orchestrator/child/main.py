@@ -70,7 +70,7 @@ def _composed(
     """The child at work, and all that it works with. The start hooks have run: a healthy child is as they left it."""
     settings = context.settings
     time_limit = TimeLimit()  # a hook may have taken its signal
-    database = Database(settings.database_url, f"orchestratord child {context.request.slot}")
+    database = Database(settings.database_url, f"orchestratord child {context.request.slot}", metrics.database_failed)
     own = context.board, context.permits, channel.fileno(), context.stacks
     sanity = Sanity(time_limit, own, database.descriptor)
     executor = Executor(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from orchestrator.child.cursor import Cursor
 from orchestrator.child.database import LOCK_WAIT_SECONDS
+from orchestrator.errors import StatementRefused
 from orchestrator.model import Outcome
 from orchestrator.store import claims
 from orchestrator.store.claims import Batch
@@ -85,18 +86,22 @@ class Statements:
         """
         began = time.monotonic()
         start = self._cursor.start(began)
-        batch = claims.finish_and_claim(
-            connection,
-            outcomes,
-            worker_id=self._worker_id,
-            slot=self._slot,
-            limit=limit,
-            within=self.left(),
-            lock_within=lock_within,
-            tokens=self._tokens,
-            start=start,
-            is_durable=bool(outcomes),
-        )
+        try:
+            batch = claims.finish_and_claim(
+                connection,
+                outcomes,
+                worker_id=self._worker_id,
+                slot=self._slot,
+                limit=limit,
+                within=self.left(),
+                lock_within=lock_within,
+                tokens=self._tokens,
+                start=start,
+                is_durable=bool(outcomes),
+            )
+        except StatementRefused as refusal:
+            self._metrics.database_failed(refusal)
+            raise
         if limit:
             now = time.monotonic()
             is_full = len(batch.claims) >= limit

@@ -411,4 +411,5 @@ def test_a_connection_that_is_lost_while_it_plans_ahead_is_dropped(desk: Desk, c
     with pytest.raises(DatabaseUnavailable):
         desk.ledger.plan_ahead()
     assert desk.database.connection is None
+    assert desk.registry.get_sample_value("database_errors_total", {"kind": "unavailable"}) == 1
     desk.ledger.plan_ahead()  # and there is nothing to do without one

@@ -108,6 +108,7 @@ def test_an_outcome_that_cannot_be_stored_costs_neither_its_batch_nor_the_claims
     odd = connection.execute("SELECT result->>'note' FROM tasks WHERE result IS NOT NULL", within=5.0)
     assert odd == [("the result could not be stored",)]
     assert desk.counted("tasks_completed_total", status="success") == completed
+    assert desk.registry.get_sample_value("database_errors_total", {"kind": "refused"})
     assert len(desk.unwritten) == 0
 
 

@@ -48,7 +48,7 @@ class Pooled(Watched):
 
 
 def of_a_child(url: str) -> Connection:
-    database = Database(url, "test")
+    database = Database(url, "test", print)
     assert database.try_to_connect() and database.connection is not None
     return database.connection
 
@@ -138,7 +138,7 @@ def test_the_server_ends_what_a_settled_session_forgot(database_url: str) -> Non
 
 
 def test_a_childs_session_is_settled_and_a_new_one_again(database_url: str) -> None:
-    database = Database(database_url, "test")
+    database = Database(database_url, "test", print)
     for _ in range(2):
         assert database.try_to_connect()
         connection = database.connection

@@ -161,6 +161,7 @@ def test_a_worker_none_of_whose_children_gets_a_connection_is_not_healthy_until_
     assert worker.get("/readyz")[0] == 503
     assert "too many connections for role" in worker.log()
     assert worker.metric("worker_slots", state="unconnected") == 2
+    assert (worker.metric("database_errors_total", kind="unavailable") or 0) >= 2
 
     queue.rows(f"ALTER ROLE {role} CONNECTION LIMIT 20")
     eventually(lambda: worker.health()[0] == 200 and worker.get("/readyz")[0] == 200, within=20)
