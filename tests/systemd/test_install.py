@@ -22,6 +22,7 @@ def test_a_second_install_is_an_upgrade_which_waits_for_the_service_and_keeps_wh
     service.set_up()
     assert machine.run("/opt/orchestratord/venv/bin/orchestratord", "--version").stdout.split()[-1] == __version__
     assert machine.run("stat", "-c", "%U:%G %a", ENV).stdout == "root:orchestratord 640\n"
+    assert machine.run("stat", "-c", "%U:%G %a", os.path.dirname(ENV)).stdout == "root:orchestratord 750\n"
     service.start()
     refused = machine.make("install", is_checked=False)
     assert refused.returncode != 0
@@ -78,6 +79,7 @@ def test_an_image_is_installed_into_a_folder_and_works_where_it_is_moved_to(tmp_
     unit = (image / "usr/local/lib/systemd/system/orchestratord.service").read_text()
     assert f"\nExecStart={prefix}/venv/bin/orchestratord start\n" in unit and "/opt/orchestratord" not in unit
     assert (image / "etc/orchestratord/orchestratord.env").stat().st_mode & 0o777 == 0o640
+    assert (image / "etc/orchestratord").stat().st_mode & 0o777 == 0o750
     assert (image / "usr/local/lib/sysusers.d/orchestratord.conf").exists()
 
     assert {path.name for path in source.iterdir()} == before, "nothing of root's is left in the clone"
