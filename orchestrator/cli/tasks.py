@@ -55,20 +55,23 @@ def list_(status: str | None, type: str | None, limit: int, as_json: bool, **fla
 @click.argument("task_id", metavar="ID")
 @database_flag
 @json_flag
-def show(task_id: str, as_json: bool, **flags: object) -> None:
+def show(task_id: str, as_json: bool, **flags: object) -> ExitCode:
     """Show everything about a task."""
     with opened(flags) as connection:
         task = store.show(connection, task_id, within=ANSWER_SECONDS)
     if task is None:
-        raise click.UsageError(f"there is no task {task_id!r}")
+        why = "that is no id" if store.plain_id(task_id) is None else "completed ones are deleted after RETENTION"
+        say(f"there is no task {task_id!r}: {why}")
+        return ExitCode.USAGE
     if as_json:
         print_json(task_as_json(task))
-        return
+        return ExitCode.CLEAN
     for name, value in task._asdict().items():
         first, *more = str(value).splitlines() if isinstance(value, str) and value else [value]
         click.echo(f"{name:<16} {cell(first, None)}")
         for line in more:  # an error's traceback
             click.echo(f"{'':<16} {cell(line, None)}")
+    return ExitCode.CLEAN
 
 
 @tasks.command()

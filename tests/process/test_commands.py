@@ -25,6 +25,7 @@ class Answer:
 
 
 Ask = Callable[..., Answer]
+NOBODY = "01a21a43-1442-7229-8d9b-f57349beefac"
 
 
 @pytest.fixture
@@ -81,7 +82,8 @@ def test_enqueue_takes_its_payload_from_standard_input(orchestratord: Command, d
         (("tasks", "retry", "--status", "failed", "--type", "a\udcff"), r"the task type 'a\udcff' must be printable"),
         (("tasks", "show", "a\udcff"), r"there is no task 'a\udcff'"),
         (("tasks", "list", "--status", "done"), "'done' is not one of"),
-        (("tasks", "show", "no-such-id"), "there is no task 'no-such-id'"),
+        (("tasks", "show", "no-such-id"), "there is no task 'no-such-id': that is no id"),
+        (("tasks", "show", NOBODY), f"orchestratord: there is no task '{NOBODY}': completed ones are deleted after"),
         (("tasks", "retry"), "name tasks by id"),
         (("tasks", "retry", "--type", "a"), "name tasks by id"),
         (("tasks", "cancel"), "Missing argument"),
