@@ -69,11 +69,12 @@ def _by_type(
     types: tuple[str, ...],
     combine: Callable[[float, float], float] = operator.add,
 ) -> Metric:
-    """One series a type: those of the app always, others while they have tasks, the least of too many as one."""
+    """One series a type: those of the app always, others while they have tasks, as one the least of too many and those
+    that no app could have."""
     shown: dict[str, float] = dict.fromkeys(types, 0)
     rest: float = 0
     for type_name, value in sorted(values.items(), key=lambda each: -each[1]):
-        if type_name in shown or len(shown) < MAX_TYPES:
+        if type_name in shown or (len(shown) < MAX_TYPES and type_name.isprintable()):
             shown[type_name] = value
         else:
             rest = combine(rest, value)

@@ -178,10 +178,11 @@ class TaskMetrics:
         self._errors[_kind_of(error),].inc()
 
     def _admitted(self, type_name: str) -> str:
-        """The label of a type: its name, or OTHER_TYPES if nobody has registered it and there are too many."""
+        """The label of a type: its name, or OTHER_TYPES if nobody has registered it and there are too many, or nobody
+        could: SQL takes what steers the terminal of whoever looks at the page."""
         label = self._types.get(type_name)
         if label is None:
-            if len(self._types) >= MAX_TYPES:
+            if len(self._types) >= MAX_TYPES or not type_name.isprintable():
                 return OTHER_TYPES
             label = self._types[type_name] = type_name
         return label

@@ -159,6 +159,11 @@ class TestGauges:
         assert sum(shown.values()) == sum(pending.values())
         assert f"tasks_pending type={OTHER_TYPES}" in shown
 
+    def test_types_that_would_steer_a_terminal_are_summed_up_as_well(self) -> None:
+        shown = gauges(AT_WORK._replace(pending={"a\x1b[31m": 2, "b\r\n": 3, "c d": 4}))
+        found = {name: value for name, value in shown.items() if value and name.startswith("tasks_pending")}
+        assert found == {f"tasks_pending type={OTHER_TYPES}": 5, "tasks_pending type=c d": 4}
+
     def test_exactly_one_state_is_set(self) -> None:
         for state in STATES:
             seen = gauges(AT_WORK._replace(state=state, is_paused=state == "paused"))

@@ -242,6 +242,11 @@ def test_types_that_anybody_may_invent_cannot_fill_the_memory(
     assert registry.get_sample_value("tasks_completed_total", {"type": "mine", "status": "success"}) == 1
 
 
+def test_a_type_that_would_steer_a_terminal_is_no_label(registry: CollectorRegistry, metrics: TaskMetrics) -> None:
+    metrics.ended([outcome(TaskStatus.FAILED)._replace(type="a\x1b[31m")])
+    assert registry.get_sample_value("tasks_completed_total", {"type": OTHER_TYPES, "status": "failed"}) == 1
+
+
 def test_types_that_the_app_has_are_counted_by_name_whatever_was_invented_before(
     registry: CollectorRegistry, metrics: TaskMetrics
 ) -> None:
