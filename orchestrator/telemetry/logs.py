@@ -5,6 +5,7 @@ standard library in a child carry the id, type and attempt of the task that runs
 """
 
 import logging
+import os
 import sys
 
 from orchestrator.config import without_password
@@ -136,13 +137,14 @@ def without_secrets(text: str) -> str:
 
 
 def hide_password_of(database_url: str) -> None:
-    """Hide the passwords of a connection string.
+    """Hide the passwords of a connection string, and that of PGPASSWORD, which goes with one that has none.
 
     One that the rest of the string tells anyhow (postgres:postgres@…) is hidden only where it stands as a password:
     elsewhere the word is the user's name, or the database's, and the line would not be worth reading without it.
     """
     told = without_password(database_url)
-    for password in passwords(database_url):
+    beside = os.environ.get("PGPASSWORD")
+    for password in (*passwords(database_url), *([beside] if beside else [])):
         _secrets.add(f":{password}@", ":***@")
         _secrets.add(f"password={password}", "password=***")
         if password not in told:

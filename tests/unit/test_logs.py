@@ -143,6 +143,12 @@ class TestSecrets:
         assert "s3cretword" not in json.dumps(seen)
         assert seen["word"] == "a *** b"
 
+    def test_a_password_beside_the_connection_string_is_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As in docker-compose.yml."""
+        monkeypatch.setenv("PGPASSWORD", "s3cret%21word")
+        [seen] = facts_of("logs.hide_password_of('postgres://ann@host/db')\nlog.info('seen', word='a s3cret%21word b')")
+        assert seen["word"] == "a *** b"
+
     def test_a_password_that_is_also_the_users_name_leaves_the_name_readable(self) -> None:
         url = "postgres://postgres:postgres@localhost/postgres"
         [seen] = facts_of(f"logs.hide_password_of({url!r})\nlog.info('seen', url={url!r})")
