@@ -15,6 +15,8 @@ SHOWS = [panel for panel in PANELS if panel["type"] != "row"]
 SUFFIXES = r"_(bucket|count|sum)$"
 NOT_SHOWN = {
     "app_reloads_total": "an alert tells that one failed",
+    "metrics_collect_failures_total": "a bug, and the log has it",
+    "metrics_file_failures_total": "the log says which file, and why",
     "task_counts_age_seconds": "how old the counts are matters only if they stop",
     "tasks_pruned_total": "nothing depends on it",
     "worker_state": "/health says it",
