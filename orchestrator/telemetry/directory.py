@@ -19,6 +19,12 @@ from orchestrator.telemetry.files import zero_values
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 PREFIX = "orchestratord-"
+NEW_PREFIX = ".orchestratord-new-"
+"""Of one that is being made."""
+
+TRIES = 5
+"""To make a folder, which whoever starts at the same moment may take for a dead daemon's until it is locked."""
+
 MARK = ".orchestratord"
 MARK_TEXT = (
     b"orchestratord keeps metrics here while it runs, under a lock on this file; without one, the next clears it\n"
@@ -86,13 +92,17 @@ class MetricsDirectory:
 def clear_stale(parent: str) -> None:
     """Remove the folders in `parent` that killed daemons of this user left. OSError: `parent` cannot be read."""
     with os.scandir(parent) as found:
-        names = [each.name for each in found if each.name.startswith(PREFIX)]
+        names = [each.name for each in found if each.name.startswith((PREFIX, NEW_PREFIX))]
     for name in names:
         path = os.path.join(parent, name)
         try:
             with _left_by_the_dead(path):
                 _clear(path)
                 logs.get("telemetry").info("stale_metrics_cleared", path=path)
+        except FileNotFoundError:  # killed before it was marked, or being made
+            if name.startswith(NEW_PREFIX):
+                with suppress(OSError):
+                    os.rmdir(path)
         except OSError:
             continue  # not ours, in use, or gone by now
 
@@ -131,13 +141,22 @@ def _clear(path: str) -> None:
 
 
 def _made(parent: str, worker_id: str) -> MetricsDirectory:
-    """Made, marked and locked under another name first: whoever clears stale ones must never see it unlocked."""
-    new = tempfile.mkdtemp(prefix=".orchestratord-new-", dir=parent)
+    for _ in range(TRIES - 1):
+        with suppress(FileNotFoundError, BlockingIOError):
+            return _made_at_once(parent, worker_id)
+    return _made_at_once(parent, worker_id)
+
+
+def _made_at_once(parent: str, worker_id: str) -> MetricsDirectory:
+    """Made, marked and locked under another name first: under its own nobody sees it unlocked. FileNotFoundError or
+    BlockingIOError: somebody cleared it before it was locked."""
+    new = tempfile.mkdtemp(prefix=NEW_PREFIX, dir=parent)
     locks: list[int] = []
     try:
         locks.append(os.open(os.path.join(new, MARK), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         os.write(locks[0], MARK_TEXT)
         fcntl.flock(locks[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.stat(os.path.join(new, MARK))  # from here on it stays
         locks.append(os.open(new, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         with suppress(OSError):  # not every file system locks folders
             fcntl.flock(locks[1], fcntl.LOCK_SH | fcntl.LOCK_NB)  # systemd-tmpfiles leaves alone what is old in it

@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.errors import ConfigurationError
 from orchestrator.telemetry import directory as directory_of_metrics
-from orchestrator.telemetry.directory import MARK, PREFIX, MetricsDirectory
+from orchestrator.telemetry.directory import MARK, MARK_TEXT, NEW_PREFIX, PREFIX, MetricsDirectory
 from orchestrator.telemetry.files import ValueFile
 
 
@@ -59,6 +59,56 @@ class TestMetricsDirectory:
         assert os.path.exists(alive.path)
         alive.close()
         after.close()
+
+    def test_what_a_daemon_left_that_was_killed_while_it_made_its_folder_is_cleared(self, tmp_path: Path) -> None:
+        (tmp_path / f"{NEW_PREFIX}unmarked").mkdir()
+        unlocked = tmp_path / f"{NEW_PREFIX}unlocked"
+        unlocked.mkdir()
+        (unlocked / MARK).write_bytes(MARK_TEXT)
+        theirs = tmp_path / f"{NEW_PREFIX}theirs"
+        theirs.mkdir()
+        (theirs / "note.txt").write_text("mine")
+        MetricsDirectory.open(str(tmp_path), "host-1-abc").close()
+        assert os.listdir(tmp_path) == [theirs.name]
+
+    @pytest.mark.parametrize("when", ["before it is marked", "before it is locked", "in the midst of being cleared"])
+    def test_one_that_is_cleared_while_it_is_being_made_is_made_once_more(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+    ) -> None:
+        lock, write, make = fcntl.flock, os.write, tempfile.mkdtemp
+        held: list[int] = []
+
+        def clear(*_: object) -> None:
+            monkeypatch.undo()
+            directory_of_metrics.clear_stale(str(tmp_path))
+
+        def hold(path: str) -> None:
+            monkeypatch.undo()
+            held.append(os.open(os.path.join(path, MARK), os.O_RDONLY))
+            lock(held[0], fcntl.LOCK_EX)
+
+        def made(*, prefix: str, dir: str) -> str:
+            path = make(prefix=prefix, dir=dir)
+            if when == "before it is marked":
+                clear()
+            return path
+
+        def written(descriptor: int, text: bytes) -> int:
+            count = write(descriptor, text)
+            if when == "before it is locked":
+                clear()
+            elif when == "in the midst of being cleared":
+                hold(os.path.dirname(os.readlink(f"/proc/self/fd/{descriptor}")))
+            return count
+
+        monkeypatch.setattr(tempfile, "mkdtemp", made)
+        monkeypatch.setattr(os, "write", written)
+        directory = MetricsDirectory.open(str(tmp_path), "host-1-abc")
+        assert os.listdir(tmp_path) == [f"{PREFIX}host-1-abc"]
+        assert os.listdir(directory.path) == [MARK]
+        directory.close()
+        for each in held:
+            os.close(each)
 
     def test_nothing_is_cleared_that_is_not_marked_as_ours(self, tmp_path: Path) -> None:
         unmarked = tmp_path / f"{PREFIX}unmarked"
