@@ -70,7 +70,10 @@ def _serve(supervisor: socket.socket) -> int:
     die_with_parent()
     _show_prints_at_once()
     be_killed_first()
-    kind, facts = decode(supervisor.recv(MESSAGE_BYTES))
+    message = supervisor.recv(MESSAGE_BYTES)
+    if not message:  # it was killed before it could send any
+        return 0
+    kind, facts = decode(message)
     if kind != "orders":
         raise AssertionError(f"BUG: the first message was {kind!r}")
     orders = told_orders(facts)

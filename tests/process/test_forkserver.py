@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -184,6 +186,15 @@ def test_killing_a_forkserver_that_has_died_leaves_its_status_to_be_reaped() -> 
     _, status = os.waitpid(forkserver.pid, 0)
     forkserver.was_reaped(status)
     forkserver.close()
+
+
+def test_one_whose_supervisor_was_killed_before_it_got_its_orders_leaves_without_a_word() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        command = [sys.executable, PROJECT / "orchestrator" / "forkserver", str(theirs.fileno())]
+        forkserver = subprocess.Popen(command, pass_fds=(theirs.fileno(),), stderr=subprocess.PIPE)
+    assert forkserver.communicate(timeout=30) == (None, b"")
+    assert forkserver.returncode == 0
 
 
 def test_term_while_the_app_is_being_imported_ends_at_once(make_workshop: MakeWorkshop) -> None:
