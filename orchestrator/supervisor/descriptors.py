@@ -26,9 +26,10 @@ def make_room(pool_size: int) -> Limits:
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return before
     if hard != resource.RLIM_INFINITY and hard < needed:
+        most = (hard - OTHERS) // PER_CHILD
         accepted = (
             f"this pool needs {needed} open files, and {hard} are allowed (ulimit -n, LimitNOFILE= of systemd): allow "
-            f"more, or write {max(1, (hard - OTHERS) // PER_CHILD)} at most"
+            f"more{f', or write {most} at most' if most > 0 else ''}"
         )
         raise ConfigurationError([Problem("WORKER_POOL_SIZE", str(pool_size), accepted)])
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

@@ -15,7 +15,9 @@ import psycopg2
 import pytest
 
 from orchestrator.dev.postgres import PrivatePostgres
+from orchestrator.errors import ConfigurationError
 from orchestrator.store.schema import SCHEMA_VERSION
+from orchestrator.supervisor.descriptors import make_room
 from tests.fixtures.command import ENTRY, Command, clean_environment
 from tests.fixtures.daemon import Daemon, Queue, Start
 from tests.fixtures.ports import kept_port
@@ -365,6 +367,12 @@ def test_a_pool_that_needs_more_open_files_than_are_allowed_is_a_wrong_setting(q
     assert done.returncode == 2
     assert "WORKER_POOL_SIZE is '20': this pool needs 220 open files, and 190 are allowed" in done.stderr
     assert "or write 15 at most" in done.stderr
+
+
+def test_where_no_pool_has_open_files_enough_a_smaller_one_is_not_advised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (64, 64))
+    with pytest.raises(ConfigurationError, match=r"64 are allowed \(.*\): allow more$"):
+        make_room(1)
 
 
 @pytest.mark.slow
