@@ -98,8 +98,11 @@ class SlotFilesCollector:
         try:
             names = os.listdir(self._path)
         except OSError as error:
-            self._failed(self._path, str(error))
+            self._failures += 1
+            self._say_folder_unreadable(error)
             names = []
+        else:
+            self._unreadable.discard(self._path)
         return sorted({*names, *self._last_whole})
 
     def _read(self, file_name: str, *, counts_up: bool) -> list[Entry]:
@@ -123,9 +126,18 @@ class SlotFilesCollector:
 
     def _failed(self, path: str, problem: str) -> None:
         self._failures += 1
-        if path not in self._unreadable:
+        if path not in self._unreadable and self._path not in self._unreadable:
             self._unreadable.add(path)
             self._log.warning("metrics_file_unreadable", path=path, error=problem)
+
+    def _say_folder_unreadable(self, error: OSError) -> None:
+        """Once, and then nothing of each file in it: of a large pool that would be hundreds of lines."""
+        if self._path not in self._unreadable:
+            self._unreadable.add(self._path)
+            self._log.error(
+                "metrics_folder_unreadable", path=self._path, error=error.strerror,
+                then="counters stand still; if it was removed, until a restart makes it anew",
+            )  # fmt: skip
 
     def _family(self, families: dict[str, Family], kind: str, key: bytes) -> tuple[Family, Series] | None:
         """Where an entry belongs; None if its key is garbage, or its name another kind's already."""

@@ -1,5 +1,6 @@
 """Metrics of many processes in files: counts that survive children, files that are broken, a disk that is full."""
 
+import logging
 import os
 import random
 import resource
@@ -258,14 +259,21 @@ class TestBrokenFiles:
         assert first == second == [3]
         assert failures(collector) == 2
 
-    def test_counts_whose_folder_somebody_removes_stay_as_they_were(self, who: Who, tmp_path: Path) -> None:
+    def test_counts_whose_folder_somebody_removes_stay_as_they_were_and_one_line_tells_of_it(
+        self, who: Who, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monitored = logging.getLogger("orchestrator")
         Counter("made_total", "x", registry=None).inc(3)
         Gauge("now", "x", multiprocess_mode="sum", registry=None).set(1)
         collector = SlotFilesCollector(str(tmp_path))
         assert failures(collector) == 0
         shutil.rmtree(tmp_path)
+        monitored.addHandler(caplog.handler)
         left = {sample.name: sample.value for family in collector.collect() for sample in family.samples}
+        failures(collector)
+        monitored.removeHandler(caplog.handler)
         assert left == {"made_total": 3, "metrics_file_failures_total": 2}, "the folder, and its file of counts"
+        assert {record.getMessage() for record in caplog.records} == {"metrics_folder_unreadable"}, "none a file"
 
     def test_a_torn_file_is_replaced_by_what_can_be_read_of_it(self, tmp_path: Path) -> None:
         path = tmp_path / "counter_3.db"
