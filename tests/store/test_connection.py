@@ -16,6 +16,7 @@ import pytest
 
 from orchestrator.dev.postgres import PrivatePostgres
 from orchestrator.errors import DatabaseUnavailable, DeadlineExceeded, StatementRefused
+from orchestrator.store import connecting
 from orchestrator.store.connecting import LOOK_UP_SECONDS
 from orchestrator.store.connection import Connection
 from orchestrator.store.limits import limits
@@ -412,19 +413,29 @@ def test_a_dead_host_is_passed_over(private_postgres_tcp: PrivatePostgres) -> No
 def test_a_name_that_takes_long_to_look_up_leaves_the_next_host_its_time(
     private_postgres_tcp: PrivatePostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connect = psycopg2.connect
+    begin = connecting.connection
 
-    def slow(**settings: object) -> object:
-        if settings["host"] == "slow.invalid":
+    def slow(dsn: str, **settings: int) -> object:
+        if "slow.invalid" in dsn:
             until = time.monotonic() + 1.6
             wait_until(lambda: time.monotonic() > until)
-        return connect(**settings)
+        return begin(dsn, **settings)
 
-    monkeypatch.setattr(psycopg2, "connect", slow)
+    monkeypatch.setattr(connecting, "connection", slow)
     server = private_postgres_tcp
     url = f"postgres://postgres:{server.password}@slow.invalid:1,127.0.0.1:{server.port}/postgres?sslmode=disable"
     connection = Connection.open(url, within=1.5, application_name="test")
     assert connection.is_open
+    connection.close()
+
+
+def test_a_tracer_that_wraps_the_drivers_connections_does_not_wrap_ours(
+    private_postgres_tcp: PrivatePostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = psycopg2.connect
+    monkeypatch.setattr(psycopg2, "connect", lambda *args, **settings: Quick(connect(*args, **settings)))
+    connection = Connection.open(private_postgres_tcp.url(), within=5.0, application_name="test")
+    assert connection.execute("SELECT 1", within=5.0) == [(1,)]
     connection.close()
 
 
