@@ -5,7 +5,9 @@ not end them. They get a handler that does nothing, not SIG_IGN: ignored signals
 by the programs that tasks run.
 """
 
+import os
 import signal
+import threading
 from types import FrameType
 
 DEAF_TO = (
@@ -37,6 +39,31 @@ def turn_deaf() -> None:
         signal.signal(each, do_nothing)
         signal.siginterrupt(each, False)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def let_forks_be_terminated() -> None:
+    """SIGTERM ends what the app or a handler forks from now on: so multiprocessing ends its workers, and waits for it.
+
+    It is held back across the fork: do_nothing would swallow one that comes at once.
+    """
+    os.register_at_fork(before=_hold_sigterm_back, after_in_parent=_restore_mask, after_in_child=_heed_sigterm)
+
+
+_forking = threading.local()
+
+
+def _hold_sigterm_back() -> None:
+    _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+
+
+def _restore_mask() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
+
+
+def _heed_sigterm() -> None:
+    if signal.getsignal(signal.SIGTERM) is do_nothing:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _restore_mask()
 
 
 def block_all() -> None:

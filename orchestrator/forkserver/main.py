@@ -26,7 +26,7 @@ from orchestrator.board.birth import (
     told_orders,
 )
 from orchestrator.board.kernel import be_killed_first, die_with_parent, file_identity, why_not_started
-from orchestrator.board.reactions import turn_deaf
+from orchestrator.board.reactions import let_forks_be_terminated, turn_deaf
 from orchestrator.board.roster import Roster
 from orchestrator.errors import AppError, AppLoadError
 from orchestrator.exit_codes import ExitCode
@@ -67,6 +67,7 @@ def main(descriptor: int) -> NoReturn:
 
 def _serve(supervisor: socket.socket) -> int:
     turn_deaf()
+    let_forks_be_terminated()
     die_with_parent()
     _show_prints_at_once()
     be_killed_first()

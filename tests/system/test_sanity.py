@@ -186,6 +186,19 @@ def pool() -> list[int]:
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as executor:
         return list(executor.map(sort_out, range(4)))
 
+def terminated() -> int:
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,))
+    process.start()
+    process.terminate()  # as a multiprocessing.Pool does with its workers
+    process.join()
+    return process.exitcode
+
+at_import = terminated()
+
+@app.task("terminate")
+def terminate() -> list[int]:
+    return [at_import, terminated()]
+
 @app.task("fork", max_retries=0)
 def fork(end: str) -> int:
     with open("ran", "a") as ran:
@@ -305,7 +318,7 @@ def test_a_process_that_a_handler_forked_ends_with_its_handler(
     queue = lasting_queue
     codes = {"return": 0, "exit": 3, "raise": 1}
     tasks = {(name, end): queue.enqueue(name, {"end": end}) for name in ("fork", "fork:async") for end in codes}
-    pool = queue.enqueue("pool")
+    pool, terminate = queue.enqueue("pool"), queue.enqueue("terminate")
     after = [queue.enqueue("misbehave", {"how": "zombie"}) for _ in range(20)]
 
     queue.wait_empty(within=20)
@@ -314,6 +327,7 @@ def test_a_process_that_a_handler_forked_ends_with_its_handler(
         task = queue.task(task_id)
         assert (task["status"], task["attempts"], task["result"]) == ("completed", 1, codes[end]), (name, end)
     assert queue.task(pool)["result"] == [0, 1, 4, 9]
+    assert queue.task(terminate)["result"] == [-15, -15]
     assert [queue.task(each)["attempts"] for each in after] == [1] * 20
     ran = (folder / "ran").read_text().split()
     assert sorted(ran) == sorted([*(f"fork-{end}" for _, end in tasks), *["zombie"] * 20])
