@@ -119,8 +119,8 @@ def _import_app(orders: ForkserverOrders, supervisor: socket.socket) -> App | No
     except AppError as error:
         supervisor.send(encode("refused", reason=str(error)[: MESSAGE_BYTES // 8]))
         return None
-    if not app.types():
-        refusal = AppLoadError(orders.app or EXAMPLES, NO_TASKS)
+    if (reason := _why_useless(app)) is not None:
+        refusal = AppLoadError(orders.app or EXAMPLES, reason)
         supervisor.send(encode("refused", reason=str(refusal)))
         return None
     mended = mend()
@@ -132,6 +132,17 @@ def _import_app(orders: ForkserverOrders, supervisor: socket.socket) -> App | No
     for doubt in (*mended, *findings.doubtful, *(f"{danger}: {CURE}" for danger in findings.unsafe)):
         supervisor.send(encode("doubtful", found=doubt[: MESSAGE_BYTES // 8]))
     return app
+
+
+def _why_useless(app: App) -> str | None:
+    if not app.types():
+        return NO_TASKS
+    if not hasattr(select, "poll"):
+        return (
+            "no child could wait, for select.poll is gone: eventlet's monkey_patch() takes it away, and its loop"
+            " does not survive a fork. Call that in the web process only"
+        )
+    return None
 
 
 def _tell_types(supervisor: socket.socket, app: App) -> None:

@@ -10,6 +10,27 @@ class Interrupted(DatabaseUnavailable):
     """The interrupt descriptor became readable; the connection was given up."""
 
 
+class _PollBySelect:
+    """What select.poll() is, for a web process where eventlet's monkey_patch() has taken that away."""
+
+    def __init__(self) -> None:
+        self._awaited: dict[int, int] = {}
+
+    def register(self, descriptor: int, events: int) -> None:
+        self._awaited[descriptor] = events
+
+    def unregister(self, descriptor: int) -> None:
+        del self._awaited[descriptor]
+
+    def poll(self, milliseconds: float) -> list[tuple[int, int]]:
+        reads, writes = ([each for each, events in self._awaited.items() if events & kind] for kind in _KINDS)
+        ready = select.select(reads, writes, list(self._awaited), milliseconds / 1000)
+        return [(each, self._awaited[each]) for each in {each for some in ready for each in some}]
+
+
+_KINDS = select.POLLIN, select.POLLOUT
+
+
 class Readiness:
     """Waits for the socket of one connection, or for its interrupt descriptor. Made once: a poll object costs as much
     as a wait."""
@@ -18,7 +39,7 @@ class Readiness:
 
     def __init__(self, interrupt: int | None) -> None:
         self._interrupt = interrupt
-        self._poll = select.poll()
+        self._poll = select.poll() if hasattr(select, "poll") else _PollBySelect()
         if interrupt is not None:
             self._poll.register(interrupt, select.POLLIN)
         self._awaited: tuple[int, int] | None = None

@@ -73,6 +73,7 @@ def test_check_tells_problems_of_app_and_types_and_has_the_code_of_the_first(
         ("import os\nos._exit(3)\n", "the process that imported it ended: it exited with code 3"),
         ("import os\nos.abort()\n", "the process that imported it ended: it was killed by SIGABRT"),
         ("from orchestrator import App\napp = App()\n", "it has no tasks"),
+        ("import select\ndel select.poll\n" + PRINTING, "eventlet's monkey_patch()"),
         ("raise KeyboardInterrupt\n", "importing it raised"),
         ("import os\nos.closerange(3, 1000)\n" + PRINTING, "the process that imported it ended: it exited with code 3"),
         ("import threading, time\nthreading.Timer(600, print).start()\n" + PRINTING, "forking breaks: the thread"),

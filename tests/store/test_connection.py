@@ -429,6 +429,22 @@ def test_a_name_that_takes_long_to_look_up_leaves_the_next_host_its_time(
     connection.close()
 
 
+def test_where_eventlet_has_taken_poll_away_select_does(tcp_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(select, "poll")
+    reading, writing = os.pipe()
+    connection = Connection.open(tcp_url, within=5.0, application_name="test", interrupt=reading)
+    large = "x" * 4_000_000  # does not fit into the socket: it is waited for until there is room
+    assert connection.execute("SELECT %(large)s", {"large": large}, within=10.0) == [(large,)]
+    os.write(writing, b"!")
+    with pytest.raises(Interrupted):
+        connection.execute("SELECT pg_sleep(10)", within=5.0)
+    os.close(reading)
+    os.close(writing)
+    connection = Connection.open(tcp_url, within=5.0, application_name="test")
+    with taking_at_most(2.0), pytest.raises(DeadlineExceeded):
+        connection.execute("SELECT pg_sleep(10)", within=0.1)
+
+
 def test_a_tracer_that_wraps_the_drivers_connections_does_not_wrap_ours(
     private_postgres_tcp: PrivatePostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
