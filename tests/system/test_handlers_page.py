@@ -17,7 +17,7 @@ from tests.fixtures.daemon import Daemon, Queue, Start
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "handlers.md").read_text()
-APP, SQLALCHEMY, DJANGO, DJANGOS_WORKER, SENTRY = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+APP, SQLALCHEMY, DJANGO, DJANGOS_WORKER, SENTRY, TRACED = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
 def billing(daemon: Start, queue: Queue, pool_size: int = 2) -> Daemon:
@@ -200,3 +200,18 @@ def test_sentry_hears_of_every_error_from_a_child_that_stays(daemon: Start, queu
         "instances of 'int' and 'str'",
     ]
     assert queue.rows("SELECT status::text, result FROM tasks ORDER BY id")[1] == ("completed", [1, 3])
+
+
+@pytest.mark.slow
+def test_spans_are_sent_before_a_child_leaves_which_stays_until_then(daemon: Start, queue: Queue) -> None:
+    worker = daemon(TRACED, "--pool-size", "1", DATABASE_URL=queue.url)
+    children = worker.children()
+    for shelf in range(3):
+        queue.enqueue("shelf:scan", {"shelf": shelf})
+    queue.wait_empty()
+    assert worker.children() == children
+
+    assert worker.stop() == 0
+
+    assert worker.log().count('"name": "shelf:scan"') == 3
+    assert queue.rows("SELECT status::text, result FROM tasks ORDER BY id")[1] == ("completed", 1)
