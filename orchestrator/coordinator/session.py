@@ -68,7 +68,7 @@ class Session:
             interrupt=self._abort.fileno(),
             on_call=lambda by: self._standing.calls(self._thread, by),
         )
-        peer.limit(self._connection, until=until)
+        peer.limit(self._connection, until=until, only=True)
         return self._connection
 
     def answered(self) -> None:

@@ -28,12 +28,6 @@ _PLANNING = (
 _PLANNING_OF_SESSION = _PLANNING.replace("SET LOCAL", "SET")
 # What is claimed and finished all the time would undo others' statements, and be undone, if it were more.
 _ISOLATION_OF_SESSION = "SET default_transaction_isolation='read committed';"
-# They would end the session of a child that has nothing to do, or that waits for a locked row: it would take that for
-# an outage and try the same again, instead of writing what is not locked. (The second is there since version 17.)
-_PATIENCE_OF_SESSION = """
-SELECT set_config(name, '0', false) FROM pg_settings
-WHERE name IN ('idle_session_timeout', 'transaction_timeout') AND setting <> '0';
-"""
 _UNKNOWN_STATEMENT = "26000"
 _KNOWN_ALREADY = "42P05"
 _TRIES = 5
@@ -122,7 +116,7 @@ def send_prepared(
 def settle(connection: Connection, *, limit: float, lock_limit: float, within: float) -> None:
     """Has what such statements need, and limits of so many seconds for each and for its wait for a lock, stay with the
     session, if there is no pooler. All that is sent on it is planned like that from now on."""
-    settings = _PLANNING_OF_SESSION + _ISOLATION_OF_SESSION + _PATIENCE_OF_SESSION + peer.LIMITS
+    settings = _PLANNING_OF_SESSION + _ISOLATION_OF_SESSION + peer.PATIENCE + ";" + peer.LIMITS
     connection.settle(settings, limit=limit, lock_limit=lock_limit, within=within)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from psycopg.conninfo import make_conninfo
 
 from orchestrator.child.database import Database
 from orchestrator.coordinator.session import Session
@@ -89,17 +90,20 @@ def test_a_statement_runs_under_the_same_settings_whether_they_stay_or_are_sent(
 
 def test_no_setting_stays_with_a_session_that_a_pooler_hands_on(database_url: str) -> None:
     connection = Pooled.open(database_url, within=10.0, application_name="test")
-    peer.limit(connection, until=time.monotonic() + 5.0)
+    peer.limit(connection, until=time.monotonic() + 5.0, only=True)
     assert connection.execute(OWN, within=5.0) == []
     connection.close()
 
 
-def test_a_session_of_our_own_is_ended_by_no_limit_of_its_role(connection: Connection) -> None:
+@pytest.mark.parametrize("open_one", [of_a_child, of_a_supervisor])
+def test_a_session_of_our_own_is_ended_by_no_limit_of_its_role(
+    database_url: str, connection: Connection, open_one: Callable[[str], Connection]
+) -> None:
     limits = ["idle_session_timeout"] + ["transaction_timeout"] * (connection.server_version >= 170000)
-    for name in limits:
-        connection.execute(f"SET {name} = '1min'", within=5.0)
-    settle(connection, limit=18.0, lock_limit=5.0, within=5.0)
-    assert [connection.execute(f"SHOW {name}", within=5.0) for name in limits] == [[("0",)]] * len(limits)
+    options = " ".join(f"-c {name}=1min" for name in limits)
+    own = open_one(make_conninfo(database_url, options=options))
+    assert [own.execute(f"SHOW {name}", within=5.0) for name in limits] == [[("0",)]] * len(limits)
+    own.close()
 
 
 @pytest.mark.parametrize("open_one", [of_a_child, of_a_client, of_a_supervisor])
