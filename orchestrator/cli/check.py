@@ -196,7 +196,8 @@ def _look_at_schema(connection: Connection) -> Iterator[Finding]:
     elif missing := schema.missing(connection, within=ANSWER_SECONDS):
         yield Finding("schema", "warning", f"missing: {', '.join(missing)}; `orchestratord migrate` makes them again")
     else:
-        yield Finding("schema", "ok", f"version {present}")
+        home = schema.home(connection, within=ANSWER_SECONDS)
+        yield Finding("schema", "ok", f"version {present}, in {home}")
 
 
 def _look_at_types(connection: Connection, app: TriedApp | None) -> Iterator[Finding]:

@@ -59,11 +59,13 @@ def schema_sql() -> str:
 
 
 def version(connection: Connection, *, within: float) -> int | None:
-    """The version that the database has; None: none yet. SchemaError if this role may not read it."""
+    """The version that the database has; None: none yet. SchemaError if this role may not read it, or does not find our
+    tables behind others of these names."""
     try:
         present = connection.execute("SELECT to_regclass('orchestrator_schema') IS NOT NULL", within=within)
         if not present[0][0]:
             return None
+        _refuse_hidden(connection, within=within)
         rows = connection.execute("SELECT version FROM orchestrator_schema", within=within, lock_within=within)
         hidden = [] if rows else _policies(connection, ["orchestrator_schema"], "r", within=within)
     except StatementRefused as refusal:
@@ -71,6 +73,43 @@ def version(connection: Connection, *, within: float) -> int | None:
     if hidden:
         raise SchemaError(_lacking(hidden))
     return int(rows[0][0]) if rows else None
+
+
+def _refuse_hidden(connection: Connection, *, within: float) -> None:
+    """SchemaError: a schema in front of ours in the search_path has something under a name of ours."""
+    rows = connection.execute(
+        """
+        WITH home AS (
+            SELECT relnamespace AS oid, relnamespace::regnamespace AS name FROM pg_class
+            WHERE oid = to_regclass('orchestrator_schema')
+        )
+        SELECT format('%%s.%%I', found.namespace::regnamespace, found.name), home.name::text
+        FROM home, LATERAL (
+            SELECT name, front.relnamespace FROM unnest(%(tables)s::text[]) AS name
+            JOIN pg_class AS front ON front.oid = to_regclass(name)
+            JOIN pg_class AS ours ON ours.relname = name AND ours.relnamespace = home.oid
+            UNION ALL
+            SELECT front.typname, front.typnamespace FROM pg_type AS front
+            JOIN pg_type AS ours ON ours.typname = front.typname AND ours.typnamespace = home.oid
+            WHERE front.oid = to_regtype('task_status')
+        ) AS found (name, namespace)
+        WHERE found.namespace <> home.oid
+        ORDER BY 1
+        """,
+        {"tables": list(_MARKS)},
+        within=within,
+    )
+    if rows:
+        names, home = ", ".join(name for name, _ in rows), rows[0][1]
+        raise SchemaError(f"the search_path finds {names} instead of what is in {home}: put {home} first in it")
+
+
+def home(connection: Connection, *, within: float) -> str:
+    """The schema in which our tables are, of those that the search_path names."""
+    rows = connection.execute(
+        "SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = to_regclass('tasks')", within=within
+    )
+    return str(rows[0][0])
 
 
 def lock_holders(connection: Connection, *, within: float) -> frozenset[tuple[int | None, str]]:

@@ -11,6 +11,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from orchestrator.cli import run
+from orchestrator.store.schema import SCHEMA_VERSION
 from tests.fixtures.command import Command
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.psql import a_role, sql
@@ -181,6 +182,14 @@ def test_check_tells_that_a_name_of_ours_is_taken_and_migrate_where_the_tables_c
     sql(empty_database_url, "CREATE SCHEMA queue")
     assert orchestratord_here("migrate", DATABASE_URL=cured).returncode == 0
     assert orchestratord_here("enqueue", "a", DATABASE_URL=cured).returncode == 0
+    assert f"schema: version {SCHEMA_VERSION}, in queue\n" in orchestratord_here("check", DATABASE_URL=cured).stdout
+
+    wrong = cured.replace("%3Dqueue", "%3Dpublic,queue")
+    told = "the search_path finds public.workers instead of what is in queue: put queue first in it\n"
+    done = orchestratord_here("check", DATABASE_URL=wrong)
+    assert (done.returncode, done.stdout.endswith(f"problem  schema: {told}")) == (6, True), done.stdout
+    done = orchestratord_here("migrate", DATABASE_URL=wrong)
+    assert (done.returncode, done.stderr) == (6, f"orchestratord: {told}")
 
 
 def test_check_warns_of_an_encoding_in_which_one_task_may_stop_all(

@@ -186,6 +186,16 @@ def test_somebody_elses_tasks_table_is_not_taken_for_ours(empty: Connection) -> 
     empty.close()
 
 
+@pytest.mark.parametrize("theirs", ["TABLE app.workers (id serial)", "TYPE app.task_status AS ENUM ('open', 'done')"])
+def test_what_somebody_else_has_in_front_of_ours_is_told(connection: Connection, theirs: str) -> None:
+    connection.execute(f"CREATE SCHEMA app; CREATE {theirs}; SET search_path = app, public", within=5.0)
+    name = theirs.split()[1]
+    with pytest.raises(SchemaError, match=f"^the search_path finds {name} instead of what is in public: put public "):
+        schema.version(connection, within=5.0)
+    connection.execute("SET search_path = public, app", within=5.0)
+    assert schema.version(connection, within=5.0) == schema.SCHEMA_VERSION
+
+
 def test_tables_whose_version_was_dropped_are_ours_still(connection: Connection) -> None:
     connection.execute("DROP TABLE orchestrator_schema", within=5.0)
     assert schema.strangers(connection, within=5.0) == []
