@@ -13,8 +13,10 @@ from orchestrator.limits import type_problem
 from orchestrator.model import END_STATES, TaskStatus
 from orchestrator.store import tasks as store
 from orchestrator.store.connection import Connection
+from orchestrator.store.retention import START
 
 _BATCH = 1000
+_STRETCH = 10_000
 _STATUSES = click.Choice([status.value for status in TaskStatus])
 _ENDED = click.Choice([status.value for status in TaskStatus if status in END_STATES])
 
@@ -118,16 +120,34 @@ def _check_type(type: str | None) -> None:
 
 
 def _retry_all(connection: Connection, ended: TaskStatus, type: str | None) -> int:
-    """In batches, and no more than there are now: those that fail again meanwhile are not retried for ever."""
-    left = store.count_ended(connection, status=ended, type=type, within=ANSWER_SECONDS)
+    """In batches, and each task once: those that fail again meanwhile are not retried for ever."""
+    return _retry_dead_letters(connection, type) if ended is TaskStatus.DEAD_LETTER else _walk(connection, ended, type)
+
+
+def _retry_dead_letters(connection: Connection, type: str | None) -> int:
+    """No more than there are now."""
+    left = store.count_dead_letters(connection, type=type, within=ANSWER_SECONDS)
     count = 0
     while left > 0:
         limit = min(left, _BATCH)
-        done = store.retry_ended(connection, status=ended, type=type, limit=limit, within=ANSWER_SECONDS)
+        done = store.retry_dead_letters(connection, type=type, limit=limit, within=ANSWER_SECONDS)
         count, left = count + done, left - limit
         if done < limit:
             break
     return count
+
+
+def _walk(connection: Connection, ended: TaskStatus, type: str | None) -> int:
+    """Along the ids of all tasks, a stretch at a time."""
+    count, after = 0, START
+    while True:
+        done, position = store.retry_stretch(
+            connection, status=ended, type=type, after=after, size=_STRETCH, limit=_BATCH, within=ANSWER_SECONDS
+        )
+        count += done
+        if position is None:
+            return count
+        after = position
 
 
 def _say_done(verb: str, count: int, as_json: bool) -> None:

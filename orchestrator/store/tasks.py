@@ -6,6 +6,7 @@ from uuid import UUID
 
 from orchestrator.model import Task, TaskStatus
 from orchestrator.store.connection import Connection
+from orchestrator.store.planning import ALONG_THE_IDS
 
 BEGINNING = 100
 """Characters of an error, for a line."""
@@ -86,43 +87,80 @@ def retry(connection: Connection, task_ids: Sequence[str], *, within: float) -> 
     return [row[0] for row in rows]
 
 
-def count_ended(connection: Connection, *, status: TaskStatus, type: str | None, within: float) -> int:
-    """How many tasks of this type (None: any) have ended in `status`. Dead letters are counted in their own index."""
+def count_dead_letters(connection: Connection, *, type: str | None, within: float) -> int:
+    """How many tasks of this type (None: any) are dead letters. They are counted in an index of their own."""
     rows = connection.execute(
-        """
-        SELECT count(*) FROM tasks
-        WHERE status = %(status)s::task_status AND status IN ('completed', 'failed', 'dead_letter')
-          AND type = coalesce(%(type)s::text, type)
-        """,
-        {"status": status, "type": type},
+        "SELECT count(*) FROM tasks WHERE status = 'dead_letter' AND type = coalesce(%(type)s::text, type)",
+        {"type": type},
         within=within,
         lock_within=within,
     )
     return int(rows[0][0])
 
 
-def retry_ended(connection: Connection, *, status: TaskStatus, type: str | None, limit: int, within: float) -> int:
-    """Likewise for up to `limit` tasks of this type (None: any) that ended in `status`; fewer: that were all."""
+_RETRIED = """
+retried AS (
+    UPDATE tasks AS t SET status = 'pending', attempts = 0, recoveries = 0, next_retry_at = NULL
+    FROM ended WHERE t.id = ANY (ARRAY[ended.id])
+    RETURNING 1
+)
+"""
+
+
+def retry_dead_letters(connection: Connection, *, type: str | None, limit: int, within: float) -> int:
+    """As `retry`, for up to `limit` dead letters of this type (None: any); fewer: that were all."""
     rows = connection.execute(
-        """
+        f"""
         WITH ended AS MATERIALIZED (
-            SELECT id FROM tasks
-            WHERE status = %(status)s::task_status AND status IN ('completed', 'failed', 'dead_letter')
-              AND type = coalesce(%(type)s::text, type)
+            SELECT id FROM tasks WHERE status = 'dead_letter' AND type = coalesce(%(type)s::text, type)
             LIMIT %(limit)s
             FOR UPDATE SKIP LOCKED
-        ), retried AS (
-            UPDATE tasks AS t SET status = 'pending', attempts = 0, recoveries = 0, next_retry_at = NULL
-            FROM ended WHERE t.id = ended.id
-            RETURNING 1
-        )
+        ), {_RETRIED}
         SELECT count(*) FROM retried
-        """,
-        {"status": status, "type": type, "limit": limit},
+        """,  # noqa: S608 a constant
+        {"type": type, "limit": limit},
         within=within,
         lock_within=within,
     )
     return int(rows[0][0])
+
+
+_RETRY_STRETCH = f"""
+WITH stretch AS MATERIALIZED (
+    SELECT id, status, type FROM tasks WHERE id > %(after)s::uuid ORDER BY id LIMIT %(size)s
+), found AS MATERIALIZED (
+    SELECT id FROM stretch
+    WHERE status = %(status)s::task_status AND status IN ('completed', 'failed', 'dead_letter')
+      AND type = coalesce(%(type)s::text, type)
+    ORDER BY id
+    LIMIT %(limit)s
+), ended AS MATERIALIZED (
+    SELECT id FROM tasks
+    WHERE id = ANY (ARRAY(SELECT id FROM found)) AND status = %(status)s::task_status
+    FOR UPDATE SKIP LOCKED
+), {_RETRIED}
+SELECT (SELECT count(*) FROM retried),
+    CASE WHEN (SELECT count(*) FROM found) = %(limit)s THEN (SELECT id FROM found ORDER BY id DESC LIMIT 1)
+         WHEN (SELECT count(*) FROM stretch) = %(size)s THEN (SELECT id FROM stretch ORDER BY id DESC LIMIT 1)
+    END::text
+"""  # noqa: S608 a constant
+
+
+def retry_stretch(
+    connection: Connection, *, status: TaskStatus, type: str | None, after: str, size: int, limit: int, within: float
+) -> tuple[int, str | None]:
+    """As `retry`, for up to `limit` tasks of this type (None: any) that ended in `status`, of the next `size` tasks
+    behind the id `after` (first retention.START). How many, and behind which id to go on; None: these were all.
+
+    No index leads to them, since each costs every completion.
+    """
+    rows = connection.execute(
+        ALONG_THE_IDS + _RETRY_STRETCH,
+        {"status": status, "type": type, "after": after, "size": size, "limit": limit},
+        within=within,
+        lock_within=within,
+    )
+    return rows[0][0], rows[0][1]
 
 
 def cancel(connection: Connection, task_ids: Sequence[str], *, within: float) -> list[str]:

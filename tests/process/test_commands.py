@@ -179,15 +179,16 @@ def test_a_task_that_is_named_twice_is_one(ask: Ask) -> None:
     assert (retried.code, retried.out, retried.err) == (0, "retried 1 task\n", "")
 
 
-def test_all_that_ended_alike_are_retried_by_type_in_batches(ask: Ask, database_url: str) -> None:
+@pytest.mark.parametrize("status", ["dead_letter", "failed"])
+def test_all_that_ended_alike_are_retried_by_type_in_batches(ask: Ask, database_url: str, status: str) -> None:
     sql(
         database_url,
         "INSERT INTO tasks (type, payload, status, attempts) SELECT CASE WHEN n <= 2500 THEN 'a' ELSE 'b' END, '{}', "
-        "'dead_letter', 4 FROM generate_series(1, 2600) AS n",
+        f"'{status}', 4 FROM generate_series(1, 2600) AS n",
     )
-    assert ask("tasks", "retry", "--status", "dead_letter", "--type", "a").out == "retried 2500 tasks\n"
-    assert ask("stats", "--json").json["b"]["dead_letter"] == 100
-    assert ask("tasks", "retry", "--status", "dead_letter", "--json").json == {"retried": 100}
+    assert ask("tasks", "retry", "--status", status, "--type", "a").out == "retried 2500 tasks\n"
+    assert ask("stats", "--json").json["b"][status] == 100
+    assert ask("tasks", "retry", "--status", status, "--json").json == {"retried": 100}
 
 
 def test_a_pending_task_can_be_cancelled_once(ask: Ask) -> None:

@@ -7,6 +7,7 @@ import pytest
 from orchestrator.model import Task, TaskStatus
 from orchestrator.store import tasks
 from orchestrator.store.connection import Connection
+from orchestrator.store.retention import START
 from orchestrator.store.times import EARLIEST, LATEST
 from tests.store.plans import Recorder, buffers
 from tests.store.rows import add_many, add_task, add_worker, claim, ending, finish, value, values
@@ -147,16 +148,54 @@ def test_all_dead_letters_of_a_type_are_retried_in_batches(connection: Connectio
     add_task(connection, type="a", status="failed")
 
     def retry() -> int:
-        return tasks.retry_ended(connection, status=TaskStatus.DEAD_LETTER, type="a", limit=3, within=5.0)
+        return tasks.retry_dead_letters(connection, type="a", limit=3, within=5.0)
 
     def count(type_name: str | None) -> int:
-        return tasks.count_ended(connection, status=TaskStatus.DEAD_LETTER, type=type_name, within=5.0)
+        return tasks.count_dead_letters(connection, type=type_name, within=5.0)
 
     assert (count("a"), count(None), count("c")) == (5, 6, 0)
     assert [retry(), retry(), retry()] == [3, 2, 0]
     assert len(listed(connection, TaskStatus.PENDING, "a")) == 5
-    assert tasks.retry_ended(connection, status=TaskStatus.DEAD_LETTER, type=None, limit=9, within=5.0) == 1
-    assert tasks.retry_ended(connection, status=TaskStatus.PENDING, type=None, limit=9, within=5.0) == 0
+    assert tasks.retry_dead_letters(connection, type=None, limit=9, within=5.0) == 1
+
+
+def retry_stretch(
+    connection: Connection, after: str, *, status: TaskStatus = TaskStatus.FAILED, type: str | None = "a"
+) -> tuple[int, str | None]:
+    return tasks.retry_stretch(connection, status=status, type=type, after=after, size=6, limit=2, within=5.0)
+
+
+def test_what_failed_is_retried_in_one_walk_along_the_ids(connection: Connection, other: Connection) -> None:
+    ids = [add_task(connection, type="a", status="failed", attempts=4) for _ in range(5)]
+    sixth = add_task(connection, type="b", status="failed")
+    ids += [add_task(connection, type="a", status=status) for status in ("completed", "completed", "failed", "failed")]
+    other.execute("BEGIN", within=5.0)
+    other.execute("SELECT FROM tasks WHERE id = %(id)s FOR UPDATE", {"id": ids[3]}, within=5.0)
+
+    after: str | None = START
+    steps = []
+    while after is not None:
+        done, after = retry_stretch(connection, after)
+        connection.execute("UPDATE tasks SET status = 'failed' WHERE type = 'a' AND status = 'pending'", within=5.0)
+        steps.append((done, after))
+
+    assert steps == [(2, ids[1]), (1, ids[3]), (2, ids[7]), (1, None)], "what is locked is left, what fails again too"
+    assert retry_stretch(connection, START, status=TaskStatus.PENDING, type=None) == (0, sixth)
+    assert retry_stretch(connection, START, type="b") == (1, sixth)
+    assert values(connection, "status::text, attempts", ids[3]) == ("failed", 4)
+
+
+def test_a_step_of_retrying_what_failed_reads_no_further_than_its_stretch(
+    connection: Connection, recorder: Recorder
+) -> None:
+    add_many(connection, 20_000, status="'completed'")
+    for settings in ("SELECT", "ANALYZE tasks"):
+        connection.execute(settings, within=60.0)
+        done, after = tasks.retry_stretch(
+            recorder, status=TaskStatus.FAILED, type=None, after=START, size=1000, limit=1000, within=5.0
+        )
+        assert (done, after is None) == (0, False)
+        assert buffers(recorder.plan()) < 100
 
 
 def test_what_else_is_in_the_table_costs_the_retry_of_dead_letters_nothing(
@@ -169,9 +208,9 @@ def test_what_else_is_in_the_table_costs_the_retry_of_dead_letters_nothing(
     connection.execute("UPDATE tasks SET status = 'dead_letter' WHERE status = 'pending'", within=60.0)
     connection.execute("VACUUM ANALYZE tasks", within=60.0)
     for type_name in (None, "t"):
-        tasks.count_ended(recorder, status=TaskStatus.DEAD_LETTER, type=type_name, within=5.0)
+        tasks.count_dead_letters(recorder, type=type_name, within=5.0)
         assert buffers(recorder.plan()) < 40
-        tasks.retry_ended(recorder, status=TaskStatus.DEAD_LETTER, type=type_name, limit=10, within=5.0)
+        tasks.retry_dead_letters(recorder, type=type_name, limit=10, within=5.0)
         assert buffers(recorder.plan()) < 300  # the table has 400
 
 
