@@ -284,7 +284,7 @@ def _make_duties(
             Promotion(standing, reports, claim_interval=settings.claim_interval),
             recovery,
             Audit(standing, reports, every_seconds=min(AUDIT_SECONDS, tick)),
-            Census(standing, every_seconds=min(CENSUS_SECONDS, tick)),
+            Census(standing, has_begun=lambda: recovery.has_begun, every_seconds=min(CENSUS_SECONDS, tick)),
             Enqueued(standing, counting, lease_seconds=lease, every_seconds=min(ENQUEUED_SECONDS, tick)),
             Retention(
                 standing,

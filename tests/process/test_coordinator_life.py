@@ -389,7 +389,7 @@ def test_a_count_that_took_long_is_repeated_so_rarely_that_it_costs_one_percent_
     database: Database,
 ) -> None:
     connection = Connection.open(database.url, within=5.0, application_name="test")
-    census = Census(Standing(), every_seconds=20.0)
+    census = Census(Standing(), has_begun=lambda: True, every_seconds=20.0)
     eventually(lambda: census.run_once(connection) == 20.0)  # one that was held up takes longer to the next
     database.run("BEGIN; LOCK TABLE tasks")
 
@@ -414,7 +414,7 @@ def test_a_queue_that_grew_at_once_is_counted_to_its_end_by_the_next_count(
     monkeypatch.setattr("orchestrator.coordinator.duties.census.SHORT", 5)
     connection = Connection.open(database.url, within=5.0, application_name="test")
     standing = Standing()
-    census = Census(standing, every_seconds=20.0)
+    census = Census(standing, has_begun=lambda: True, every_seconds=20.0)
 
     def counted() -> int:
         census.run_once(connection)

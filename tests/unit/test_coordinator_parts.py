@@ -12,6 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from orchestrator.coordinator.backoff import Backoff
+from orchestrator.coordinator.duties.census import Census
 from orchestrator.coordinator.order_book import OrderBook
 from orchestrator.coordinator.process import is_gone, new_worker_id, this_process
 from orchestrator.coordinator.schedule import Schedule
@@ -334,3 +335,12 @@ def test_a_thread_is_overdue_past_the_end_of_its_own_call_and_patience_and_never
     standing.calls("coordinator", now - PATIENCE_SECONDS - 5.0)
     standing.moves("coordinator")
     assert standing.overdue_seconds() == {}
+
+
+def test_the_first_census_waits_until_the_start_is_over() -> None:
+    """Of five million tasks on a busy server it takes twenty seconds, and the start waits for what comes after it."""
+    standing = Standing()
+    standing.leads(Lead("me", Term(7, time.monotonic() + 60.0)))
+    begun = [False, True]
+    census = Census(standing, has_begun=begun.pop, every_seconds=8.0)
+    assert [census.is_wanted(), census.is_wanted()] == [True, False]

@@ -1,6 +1,7 @@
 """Census: how many tasks of each type are pending and running. Whoever leads counts; a single instance does."""
 
 import time
+from collections.abc import Callable
 
 from orchestrator.coordinator.standing import Counts, Lead, Standing
 from orchestrator.model import TaskStatus
@@ -18,20 +19,22 @@ class Census:
     """A long queue is counted more rarely, so that it never costs more than 1 % of the database's time.
 
     That includes one that was short a moment ago, whose tasks are about to be run: a count stops where it would take
-    much longer than the last ones, which is then known to be so. The first of a term goes to the end.
+    much longer than the last ones, which is then known to be so. The first of a term goes to the end. There is none
+    before `has_begun`: the start would wait for it.
     """
 
     name = "census"
 
-    def __init__(self, standing: Standing, *, every_seconds: float) -> None:
+    def __init__(self, standing: Standing, *, has_begun: Callable[[], bool], every_seconds: float) -> None:
         self._standing = standing
+        self._has_begun = has_begun
         self._soonest_seconds = every_seconds
         self._term: int | None = None
         self._most: int | None = None
         self.every_seconds = every_seconds
 
     def is_wanted(self) -> bool:
-        return self._standing.lead is not None
+        return self._has_begun() and self._standing.lead is not None
 
     def run_once(self, connection: Connection) -> float | None:
         began = time.monotonic()
