@@ -2,7 +2,7 @@
 
 A subprocess carries the marker of its child or forkserver in its environment; a process that was forked without exec
 has the child's board mapped, or what a forkserver has mapped while it imports. A pid alone is no identity: the mark is
-looked at again once the pidfd holds the process.
+looked at once a pidfd holds the process.
 
 One kind is let be: multiprocessing's resource tracker. It ends by itself after those whom it serves, and has removed by
 then what they left in shared memory; if it is killed, that stays there for ever.
@@ -14,6 +14,7 @@ import contextlib
 import os
 import select
 import signal
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 
 from orchestrator.board.birth import MARKER_VARIABLE
@@ -25,6 +26,10 @@ LOOKS_FOR_THE_GONE = 5
 LOOKS_AT_AN_EXEC = 500
 """A millisecond apart; an exec is over sooner."""
 
+LONG_SECONDS = 1.0
+"""A search that takes longer is held up by whom it looks at: memory that is being forked cannot be read meanwhile, and
+hundreds that fork without end come to the end of a fork only when it is their turn."""
+
 DESCRIPTORS = 3
 """To look with: a pidfd, a file, and one that another thread may take meanwhile."""
 
@@ -32,10 +37,12 @@ _TRACKER = b"multiprocessing.resource_tracker"
 
 _MARK = MARKER_VARIABLE.encode() + b"="
 _GONE = (b"Z", b"X")
+_STOPPED = (b"T", b"t")
 _SESSION = 3
+_BEGAN = 19
 _MEMORY = 20
 _ENVIRONMENT = slice(47, 49)
-"""Places among the fields: of the session, of vsize, and of env_start and env_end."""
+"""Places among the fields: of the session, of the time when it began, of vsize, and of env_start and env_end."""
 _IN_EXEC = [b"0", b"0"]
 
 
@@ -51,7 +58,7 @@ def kill_left_by(pid: int, marker: str, *, living: Collection[int] = ()) -> int:
     than all else that the end of one asks for.
     """
     with _standing_still(pid):
-        return _kill(_descendants_but(living), _left_by(pid, marker), gone={pid})
+        return _kill_below_us(living, _left_by(pid, marker), gone={pid})
 
 
 def kill_marked(marker: str, *, living: Collection[int] = ()) -> int:
@@ -60,7 +67,7 @@ def kill_marked(marker: str, *, living: Collection[int] = ()) -> int:
     Only what stands below this process is looked at: as it adopts orphans, a leftover does, and a look at every
     process of a busy machine takes a tenth of a second. `living` as for kill_left_by().
     """
-    return _kill(_descendants_but(living), _by_marker(lambda found: found == marker))
+    return _kill_below_us(living, _by_marker(lambda found: found == marker))
 
 
 def kill_unowned(alive: Collection[str], *, living: Collection[int] = ()) -> int:
@@ -68,7 +75,7 @@ def kill_unowned(alive: Collection[str], *, living: Collection[int] = ()) -> int
     as for kill_left_by()."""
     me = str(os.getpid())
     matches = _by_marker(lambda found: _supervisor_of(found) == me and found not in alive)
-    return _kill(_descendants_but(living), matches)
+    return _kill_below_us(living, matches)
 
 
 def kill_orphans_of(pid: int, marker: str) -> int:
@@ -129,6 +136,48 @@ def _by_marker(is_meant: Callable[[str], bool]) -> Matches:
     return matches
 
 
+def _kill_below_us(living: Collection[int], matches: Matches, *, gone: Collection[int] = ()) -> int:
+    """As _kill(). If that takes long, all that may be meant stand still, and those that are let be go on afterwards."""
+    descendants = _descendants_but(living)
+    stopped: dict[int, bytes] = {}
+    late = time.monotonic() + LONG_SECONDS
+    is_first = True
+
+    def candidates() -> list[int]:
+        found = list(descendants())
+        if time.monotonic() > late:
+            _stop(found, stopped)
+        return found
+
+    def matches_in_time(pid: int) -> bool | None:
+        nonlocal is_first
+        if is_first and time.monotonic() > late:
+            is_first = False
+            _stop(descendants(), stopped)
+        return matches(pid)
+
+    try:
+        return _kill(candidates, matches_in_time, gone=gone)
+    finally:
+        for pid, began in stopped.items():
+            if stat_fields(pid)[_BEGAN : _BEGAN + 1] in ([began], []):  # nothing: no descriptor was free
+                _signal(pid, signal.SIGCONT)
+
+
+def _stop(pids: Iterable[int], stopped: dict[int, bytes]) -> None:
+    """Those that run; `stopped` takes down which, and when each began."""
+    for pid in pids:
+        fields = stat_fields(pid)
+        if pid not in stopped and fields and fields[0] not in (*_GONE, *_STOPPED):
+            stopped[pid] = fields[_BEGAN]
+            _signal(pid, signal.SIGSTOP)
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
 def _kill(candidates: Callable[[], Iterable[int]], matches: Matches, *, gone: Collection[int] = ()) -> int:
     """What is being killed may have forked meanwhile, and so may what ended of itself after the list was made: look
     until nothing new is there, and some times more if somebody is gone, save those of whom that is known."""
@@ -167,17 +216,16 @@ def _require_descriptors() -> None:
 
 def _kill_if(pid: int, matches: Matches) -> bool | None:
     """Whether it was killed. None: that cannot be told yet."""
-    is_meant = matches(pid)
-    if not is_meant:
-        return is_meant
     try:
         descriptor = os.pidfd_open(pid)
     except OSError:
         return False
     try:
-        is_meant = matches(pid)
-        if not is_meant or _is_zombie(pid) or _is_tracker(pid):
-            return None if is_meant is None else False
+        is_meant = matches(pid)  # if that is another process by now, the one that is held is gone and hears nothing
+        if not is_meant:
+            return is_meant
+        if _is_zombie(pid) or _is_tracker(pid):
+            return False
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
             return True

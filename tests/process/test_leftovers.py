@@ -17,7 +17,7 @@ from orchestrator.board.birth import MARKER_VARIABLE
 from orchestrator.board.memory import create_memory
 from orchestrator.supervisor import leftovers
 from orchestrator.supervisor.leftovers import kill_marked
-from tests.fixtures.proc import children, is_alive
+from tests.fixtures.proc import children, is_alive, state
 from tests.fixtures.waiting import eventually
 from tests.toys.workshop import PROJECT, Workshop
 
@@ -56,6 +56,29 @@ def test_only_what_carries_the_very_marker_is_killed(started: Processes) -> None
     assert [each.wait(5.0) for each in marked] == [-signal.SIGKILL] * 3
     assert kill_marked(MINE) == 0
     assert [each.poll() for each in others] == [None] * len(others)
+
+
+def test_if_it_takes_long_all_that_may_be_meant_stand_still_until_it_is_done(
+    started: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that forks without end holds up whoever reads its environment: of 230 it took two minutes, now one second."""
+    sent: list[tuple[int, signal.Signals]] = []
+    kill = os.kill
+
+    def noted(pid: int, number: signal.Signals) -> None:
+        sent.append((pid, number))
+        kill(pid, number)
+
+    living = set(children(os.getpid()))
+    marked, other, halted = sleep(started, **{MARKER_VARIABLE: MINE}), sleep(started), sleep(started)
+    halted.send_signal(signal.SIGSTOP)
+    eventually(lambda: state(halted.pid) == "T", within=5.0)
+    monkeypatch.setattr(leftovers, "LONG_SECONDS", -1.0)
+    monkeypatch.setattr(os, "kill", noted)
+    assert kill_marked(MINE, living=living) == 1
+    assert marked.wait(5.0) == -signal.SIGKILL
+    assert [number for pid, number in sent if pid == other.pid] == [signal.SIGSTOP, signal.SIGCONT]
+    assert [number for pid, number in sent if pid == halted.pid] == []
 
 
 def test_what_is_below_another_child_is_nobody_elses_leftover(started: Processes) -> None:
