@@ -27,6 +27,7 @@ from orchestrator.model import Claim, TaskStatus
 from orchestrator.retry import chance
 from orchestrator.telemetry import logs
 from orchestrator.telemetry.metrics import TaskMetrics
+from orchestrator.telemetry.repeats import Repeats
 
 FULL_SECONDS = 0.05
 """Full claims are told no more often: each wakes the supervisor, of a busy pool hundreds would a second."""
@@ -70,6 +71,7 @@ class Loop:
         self._leave: LeaveReason | None = None
         self._full_due = 0.0
         self._tasks_left = _draw_tasks(self._settings.max_tasks_per_child)
+        self._refusals = Repeats()
         self._log = logs.get("child")
 
     def run(self) -> LeaveReason:
@@ -188,10 +190,12 @@ class Loop:
             self._channel.tell(LOST)
             return None
         except StatementRefused as refusal:
-            self._log.error("claim_refused", sqlstate=refusal.sqlstate, error=str(refusal))
+            if self._refusals.is_news(str(refusal)):
+                self._log.error("claim_refused", sqlstate=refusal.sqlstate, error=str(refusal))
             self._board.claim_ended()
             self._listen(chance.uniform(0.5, 1.0) * REFUSED_WAIT_SECONDS)
             return None
+        self._refusals.over()
         self._board.claim_ended()
         self._permits.add(len(claims))
         if not batch.is_registered:

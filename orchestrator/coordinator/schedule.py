@@ -12,6 +12,7 @@ from orchestrator.coordinator.duties.duty import Duty
 from orchestrator.errors import DatabaseUnavailable, DeadlineExceeded, StatementRefused, StoreError
 from orchestrator.store.connection import Connection
 from orchestrator.telemetry import logs
+from orchestrator.telemetry.repeats import Repeats
 
 LONGEST_PAUSE_SECONDS = 5.0
 """Between tries of a duty whose own pace is quicker: whatever refuses it, somebody's lock mostly, soon after its end it
@@ -26,6 +27,7 @@ class _Entry:
     duty: Duty
     due_at: float = 0.0
     backoff: Backoff = field(default_factory=lambda: Backoff(base=1.0, cap=LONGEST_PAUSE_SECONDS))
+    refusals: Repeats = field(default_factory=Repeats)
 
 
 class Schedule:
@@ -61,7 +63,8 @@ class Schedule:
         except (StatementRefused, DeadlineExceeded) as failure:
             self._postpone(entry)
             self._counting.database_failed(failure)
-            self._log.warning("duty_refused", duty=entry.duty.name, error=str(failure))
+            if entry.refusals.is_news(str(failure)):
+                self._log.warning("duty_refused", duty=entry.duty.name, error=str(failure))
         except DatabaseUnavailable:
             entry.due_at = time.monotonic() + entry.backoff.fail()  # were it the cause, it must not come first again
             raise
@@ -71,6 +74,7 @@ class Schedule:
             self._log.exception("duty_failed", duty=entry.duty.name)
         else:
             entry.backoff.succeed()
+            entry.refusals.over()
             if again_seconds is None:
                 again_seconds = entry.duty.every_seconds * random.uniform(0.9, 1.0)
                 again_seconds = max(again_seconds, (time.monotonic() - began) * (1 / SHARE_OF_TIME - 1))

@@ -124,7 +124,9 @@ class Refused:
         raise StatementRefused("a lock", sqlstate="55P03")
 
 
-def test_a_duty_that_was_refused_for_long_is_done_soon_after_the_end_of_that() -> None:
+def test_a_duty_that_was_refused_for_long_is_done_soon_after_the_end_of_that_and_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     schedule = Schedule((Refused(),), TaskMetrics(CollectorRegistry()))
     waits = []
     for _ in range(100):
@@ -133,6 +135,7 @@ def test_a_duty_that_was_refused_for_long_is_done_soon_after_the_end_of_that() -
         waits.append(schedule.due_at - time.monotonic())
     assert 3.0 < max(waits) <= 5.0
     assert min(waits) > 0.9, "and no sooner than it would have been"
+    assert [record.getMessage() for record in caplog.records].count("duty_refused") == 1
 
 
 class Slow(Refused):
