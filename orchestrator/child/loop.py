@@ -190,6 +190,7 @@ class Loop:
             self._channel.tell(LOST)
             return None
         except StatementRefused as refusal:
+            self._metrics.database_failed(refusal)
             if self._refusals.is_news(str(refusal)):
                 self._log.error("claim_refused", sqlstate=refusal.sqlstate, error=str(refusal))
             self._board.claim_ended()

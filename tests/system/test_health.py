@@ -92,6 +92,14 @@ def test_while_the_database_lets_no_tasks_be_looked_for_it_says_so(daemon: Start
     queue.rows("ALTER TABLE moved RENAME TO tasks")
     eventually(lambda: worker.health()[0] == 200, within=20)
 
+    before = worker.metric("database_errors_total", kind="refused") or 0.0
+    queue.rows("ALTER TABLE tasks ADD CONSTRAINT full_disk CHECK (status <> 'claimed')")  # it lets them be looked for
+    task_id = queue.enqueue("anything")
+    eventually(lambda: (worker.metric("database_errors_total", kind="refused") or 0.0) >= before + 3, within=20)
+    assert worker.log().count("sqlstate=23514") == 1, "it is told once"
+    queue.rows("ALTER TABLE tasks DROP CONSTRAINT full_disk")
+    queue.wait_status(task_id, "failed")
+
     queue.rows("ALTER TABLE tasks RENAME TO moved")
     wait_reason(worker, "the database has refused to look for tasks for")
     worker.signal(signal.SIGUSR2)
