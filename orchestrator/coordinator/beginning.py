@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from orchestrator.coordinator.duties.examples import Examples
-from orchestrator.coordinator.duties.periodic import Periodic
 from orchestrator.coordinator.duties.recovery import Recovery
 from orchestrator.coordinator.order_book import OrderBook
 from orchestrator.coordinator.standing import Lead, Standing
@@ -44,7 +43,6 @@ class BeginServing:
         *,
         recovery: Recovery,
         examples: Examples,
-        periodic: Periodic,
         is_distributed: bool,
     ) -> None:
         self._book = book
@@ -53,7 +51,6 @@ class BeginServing:
         self._recovery = recovery
         self._examples = examples
         self._is_distributed = is_distributed
-        self._periodic = periodic
         self._progress: _Progress | None = None
         self._log = logs.get("coordinator")
 
@@ -67,7 +64,6 @@ class BeginServing:
         if not progress.is_app_registered:
             types.register(connection, begin.types, within=REGISTER_SECONDS)
             periodic.register(connection, begin.app, begin.periodic, within=REGISTER_SECONDS)
-            self._periodic.has_begun = True
             progress.is_app_registered = True
         lead = self._standing.lead
         if lead is None and not self._is_distributed:

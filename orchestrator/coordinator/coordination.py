@@ -214,7 +214,7 @@ def _make_coordinator(
 ) -> Coordinator:
     if not settings.distributed:
         standing.workers_counted(1)
-    recovery, example_duty, periodic, schedule = _make_duties(settings, standing, reports, counting, examples)
+    recovery, example_duty, schedule = _make_duties(settings, standing, reports, counting, examples)
     activity = TellActivity(book, standing, lambda: schedule.hasten(Promotion.name))
     beginning = BeginServing(
         book,
@@ -222,7 +222,6 @@ def _make_coordinator(
         reports,
         recovery=recovery,
         examples=example_duty,
-        periodic=periodic,
         is_distributed=settings.distributed,
     )
     shelf = Shelf(book)
@@ -267,7 +266,7 @@ def _make_duties(
     reports: Mailbox[Report],
     counting: Counting,
     examples: tuple[NewTask, ...],
-) -> tuple[Recovery, Examples, Periodic, Schedule]:
+) -> tuple[Recovery, Examples, Schedule]:
     tick, lease = settings.heartbeat_interval, settings.leader_term
     silence = Silence(settings.worker_timeout, longest_gap(tick)) if settings.distributed else None
     recovery = Recovery(
@@ -278,7 +277,6 @@ def _make_duties(
         silence=silence,
     )
     example_duty = Examples(standing, examples, patience_seconds=lease + 2 * tick)
-    periodic = Periodic(standing, lease_seconds=lease)
     schedule = Schedule(
         (
             Promotion(standing, reports, claim_interval=settings.claim_interval),
@@ -293,11 +291,11 @@ def _make_duties(
                 lease_seconds=lease,
                 every_seconds=settings.cleanup_interval,
             ),
-            periodic,
+            Periodic(standing, has_begun=lambda: recovery.has_begun, lease_seconds=lease),
             KnownTypes(standing, counting, is_distributed=settings.distributed, every_seconds=tick),
             RollCall(standing, is_distributed=settings.distributed, every_seconds=tick),
             example_duty,
         ),
         counting,
     )
-    return recovery, example_duty, periodic, schedule
+    return recovery, example_duty, schedule

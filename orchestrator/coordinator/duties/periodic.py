@@ -4,6 +4,7 @@ Of several moments that have passed meanwhile, since nobody led, the newest coun
 """
 
 import time
+from collections.abc import Callable
 from datetime import datetime
 
 from orchestrator import cron
@@ -26,7 +27,7 @@ AT_ONCE = 20
 
 
 class Periodic:
-    """Wanted while this worker leads, once its own app is registered: until then what that has no more stands there.
+    """Wanted while this worker leads and `has_begun`: until its app is registered, what that has no more stands there.
 
     All that it has to know stands in the database.
     """
@@ -34,17 +35,17 @@ class Periodic:
     name = "periodic"
     every_seconds = LOOK_SECONDS
 
-    def __init__(self, standing: Standing, *, lease_seconds: float) -> None:
+    def __init__(self, standing: Standing, *, has_begun: Callable[[], bool], lease_seconds: float) -> None:
         self._standing = standing
+        self._has_begun = has_begun
         self._within = leaders_call_seconds(lease_seconds)
         self._usable: set[tuple[str, str]] = set()
         self._unusable: dict[str, str] = {}
         self._refused_until: dict[str, float] = {}
-        self.has_begun = False
         self._log = logs.get("coordinator")
 
     def is_wanted(self) -> bool:
-        return self.has_begun and self._standing.lead is not None
+        return self._has_begun() and self._standing.lead is not None
 
     def run_once(self, connection: Connection) -> float | None:
         """Enqueues what is due, and returns in time for what is due next."""
