@@ -18,6 +18,7 @@ from orchestrator.store.prepared import settle
 from tests.fixtures.debian import install
 from tests.fixtures.fleet import CLAIM, ELECTED, NOTICED, SLACK, Fleet, leads
 from tests.fixtures.gates import APP, Gates
+from tests.fixtures.ports import unused_port
 from tests.fixtures.waiting import eventually
 from tests.fixtures.working import queue_at
 
@@ -44,8 +45,7 @@ def pooled_url(private_postgres_tcp: PrivatePostgres) -> Iterator[str]:
     """The database postgres of the private server, by way of six pooled sessions."""
     (program,) = install("pgbouncer", "pgbouncer")
     folder = Path(tempfile.mkdtemp(prefix="pgbouncer-"))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = unused_port()
     server = urlsplit(private_postgres_tcp.url())
     (folder / "ini").write_text(CONFIGURATION.format(server=server, port=port, folder=folder, sessions=SESSIONS))
     command = [program, str(folder / "ini")]
