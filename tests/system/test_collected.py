@@ -55,11 +55,11 @@ def test_a_child_that_is_killed_repeats_nothing_that_it_has_finished(daemon: Sta
     count, kills = 4000, 5
     worker = start(daemon, queue, count)
     for _ in range(kills):
-        done = queue.one(COMPLETED)
-        os.kill(worker.children()[0], signal.SIGKILL)
-        eventually(lambda: queue.one(COMPLETED) > done + 200, within=30, why="the others go on")  # noqa: B023
+        goal = min(queue.one(COMPLETED) + 200, count)  # all of them, if this test stood still meanwhile
+        os.kill(eventually(lambda: worker.children().get(0), within=20, why="it is there again"), signal.SIGKILL)
+        eventually(lambda: queue.one(COMPLETED) >= goal, within=30, why="the others go on")  # noqa: B023
     all_is_done(worker, queue, count, repeated=kills)
-    assert queue.one(TOGETHER) > queue.one(BY_CHILDREN), "a statement for many is the rule"
+    assert queue.one(TOGETHER) > count // 5, "a statement for many is the rule, while the supervisor has a processor"
 
 
 def offering(worker: Daemon) -> int:
@@ -107,7 +107,7 @@ def test_what_was_collected_is_written_once_its_rows_are_free_again(daemon: Star
     lock = "SELECT FROM tasks WHERE status = 'claimed' LIMIT 5 FOR UPDATE"  # looked at again when the lock is had
     with queue.connection.cursor() as cursor:
         cursor.execute("BEGIN")
-        cursor.execute(lock)
+        eventually(lambda: cursor.execute(lock) or cursor.rowcount, within=30, why="some of them have not ended")
         eventually(lambda: worker.log().count("rows_are_locked") > 0, within=30, why="somebody waits for them")
         cursor.execute("COMMIT")
     all_is_done(worker, queue, count, repeated=0)
