@@ -78,7 +78,7 @@ BUCKETS = {
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
-def expect(worker: Daemon, value: float, name: str, **labels: str) -> None:
+def expect(worker: Daemon, value: float | None, name: str, **labels: str) -> None:
     def is_so() -> bool:
         assert worker.metric(name, **labels) == value, f"{name} {labels} is {worker.metric(name, **labels)}"
         return True
@@ -144,15 +144,15 @@ def test_each_metric_counts_what_the_guide_says(daemon: Start, queue: Queue, tmp
         ("unknown", None, 1),
     ):
         expect(worker, failed, "tasks_completed_total", type=each, status="failed")
-        assert worker.metric("tasks_completed_total", type=each, status="success") == success
-    for each, retries in (("flaky", [1, 1]), ("crash", [1, None]), ("good", [0, 0])):
-        found = [worker.metric("task_retries_total", type=each, attempt=str(n)) for n in (1, 2)]
-        assert found == retries, "`attempt` is the number of the retry"
+        expect(worker, success, "tasks_completed_total", type=each, status="success")
+    for each, retries in (("flaky", (1, 1)), ("crash", (1, None)), ("good", (0, 0))):
+        for number, count in enumerate(retries, 1):  # `attempt` is the number of the retry
+            expect(worker, count, "task_retries_total", type=each, attempt=str(number))
     for each, dead in (("flaky", 1), ("crash", 1), ("given-up", 0), ("good", 0)):
-        assert worker.metric("tasks_dead_letter_total", type=each) == dead
+        expect(worker, dead, "tasks_dead_letter_total", type=each)
     for each, attempts in (("good", 3), ("flaky", 3), ("crash", 2), ("given-up", 1)):
         expect(worker, attempts, "task_duration_seconds_count", type=each)
-        assert worker.metric("task_duration_seconds_bucket", type=each, le="0.5") == attempts
+        assert worker.metric("task_duration_seconds_bucket", type=each, le="60.0") == attempts
     assert (worker.metric("task_claim_duration_seconds_count") or 0) >= 1
 
     queue.enqueue("slow", {"until": "opened"})

@@ -2,6 +2,7 @@
 
 from tests.fixtures.daemon import Queue, Start
 from tests.fixtures.waiting import eventually
+from tests.fixtures.working import wait_counted
 
 APP = """
 from orchestrator import App, Discard
@@ -36,5 +37,5 @@ def test_completed_tasks_go_after_a_while_and_what_failed_stays(daemon: Start, q
     eventually(lambda: queue.one("SELECT count(*) FROM tasks") == 3, within=20, why="the completed are gone")
     assert dict(queue.rows("SELECT id::text, status::text FROM tasks")) == {**kept, waiting: "pending"}
     eventually(lambda: worker.metric("tasks_pruned_total") == 2501, within=20)
-    assert worker.metric("tasks_completed_total", type="good", status="success") == 2501
+    wait_counted(worker, 2501, "tasks_completed_total", type="good", status="success")
     assert worker.metric("tasks_enqueued_total", type="good") in (2500, 2501)
