@@ -39,7 +39,7 @@ def pending(worker: Worker) -> Mapping[str, int] | None:
 
 
 def test_the_worker_beats_and_renews(database: Database, make_worker: MakeWorker) -> None:
-    worker = make_worker()
+    worker = make_worker(leader_term=3.0)
     worker_id = worker.serve()
 
     def beats() -> tuple[object, ...]:

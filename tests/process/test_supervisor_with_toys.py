@@ -43,7 +43,7 @@ def test_a_slot_whose_children_die_at_boot_backs_off_from_a_tenth_of_a_second_an
     born = [birth["at"] for birth in workshop.births(0)][:4]
     gaps = [later - earlier for earlier, later in itertools.pairwise(born[1:])]
     for gap, wait in zip(gaps, (0.2, 0.4), strict=True):
-        assert wait <= gap < 2 * wait + 1.5
+        assert wait <= gap < 2 * wait + 3.0, "and not 30 s, as of one that has failed for long"
     assert workshop.children()[1] == other
     workshop.wait_for(lambda: workshop.status()["backing_off"] == 1)  # of two: a crash loop
     causes = [event["cause"] for event in workshop.events("child_died")]

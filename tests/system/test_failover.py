@@ -79,7 +79,7 @@ def test_five_seconds_without_a_primary_at_a_thousand_tasks_a_second_lose_nothin
 ) -> None:
     url = private_postgres_tcp.url()
     for _ in range(3):
-        fleet.add(APP, DATABASE_URL=url)
+        fleet.add(APP, DATABASE_URL=url, WORKER_TIMEOUT="3s", LEADER_TERM="3s")  # the outage is longer
     with Load(url) as load:
         eventually(lambda: len(load.acknowledged) > 2 * PER_SECOND, within=20)
         private_postgres_tcp.crash()

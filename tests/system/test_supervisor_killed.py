@@ -43,7 +43,7 @@ def test_a_killed_supervisor_takes_its_children_along_and_the_next_finishes_what
     assert is_alive(gates.sleeper()), "a session of its own outlives the child"
 
     second = daemon(APP, "--pool-size", "3", DATABASE_URL=queue.url)
-    assert time.monotonic() - killed_at < 10, "its lease would have lasted longer"
+    assert time.monotonic() - killed_at < 20, "its lease would have lasted longer"
     assert "instance_replaced" in second.log()
     assert "waiting_for_instance" not in second.log()
     assert not is_alive(gates.sleeper()), "what its tasks started does not go on beside their next attempt"
