@@ -177,7 +177,16 @@ def test_new_code_whose_import_hangs_is_given_up_for_the_next(make_workshop: Mak
     workshop.wait_for(is_given_up)
     assert "the import had not ended" in workshop.events("app_reload_failed")[0]["reason"]
     assert workshop.children() == before
-    workshop.wait_for(lambda: codes(workshop) == ["second", "second"])
+
+    def is_replaced() -> bool:
+        nonlocal given_up
+        if len(workshop.events("app_reload_failed")) > given_up:  # a busy machine takes that long for good code too
+            given_up += 1
+            workshop.signal(signal.SIGHUP)
+        return codes(workshop) == ["second", "second"]
+
+    given_up = 1
+    workshop.wait_for(is_replaced)
     workshop.wait_for(lambda: len(workshop.forkservers()) == 1)
 
 
