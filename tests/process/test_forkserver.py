@@ -242,7 +242,7 @@ def test_an_app_that_cannot_serve_ends_the_start_with_the_reason_and_no_child(
     os.rename(workshop.folder / "toyapp.py", workshop.folder / "toys.py")
     workshop.use_app(source)
     workshop.start()
-    assert workshop.exit_code(within=30.0) == 3  # it is tried three times
+    assert workshop.exit_code(within=60.0) == 3  # it is tried three times
     (failed,) = workshop.events("start_failed")
     assert reason in failed["reason"]
     assert workshop.births() == []
@@ -318,7 +318,7 @@ def test_a_connected_socket_is_refused_by_name_and_a_setting_makes_it_a_warning(
         workshop.use_app(CONNECTED)
         workshop.start()
         if not may_have_threads:
-            assert workshop.exit_code(within=30.0) == 3  # it is tried three times
+            assert workshop.exit_code(within=60.0) == 3  # it is tried three times
             reason = workshop.events("start_failed")[0]["reason"]
             assert "is connected to 127.0.0.1:" in reason
             assert "on_child_start" in reason

@@ -152,7 +152,7 @@ def test_the_next_worker_ends_what_the_app_of_a_killed_one_has_started(busy: Wor
 def test_it_ends_with_a_start_that_fails_whatever_the_app_fails_with(make_workshop: MakeWorkshop, end: str) -> None:
     workshop = make_workshop()
     workshop.use_app(STARTING + end)
-    assert workshop.start().exit_code(within=30.0) == 3
+    assert workshop.start().exit_code(within=60.0) == 3
     started = families(workshop)
     assert len(started) in (5, 15)
     eventually(lambda: none_lives(started), within=5.0)
@@ -196,7 +196,7 @@ def test_a_check_that_is_ended_amid_the_import_leaves_nothing_of_it(
         stderr=subprocess.DEVNULL,
     )
     try:
-        (told,) = eventually(lambda: list(tmp_path.glob("family-*")), within=20.0) or ()
+        (told,) = eventually(lambda: list(tmp_path.glob("family-*")), within=60.0) or ()
         check.send_signal(number)
         assert check.wait(10.0) == 130
     finally:

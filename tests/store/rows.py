@@ -130,7 +130,7 @@ def in_background(call: Callable[[], Any]) -> Callable[[], Any]:
     return result
 
 
-def wait_until(is_so: Callable[[], bool], within: float = 10.0) -> None:
+def wait_until(is_so: Callable[[], bool], within: float = 30.0) -> None:
     """Waits for a fact by asking for it; fails when it doesn't come true in time."""
     deadline = time.monotonic() + within
     while not is_so():

@@ -44,7 +44,7 @@ def test_a_database_that_is_away_is_told_and_neither_starves_the_watchdog_nor_le
     environment = {"NOTIFY_SOCKET": notices.address, "WATCHDOG_USEC": "1000000", "DATABASE_WAIT": "5m"}
     daemon(APP, "--pool-size", "1", is_awaited=False, DATABASE_URL=private_postgres.url(), **environment)
     waits = "starting, waiting for the database, unreachable for "
-    eventually(lambda: notices.told("EXTEND_TIMEOUT_USEC=") and notices.status.startswith(waits), within=20)
+    eventually(lambda: notices.told("EXTEND_TIMEOUT_USEC=") and notices.status.startswith(waits), within=60)
     notices.lines.clear()
     eventually(lambda: notices.take() is not None and notices.lines.count("WATCHDOG=1") >= 4, within=10)
     private_postgres.start()
@@ -70,4 +70,4 @@ def test_a_pool_is_up_when_every_seat_has_had_its_child_even_if_children_leave_a
         MAX_TASKS_PER_CHILD="1",
         NOTIFY_SOCKET=notices.address,
     )
-    eventually(lambda: notices.told("READY=1"), within=20)
+    eventually(lambda: notices.told("READY=1"), within=60)

@@ -47,7 +47,7 @@ class Stage:
 
     def starting(self) -> Daemon:
         worker = self._start(is_awaited=False)
-        eventually(lambda: imports(self.folder) == 1, within=20, why="the import has begun")
+        eventually(lambda: imports(self.folder) == 1, within=60, why="the import has begun")
         return worker
 
     def running(self) -> Daemon:
@@ -58,7 +58,7 @@ class Stage:
         worker = self.running()
         (self.folder / "import.open").unlink()
         worker.signal(HUP)
-        eventually(lambda: imports(self.folder) == 2, within=20, why="the second import has begun")
+        eventually(lambda: imports(self.folder) == 2, within=60, why="the second import has begun")
         return worker
 
     def paused(self) -> Daemon:
@@ -316,7 +316,7 @@ def _works_as_pid_1(unshare: "subprocess.Popen[bytes]", queue: Queue, gates: Gat
             pytest.skip(f"no pid namespace here: {log()}")
         return "ready in" in log()
 
-    eventually(is_ready, within=20)
+    eventually(is_ready, within=60)
     assert "pid=1 " in log()
     (worker,) = children(unshare.pid)
     for _ in range(5):

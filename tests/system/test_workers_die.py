@@ -159,7 +159,7 @@ def test_a_task_that_kills_its_worker_at_once_ends_as_a_dead_letter_and_its_batc
             return victim.process.poll() is not None or queue.task(deadly)["status"] == "dead_letter"
 
         victim = fleet.add(DEADLY, "--pool-size", "1", is_awaited=False, DATABASE_URL=queue.url)
-        eventually(lambda victim=victim: has_done_its_work(victim), within=20)  # type: ignore[misc]
+        eventually(lambda victim=victim: has_done_its_work(victim), within=60)  # type: ignore[misc]
     task = queue.wait_status(deadly, "dead_letter", within=NOTICED + SLACK)
     assert task["attempts"] == 2
     assert "died while it ran this task" in task["last_error"]

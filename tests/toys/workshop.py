@@ -65,7 +65,7 @@ class Workshop:
             )
         return self
 
-    def ready(self, *, within: float = 20.0) -> "Workshop":
+    def ready(self, *, within: float = 60.0) -> "Workshop":
         """Wait until every child is there, as the loop sees it in a round that began after this call."""
         since = time.monotonic()
 
@@ -87,7 +87,7 @@ class Workshop:
     def pid(self) -> int:
         return self.process.pid
 
-    def wait_for(self, fact: Callable[[], Any], *, within: float = 20.0) -> Any:
+    def wait_for(self, fact: Callable[[], Any], *, within: float = 60.0) -> Any:
         """As eventually(), but a supervisor that has ended is said at once."""
         return eventually(lambda: self._is_running() and fact(), within=within)
 
@@ -269,7 +269,7 @@ class Workshop:
             if self._process.poll() is None:
                 self._process.send_signal(signal.SIGQUIT)
             try:
-                self._process.wait(8.0)
+                self._process.wait(30.0)
             except subprocess.TimeoutExpired:
                 left.append(self.pid)
             left += self._gone_or_left()
@@ -283,7 +283,7 @@ class Workshop:
     def _gone_or_left(self) -> list[int]:
         """What is left some seconds later: children of a killed supervisor have two, on a machine that is not busy."""
         try:
-            eventually(lambda: not self.processes(), within=5.0)
+            eventually(lambda: not self.processes(), within=15.0)
         except AssertionError:
             return self.processes()
         return []
