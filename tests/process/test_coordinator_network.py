@@ -129,7 +129,7 @@ def test_a_silent_network_is_noticed_survived_and_stopped_in_time(
     assert not worker.coordination.overdue_seconds
     began = time.monotonic()
     worker.coordination.stop(within=1.0)
-    assert time.monotonic() - began < 3.0, "a call of its threads takes longer"
+    assert time.monotonic() - began < 4.5, "a call of its threads takes longer"
     eventually(lambda: not {"pulse", "coordinator"} & {thread.name for thread in threading.enumerate()})
     assert worker.coordination.outstanding == 1
 

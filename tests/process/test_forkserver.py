@@ -100,7 +100,7 @@ def test_a_killed_forkserver_is_back_within_a_second_and_running_children_do_not
     os.kill(old, signal.SIGKILL)
     began = time.monotonic()
     (new,) = workshop.wait_for(lambda: set(workshop.offspring()) - known)
-    assert time.monotonic() - began < 2.5  # a tenth of it, were the machine this test's own; its import takes longer
+    assert time.monotonic() - began < 4.0  # a tenth of it, were the machine this test's own; its import takes longer
     workshop.wait_for(lambda: workshop.forkservers() == [new])
     assert workshop.children() == before
     idle = next(pid for pid in before.values() if pid != busy)

@@ -216,7 +216,7 @@ def test_a_claim_that_its_client_gave_up_does_not_commit_later(connect: Connect,
     began = time.monotonic()
     with pytest.raises((StatementRefused, DatabaseUnavailable)):
         claims.finish_and_claim(claimer, [], worker_id="w", slot=0, limit=1, within=0.5)
-    assert time.monotonic() - began < 3.0
+    assert time.monotonic() - began < 8.0
     wait_until(lambda: not is_waiting_for_a_lock(operator, pid))
     operator.execute("COMMIT", within=5.0)
     wait_until(

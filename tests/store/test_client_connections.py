@@ -205,4 +205,4 @@ def test_an_unreachable_server_is_an_error_within_the_deadline(server: PrivatePo
     with Client(url, timeout=0.5) as client, pytest.raises(DatabaseUnavailable) as failure:
         client.enqueue("a")
     assert not failure.value.sent
-    assert time.monotonic() - began < 3.0
+    assert time.monotonic() - began < 8.0

@@ -114,7 +114,7 @@ def test_the_version_of_the_server_is_known(connection: Connection) -> None:
 
 
 def test_a_slow_statement_ends_at_its_deadline_and_the_connection_with_it(connection: Connection) -> None:
-    with taking_at_most(2.0), pytest.raises(DeadlineExceeded) as failure:
+    with taking_at_most(8.0), pytest.raises(DeadlineExceeded) as failure:
         connection.execute("SELECT pg_sleep(30)", within=0.3)
     assert failure.value.sent
     assert not connection.is_open
@@ -124,7 +124,7 @@ def test_a_slow_statement_ends_at_its_deadline_and_the_connection_with_it(connec
 
 
 def test_a_slow_statement_behind_a_quick_one_ends_at_its_deadline_too(connection: Connection) -> None:
-    with taking_at_most(2.0), pytest.raises(DeadlineExceeded):
+    with taking_at_most(8.0), pytest.raises(DeadlineExceeded):
         connection.execute("SELECT pg_sleep(0.1); SELECT pg_sleep(30); SELECT 1", within=0.4)
 
 
@@ -160,7 +160,7 @@ def test_what_the_client_gives_up_the_server_ends(connection: Connection, other:
 def test_a_server_that_accepts_and_says_nothing_costs_no_more_than_the_deadline() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        with taking_at_most(2.0), pytest.raises(DeadlineExceeded, match=f"127.0.0.1:{port}"):
+        with taking_at_most(8.0), pytest.raises(DeadlineExceeded, match=f"127.0.0.1:{port}"):
             Connection.open(f"postgres://a:secret@127.0.0.1:{port}/x", within=0.4, application_name="test")
 
 
@@ -188,7 +188,7 @@ def test_a_network_that_falls_silent_costs_no_more_than_the_deadline(
 ) -> None:
     connection = Connection.open(through(wire, private_postgres_tcp), within=10.0, application_name="test")
     wire.is_silent = True
-    with taking_at_most(2.0), pytest.raises(DeadlineExceeded):
+    with taking_at_most(8.0), pytest.raises(DeadlineExceeded):
         connection.execute("SELECT 1", within=0.4)
     assert not connection.is_open
 
@@ -496,10 +496,10 @@ def test_each_call_tells_beforehand_by_when_it_will_have_returned(database_url: 
     told: list[float] = []
     began = time.monotonic()
     connection = Connection.open(database_url, within=10.0, application_name="test", on_call=told.append)
-    assert told == [pytest.approx(began + 10.0 + LOOK_UP_SECONDS, abs=2.0)]
+    assert told == [pytest.approx(began + 10.0 + LOOK_UP_SECONDS, abs=4.0)]
     with pytest.raises(DeadlineExceeded):
         connection.execute("SELECT pg_sleep(30)", within=0.3)
-    assert told[1:] == [pytest.approx(began + 0.3, abs=2.0)]
+    assert told[1:] == [pytest.approx(began + 0.3, abs=4.0)]
 
 
 def test_notifications_end_a_wait_and_are_kept(connection: Connection, other: Connection) -> None:
@@ -517,13 +517,13 @@ def test_notifications_that_come_with_a_reply_end_the_next_wait(connection: Conn
     pid = pid_of(connection)
     wait_until(lambda: not other.execute("SELECT pg_notification_queue_usage() > 0", within=5.0)[0][0] and pid > 0)
     connection.execute("SELECT 1", within=5.0)
-    with taking_at_most(2.0):
+    with taking_at_most(8.0):
         connection.wait(20.0)
     assert connection.notifications() == ["two"]
 
 
 def test_a_wait_without_anything_ends_in_time(connection: Connection) -> None:
-    with taking_at_most(2.0):
+    with taking_at_most(8.0):
         connection.wait(0.1)
     assert connection.notifications() == []
     assert connection.is_open

@@ -116,7 +116,7 @@ def check(daemon: Start, queue: Queue, folder: Path, count: int, seed: int) -> N
         return daemon(APP, "--pool-size", "8", is_awaited=False, DATABASE_URL=queue.url)
 
     nemesis = Nemesis(seed, start, start().wait_ready())
-    deadline = time.monotonic() + 40 + count / 200
+    deadline = time.monotonic() + 120 + count / 200
     pause = queue.connection.cursor()
     while (left := queue.one(LEFT)) or not nemesis.is_content:
         assert time.monotonic() < deadline, f"seed {seed}: {left} tasks are left"
