@@ -64,7 +64,7 @@ def test_a_database_that_is_down_is_waited_for_as_long_as_was_said_and_no_passwo
         assert worker.wait_exit() == 4
     assert time.monotonic() - began >= 1
     log = worker.log()
-    assert told_seconds(log) < 5
+    assert told_seconds(log) < 20, "the default is 30"
     assert "database_unreachable" in log, "the wait is told while it lasts"
     assert "Connection refused" in log
     assert "within 1 s (DATABASE_WAIT)" in worker.wait_log("start_failed")
@@ -81,7 +81,7 @@ def test_a_database_that_takes_the_connection_and_never_answers_is_waited_for_no
     )
 
     assert worker.wait_exit() == 4
-    assert told_seconds(worker.log()) < 5
+    assert told_seconds(worker.log()) < 9, "a connection may take 10"
     assert "s3cret" not in worker.log()
 
 
