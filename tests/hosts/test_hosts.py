@@ -71,7 +71,8 @@ def test_a_host_that_is_cut_off_loses_its_tasks_to_the_others_and_comes_back_und
         limit = NOTICED + SLACK + (ELECTED if victims_number == 0 else 0.0)
 
         def runs_elsewhere() -> bool:
-            assert len(leaders(workers)) < 2
+            if leaders(others) and leads(victim):  # in this order: the victim's term has ended before another's begins
+                pytest.fail("two lead at once")
             return queue.task(task_id)["worker_id"] not in (None, before)
 
         eventually(runs_elsewhere, within=limit, why="the task runs on another host")
