@@ -51,9 +51,10 @@ def inspect(own: frozenset[int]) -> Findings:
         if thread is not threading.main_thread()
     ]
     doubtful: list[str] = []
-    native = len(os.listdir("/proc/self/task")) - threading.active_count()
-    if native > 0:
-        doubtful.append(f"{native} native threads run that Python does not know (a numeric library's pool, usually)")
+    if native := _native_threads():
+        named = f" ({', '.join(sorted({*filter(None, native)}))})" if any(native) else ""
+        what = "a numeric library's are started anew after a fork, those of a client (Kafka's, gRPC's) may not be"
+        doubtful.append(f"{len(native)} native threads run that Python does not know{named}: {what}")
     open_files = _open_files()
     if loops := sum(target == "anon_inode:[eventpoll]" for target in open_files.values()):
         cure = "make them in a function marked @app.on_child_start"
@@ -73,6 +74,22 @@ def inspect(own: frozenset[int]) -> Findings:
         named = f" ({', '.join(sorted({*filter(None, unix)}))})" if any(unix) else ""
         doubtful.append(f"{len(unix)} unix sockets are open{named} and will be shared by all children")
     return Findings(tuple(unsafe), tuple(doubtful))
+
+
+def _native_threads() -> list[str]:
+    """The names of those that Python has not started; "" where it is the process's own, as of most."""
+    known = {thread.native_id for thread in threading.enumerate()}
+    own, found = _thread_name(os.getpid()), []
+    for thread in map(int, os.listdir("/proc/self/task")):
+        with contextlib.suppress(OSError):  # it has ended
+            if thread not in known and (name := _thread_name(thread)):
+                found.append("" if name == own else name)
+    return found
+
+
+def _thread_name(thread: int) -> str:
+    with open(f"/proc/self/task/{thread}/comm", errors="replace") as comm:
+        return comm.read().strip()
 
 
 def _open_files() -> dict[int, str]:

@@ -290,7 +290,7 @@ def test_what_keeps_the_process_that_imported_the_app_from_forking_is_undone_and
 
 
 CONNECTED = """
-import asyncio, os, socket, threading
+import _thread, asyncio, ctypes, os, socket, threading, time
 from toys import app
 listener = socket.create_server(("127.0.0.1", 0))
 connected = socket.create_connection(listener.getsockname())
@@ -305,6 +305,14 @@ def connect_to(path):
         connected.connect(path)
         return connected
 
+def send():
+    ctypes.CDLL(None).prctl(15, b"sender", 0, 0, 0)  # PR_SET_NAME
+    named.set()
+    time.sleep(600)
+
+named = threading.Event()
+_thread.start_new_thread(send, ())
+named.wait()
 loop = asyncio.new_event_loop()
 os.makedirs("redis", exist_ok=True)
 database, names = connect_to(".s.PGSQL.5432"), connect_to("redis/names")
@@ -330,6 +338,7 @@ def test_a_connected_socket_is_refused_by_name_and_a_setting_makes_it_a_warning(
             assert sum("is connected to" in each for each in found) == 3
             assert any("5 unix sockets are open (redis/names) and" in each for each in found)
             assert any("1 event loops are open" in each for each in found)
+            assert any("1 native threads run that Python does not know (sender)" in each for each in found)
 
 
 @pytest.mark.slow
