@@ -11,9 +11,9 @@ import time
 from setproctitle import setproctitle
 
 from orchestrator._version import __version__
-from orchestrator.board.kernel import adopt_orphans, take_signal_stack
+from orchestrator.board.kernel import adopt_orphans, resident_bytes, take_signal_stack
 from orchestrator.board.layout import CAPACITY
-from orchestrator.cli.forkservers import start_forkserver
+from orchestrator.cli.forkservers import memory_doubt, start_forkserver
 from orchestrator.config import Settings, misspelt, without_password
 from orchestrator.coordinator.coordination import Coordination
 from orchestrator.errors import ConfigurationError
@@ -51,6 +51,7 @@ class Daemon:
         self._log = logs.get("supervisor")
         self._types: tuple[TaskType, ...] = ()
         self._is_reload_refused = False
+        self._forkserver_pid = 0
 
     def run(self) -> ExitCode:
         """Run until a signal ends it. Raises ConfigurationError for what only a try can tell (port, folder, limits)."""
@@ -122,6 +123,8 @@ class Daemon:
             self._types = types
             self._coordination.app_loaded()
             self._log.info("app_loaded", app=self._app, types=" ".join(each.name for each in types) or "none")
+            if (doubt := memory_doubt(self._settings, resident_bytes(self._forkserver_pid))) is not None:
+                self._log.warning("memory_limit_too_small", found=doubt)
 
         def on_restart(slot: int, reason: str) -> None:
             directory.zero_gauges(slot)
@@ -173,6 +176,7 @@ class Daemon:
     def _start_forkserver(self, generation: int, metrics_path: str) -> Forkserver:
         forkserver = start_forkserver(self._settings, generation, metrics_path)
         descriptors.limit(forkserver.pid, self._descriptor_limits)
+        self._forkserver_pid = forkserver.pid
         return forkserver
 
     def _say_what_runs(self, address: tuple[str, int]) -> None:

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from orchestrator.board.birth import ChildSettings, ForkserverOrders
-from orchestrator.board.kernel import why_not_started
+from orchestrator.board.kernel import resident_bytes, why_not_started
 from orchestrator.board.layout import MAX_CLAIMS
 from orchestrator.config import Settings
 from orchestrator.errors import AppError
+from orchestrator.setting_kinds import size
 from orchestrator.supervisor import leftovers
 from orchestrator.supervisor.forkserver import Forkserver, Stage
 from orchestrator.supervisor.forkservers import LAST_SECONDS, why_it_cannot_serve
@@ -26,8 +27,8 @@ _STDERR = 2
 
 
 class TriedApp(NamedTuple):
-    """An app that can serve these types, and what it wants done periodically; what forking might break is told in
-    `doubts`."""
+    """An app that can serve these types, and what it wants done periodically; what forking might break, and a limit too
+    small, is told in `doubts`."""
 
     types: tuple[str, ...]
     periodic: tuple[str, ...]
@@ -74,15 +75,26 @@ def try_app(settings: Settings) -> TriedApp:
     try:
         with _ended_as_by_ctrl_c():
             forkserver = start_forkserver(settings, 0, metrics.path, stdout=_STDERR)
-            is_dead = _import_in(forkserver)
+            is_dead, used = _import_in(forkserver)
     except OSError as error:
         raise AppError(f"no process could be started to import it: {why_not_started(error)}") from error
     finally:
         metrics.close()
     if forkserver.reason or is_dead:
         raise AppError(why_it_cannot_serve(forkserver))
-    periodic = tuple(each.name for each in forkserver.periodic)
-    return TriedApp(tuple(each.name for each in forkserver.types), periodic, forkserver.doubts)
+    doubt = memory_doubt(settings, used)
+    doubts = (*forkserver.doubts, *([doubt] if doubt else []))
+    types, periodic = (tuple(each.name for each in found) for found in (forkserver.types, forkserver.periodic))
+    return TriedApp(types, periodic, doubts)
+
+
+def memory_doubt(settings: Settings, used: int) -> str | None:
+    """Why every task would be killed, if so: a child begins with the `used` bytes that the app takes."""
+    limit = settings.task_memory_limit
+    if not limit or used <= limit:
+        return None
+    exceeded = f"TASK_MEMORY_LIMIT ({size(limit)})"
+    return f"the app itself takes {used >> 20}MB, more than {exceeded}: every task would be killed"
 
 
 @contextlib.contextmanager
@@ -99,9 +111,10 @@ def _ended_as_by_ctrl_c() -> Iterator[None]:
             signal.signal(each, signal.SIG_DFL)
 
 
-def _import_in(forkserver: Forkserver) -> bool:
-    """Whether it ended before it was told to. What its app has forked may hold its end of the socket open (an app that
-    makes itself a daemon): so the process itself is asked. What its app has started goes with it."""
+def _import_in(forkserver: Forkserver) -> tuple[bool, int]:
+    """Whether it ended before it was told to, and the bytes of memory that it had by then. What its app has forked may
+    hold its end of the socket open (an app that makes itself a daemon): so the process itself is asked. What the app
+    has started goes with it."""
     process = os.pidfd_open(forkserver.pid)
     has_ended = False
     try:
@@ -109,6 +122,7 @@ def _import_in(forkserver: Forkserver) -> bool:
             has_ended = process in select.select((forkserver.fileno(), process), (), ())[0]
             forkserver.receive()
         is_dead = has_ended or forkserver.stage is Stage.DEAD
+        used = resident_bytes(forkserver.pid)
     except BaseException:
         forkserver.kill()
         raise
@@ -121,4 +135,4 @@ def _import_in(forkserver: Forkserver) -> bool:
         _, status = os.waitpid(forkserver.pid, 0)
         forkserver.was_reaped(status)
         os.close(process)
-    return is_dead
+    return is_dead, used

@@ -51,8 +51,9 @@ def test_check_finds_everything_in_order(orchestratord: Command, database_url: s
         ("types", "ok"),
     ]
     assert findings[2]["message"].startswith("ORCHESTRATOR_APP is not set")
-    asked_for = orchestratord("check", DATABASE_URL=database_url, ENQUEUE_EXAMPLES="true")
+    asked_for = orchestratord("check", DATABASE_URL=database_url, ENQUEUE_EXAMPLES="true", TASK_MEMORY_LIMIT="1MB")
     assert "ORCHESTRATOR_APP" not in asked_for.stdout
+    assert "MB, more than TASK_MEMORY_LIMIT (1MB)" in asked_for.stdout
 
 
 def test_check_tells_problems_of_app_and_types_and_has_the_code_of_the_first(

@@ -42,7 +42,10 @@ def test_a_start_tells_what_runs_a_task_is_done_and_an_idle_worker_leaves_at_onc
     assert queue.one("SELECT count(*) FROM workers") == 0
 
 
-def test_a_start_without_an_app_warns_of_what_becomes_of_other_tasks(daemon: Start, queue: Queue) -> None:
-    worker = daemon(None, "--pool-size", "1", "--distributed", DATABASE_URL=queue.url)
+def test_a_start_without_an_app_or_memory_for_it_warns_of_what_becomes_of_tasks(daemon: Start, queue: Queue) -> None:
+    flags = ("--pool-size", "1", "--distributed", "--task-memory-limit", "1MB")
+    worker = daemon(None, *flags, DATABASE_URL=queue.url)
     line = worker.wait_log("no_app")
     assert "WARNING" in line and "tasks of other types end failed" in line and "ORCHESTRATOR_APP" in line
+    line = worker.wait_log("memory_limit_too_small")
+    assert "WARNING" in line and "TASK_MEMORY_LIMIT (1MB): every task would be killed" in line

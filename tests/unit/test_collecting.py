@@ -143,7 +143,7 @@ class Child:
         self.connection: Line | None = Line(self)
         self._metrics = SimpleNamespace(
             additions=lambda outcomes: [partial(play.count, outcomes)], ended=play.count, stale=play.stale.append,
-            claimed=lambda _: None,
+            claimed=lambda _: None, database_failed=lambda _: None,
         )  # fmt: skip
         self.ledger = Ledger(self._board, self, self._metrics, worker_id="w", slot=0)  # type: ignore[arg-type]
         self._claims: list[Claim] = []
