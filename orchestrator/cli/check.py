@@ -132,9 +132,8 @@ def _is_served_by_us(settings: Settings) -> bool:
 
 
 def _look_at_database(connection: Connection, settings: Settings, app: TriedApp | None) -> Iterator[Finding]:
-    version = connection.server_version
-    shown = f"{without_password(settings.database_url)}, PostgreSQL {version // 10000}.{version % 10000}"
-    if version < OLDEST_SERVER:
+    shown = f"{without_password(settings.database_url)}, PostgreSQL {server.version_text(connection)}"
+    if connection.server_version < OLDEST_SERVER:
         yield Finding("database", "problem", f"{shown}: 14 or newer is needed", ExitCode.DATABASE)
         return
     yield Finding("database", "ok", shown)
@@ -168,10 +167,9 @@ def _look_at_encoding(connection: Connection) -> Iterator[Finding]:
 def _look_at_room(connection: Connection, settings: Settings) -> Iterator[Finding]:
     capacity = server.capacity(connection, within=ANSWER_SECONDS)
     needed = settings.pool_size + SUPERVISOR_CONNECTIONS
-    others = capacity.in_use - 1  # less our own
-    text = f"{needed} needed (WORKER_POOL_SIZE + {SUPERVISOR_CONNECTIONS}), {capacity.ceiling} allowed, {others} in use"
-    is_enough = needed <= capacity.ceiling and needed <= capacity.free + 1
-    yield Finding("connections", "ok" if is_enough else "warning", text)
+    why = f"WORKER_POOL_SIZE + {SUPERVISOR_CONNECTIONS}"
+    text = f"{needed} needed ({why}), {capacity.ceiling} allowed, {capacity.others} in use"
+    yield Finding("connections", "ok" if capacity.suffices(needed) else "warning", text)
 
 
 def _look_at_schema(connection: Connection) -> Iterator[Finding]:

@@ -175,7 +175,7 @@ class Pulse:
         wanted_id, worker_id = self._worker_id, self._membership.worker_id
         self._is_started = True
         self._standing.registered(worker_id)
-        self._reports.post(Registered(worker_id, _version_text(connection.server_version)))
+        self._reports.post(Registered(worker_id, server.version_text(connection)))
         if worker_id != wanted_id:
             self._reports.post(DeclaredDead(worker_id))
         self._wake_coordinator()
@@ -268,8 +268,3 @@ class Pulse:
             self._log.exception("goodbye_failed")
         finally:
             self._session.close()
-
-
-def _version_text(server_version: int) -> str:
-    """150018 as 15.18."""
-    return f"{server_version // 10000}.{server_version % 10000}"

@@ -115,8 +115,7 @@ class Starting:
         """A pool that is larger than the server works, with fewer children; its owner should know."""
         capacity = server.capacity(connection, within=CAPACITY_SECONDS)
         needed = self._settings.pool_size + SUPERVISOR_CONNECTIONS
-        others = capacity.in_use - 1
-        if needed <= capacity.ceiling and needed - 1 <= capacity.free:
+        if capacity.suffices(needed):
             return
         self._log.warning(
             "too_few_connections",
@@ -124,7 +123,7 @@ class Starting:
             pool_size=self._settings.pool_size,
             max_connections=capacity.max_connections,
             reserved=capacity.reserved,
-            used_by_others=others,
+            used_by_others=capacity.others,
             role_limit=capacity.role_limit,
             database_limit=capacity.database_limit,
         )

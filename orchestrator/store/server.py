@@ -1,4 +1,4 @@
-"""What the pulse asks of the server itself: notifications, and whether it has room for the pool."""
+"""What is asked of the server itself: notifications, its version, and whether it has room for the pool."""
 
 from typing import NamedTuple
 
@@ -7,6 +7,12 @@ from orchestrator.store.failures import READ_ONLY
 
 LEASE_IS_FREE = "lease"
 """The message of a leader that leaves; an empty one tells of tasks."""
+
+
+def version_text(connection: Connection) -> str:
+    """As 15.18."""
+    version = connection.server_version
+    return f"{version // 10000}.{version % 10000}"
 
 
 def encoding_problem(connection: Connection) -> str | None:
@@ -48,6 +54,15 @@ class Capacity(NamedTuple):
         """How many this role could have if nobody else had any."""
         limits = [self.max_connections - self.reserved, self.role_limit, self.database_limit]
         return min(limit for limit in limits if limit is not None)
+
+    @property
+    def others(self) -> int:
+        """How many are in use, less the one that asked."""
+        return self.in_use - 1
+
+    def suffices(self, needed: int) -> bool:
+        """Whether this role can have so many now, the one that asked among them."""
+        return needed <= self.ceiling and needed <= self.free + 1
 
 
 def listen(connection: Connection, *, within: float) -> None:
