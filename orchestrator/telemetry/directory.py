@@ -115,7 +115,9 @@ def _left_by_the_dead(path: str) -> Iterator[None]:
         raise PermissionError(errno.EPERM, "another user's")
     lock = os.open(os.path.join(path, MARK), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        if os.read(lock, len(MARK_TEXT) + 1) != MARK_TEXT:
+        mark = os.read(lock, len(MARK_TEXT) + 1)
+        is_new = os.path.basename(path).startswith(NEW_PREFIX)
+        if mark != MARK_TEXT and not (is_new and MARK_TEXT.startswith(mark)):  # killed before all of it was written
             raise PermissionError(errno.EPERM, "not our mark")
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield

@@ -62,9 +62,10 @@ class TestMetricsDirectory:
 
     def test_what_a_daemon_left_that_was_killed_while_it_made_its_folder_is_cleared(self, tmp_path: Path) -> None:
         (tmp_path / f"{NEW_PREFIX}unmarked").mkdir()
-        unlocked = tmp_path / f"{NEW_PREFIX}unlocked"
-        unlocked.mkdir()
-        (unlocked / MARK).write_bytes(MARK_TEXT)
+        for mark in (b"", MARK_TEXT):
+            unlocked = tmp_path / f"{NEW_PREFIX}unlocked-{len(mark)}"
+            unlocked.mkdir()
+            (unlocked / MARK).write_bytes(mark)
         theirs = tmp_path / f"{NEW_PREFIX}theirs"
         theirs.mkdir()
         (theirs / "note.txt").write_text("mine")
