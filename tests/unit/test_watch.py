@@ -30,7 +30,7 @@ class Scene:
         self._orders: list[Order] = theatre.orders
         self.finishes: list[Finish] = []
         self.busy, self.second, self.third = self.actors = theatre.get_ready()
-        settings = SupervisorSettings(3, 30.0, 5.0, 0, PoolSettings("w", CAPACITY, 20.0))
+        settings = SupervisorSettings("app", 3, 30.0, 5.0, 0, PoolSettings("w", CAPACITY, 20.0))
         self._watch = Watch(theatre.pool, theatre.reaper, settings, post=theatre.orders.append)
         self.busy.board.claim_begins()
         self.busy.board.publish([claim(token) for token in range(1, claims + 1)])
