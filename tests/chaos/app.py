@@ -75,3 +75,12 @@ def hang(n: int, ms: int = 0) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     while True:
         rest(60)
+
+
+@app.task("tick", max_retries=MANY, retry=SOON)
+def tick(due_at: str) -> None:
+    note("start")
+    note("end")
+
+
+app.periodic("* * * * * *", tick, due_as="due_at")

@@ -117,5 +117,6 @@ class Audit:
             Row(*row)
             for row in self._queue.rows(f"""
                 SELECT id::text, (payload ->> 'n')::integer, type, idempotency_key, status::text, attempts, priority,
-                    {self._at("created_at")}, max_retries FROM tasks ORDER BY id""")
+                    {self._at("created_at")}, max_retries, {self._at("(payload ->> 'due_at')::timestamptz")}
+                FROM tasks ORDER BY id""")
         ]

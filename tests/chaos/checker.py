@@ -22,6 +22,13 @@ disk within three times wal_writer_delay (0.2 s), and shares this machine."""
 ZOMBIE_SECONDS = 10.0
 """So long after a crash of the database server a child may still begin what it had claimed before: it may be paused."""
 
+PERIOD_SECONDS = 1.0
+"""Of the periodic task."""
+
+LATE_SECONDS = 5.0
+"""So much later than the leader has looked what is due may it be enqueued: it may be paused for as long as its term
+lasts, and hardly get a processor."""
+
 ENDS = {"completed", "failed", "dead_letter"}
 OWNED = {"claimed", "running"}
 
@@ -33,6 +40,7 @@ PROMISES = {
     "crash": {"dead_letter"},
     "hang": {"dead_letter"},
     "unknown": {"failed"},
+    "tick": {"completed"},
 }
 """How a task of each type may end. (Kills cost attempts, but those that are to succeed have plenty.)"""
 
@@ -62,9 +70,9 @@ def nothing_is_lost(history: History) -> Iterator[Violation]:
             yield Violation("lost", each.task_id, f"task {each.n} was acknowledged and is gone")
     tried = {each.n for each in history.enqueues}
     for row in history.rows:
-        if row.n not in tried:
+        if row.due is None and row.n not in tried:
             yield Violation("invented", row.task_id, f"nobody enqueued {row}")
-        if row.status not in ENDS:
+        if row.due is None and row.status not in ENDS:  # periodic ones come until the last worker has left
             yield Violation("unfinished", row.task_id, f"it is still {row.status}")
     ends = collections.Counter(each.task_id for each in history.changes if each.new_status in ENDS)
     for task_id, count in ends.items():
@@ -94,6 +102,17 @@ def keys_are_unique(history: History) -> Iterator[Violation]:
     for key, found in ids.items():
         if len(found) > 1:
             yield Violation("key used twice", min(found), f"{key} made {sorted(found)}")
+
+
+def periodic_tasks_come_once_and_on_time(history: History) -> Iterator[Violation]:
+    """One for a moment, one moment after the other, and none for a moment that a newer one had passed already."""
+    rows = sorted((row.created, row.due, row.task_id) for row in history.rows if row.due is not None)
+    for (_, before, _), (_, due, task_id) in itertools.pairwise(rows):
+        if due < before + PERIOD_SECONDS - CLOCKS:
+            yield Violation("periodic", task_id, f"the moment {due} came after {before}")
+    for created, due, task_id in rows:
+        if not due - CLOCKS <= created < due + PERIOD_SECONDS + LATE_SECONDS:
+            yield Violation("periodic", task_id, f"it was due at {due} and enqueued at {created}")
 
 
 def transitions_are_allowed(history: History) -> Iterator[Violation]:
@@ -297,6 +316,7 @@ RULES = (
     nothing_is_lost,
     ends_are_as_promised,
     keys_are_unique,
+    periodic_tasks_come_once_and_on_time,
     transitions_are_allowed,
     owners_are_fenced,
     attempts_are_counted,

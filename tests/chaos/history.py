@@ -96,6 +96,7 @@ class Row:
     priority: int
     created: float
     max_retries: int | None
+    due: float | None = None  # of a periodic one
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,14 +121,15 @@ def _history(cluster: Cluster, audit: Audit, workload: Workload, nemesis: Nemesi
 
 def _summary(history: History) -> str:
     statuses = Counter(row.status for row in history.rows)
+    periodic = sum(row.due is not None for row in history.rows)
     recovered = sum(change.is_recovery for change in history.changes)
     terms = max((each.new_term for each in history.leaderships), default=0)
     ends = [each.new_ended_token or 0 for each in history.changes if each.new_ended_token != each.old_ended_token]
     for_children = sum(token < 0 for token in ends)
     deeds = Counter(re.sub(r"node\d| \d+", "", f"{each.what} {each.target}") for each in history.deeds)
     return (
-        f"{len(history.rows)} tasks {dict(statuses)}, {len(history.executions)} executions, {terms} terms, "
-        f"{len(history.deaths)} workers declared dead, {recovered} recoveries, "
+        f"{len(history.rows)} tasks {dict(statuses)}, {periodic} periodic, {len(history.executions)} executions, "
+        f"{terms} terms, {len(history.deaths)} workers declared dead, {recovered} recoveries, "
         f"{for_children} of {len(ends)} outcomes written for their children, deeds {dict(deeds)}"
     )
 
@@ -158,6 +159,7 @@ def chaos(
     violations = check(history)
     assert not violations, report(history, violations, again)
     assert history.rows and history.deeds
+    assert seconds < 20 or any(row.due is not None for row in history.rows), "somebody has led for a second"
     clock = "" if faketime else " (no libfaketime: no clock was shifted)"
     print(f"{again}: {summary}{clock}")  # noqa: T201 `make chaos` shows it
 

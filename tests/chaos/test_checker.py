@@ -26,6 +26,8 @@ RECOVERED = replace(
 )  # fmt: skip
 RUN = Execution("t", 1, 100, 2.1, 2.9)
 ROW = Row("t", 1, "work", None, "completed", 1, 0, 1.0, None)
+TICK = Row("p", None, "tick", "tick@10", "completed", 1, 0, 10.1, None, due=10.0)
+NEXT = replace(TICK, task_id="q", key="tick@11", created=11.1, due=11.0)
 TRIED = Enqueue(1, "work", None, None, "t")
 
 
@@ -50,12 +52,17 @@ def rules(broken: History) -> set[str]:
 
 def test_a_history_with_nothing_wrong() -> None:
     assert check(history()) == []
+    assert check(history(rows=[ROW, TICK, NEXT, replace(NEXT, status="pending", created=30.2, due=29.0)])) == []
 
 
 @pytest.mark.parametrize(
     ("rule", "wrong"),
     [
         ("lost", {"rows": []}),
+        ("periodic", {"rows": [ROW, TICK, replace(NEXT, due=10.0, created=10.2)]}),
+        ("periodic", {"rows": [ROW, NEXT, replace(TICK, created=11.9)]}),
+        ("periodic", {"rows": [ROW, replace(TICK, created=9.0)]}),
+        ("periodic", {"rows": [ROW, replace(TICK, created=18.0)]}),
         ("invented", {"enqueues": [replace(TRIED, n=2)]}),
         ("unfinished", {"rows": [replace(ROW, status="claimed")]}),
         ("ended twice", {"changes": [PENDING, CLAIMED, ENDED, ENDED]}),
