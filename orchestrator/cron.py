@@ -10,6 +10,9 @@ from zoneinfo import ZoneInfo
 
 NO_CRONSIM = "periodic tasks need cronsim, which is not installed here: pip install cronsim"
 
+MAX_LENGTH = 1000
+"""Of an expression, in characters: it travels from process to process in one message."""
+
 REMEMBERED = 5000
 """Answers: of a thousand periodic tasks all are asked about whenever one is due."""
 
@@ -20,6 +23,8 @@ def cron_problem(expression: object, timezone: object) -> str | None:
     """Why nothing can be done at these times: in words for whoever wrote them, or None."""
     if not isinstance(expression, str) or not isinstance(timezone, str):
         return f"the cron expression {expression!r} and the time zone {timezone!r} are texts"
+    if len(expression) > MAX_LENGTH:
+        return f"the cron expression {expression[:40]!r}… is longer than {MAX_LENGTH} characters"
     try:
         from cronsim import CronSimError  # noqa: PLC0415 an extra
     except ImportError:

@@ -88,7 +88,7 @@ def idempotency_key_problem(value: object) -> str | None:
 
 def due_as_problem(value: object) -> str | None:
     """A key of a periodic task's payload."""
-    if value is None or (isinstance(value, str) and value):
+    if value is None or (isinstance(value, str) and 0 < len(value) <= MAX_TYPE_LENGTH):
         return None
     return f"due_as={_shown(value)}: write the name of the argument that is to tell the moment"
 

@@ -83,6 +83,8 @@ def test_the_newest_of_the_seconds_of_ten_years_is_found_at_once() -> None:
         ("61 * * * *", "UTC", "cannot be read: Bad minute"),
         ("every day", "UTC", "cannot be read"),
         ("", "UTC", "cannot be read"),
+        ("0," * 500 + "0 * * * *", "UTC", "longer than 1000 characters"),
+        (f"{'1' * 5000} * * * *", "UTC", "longer than 1000 characters"),
         (None, "UTC", "are texts"),
         ("* * * * *", None, "are texts"),
         ("* * */20 * 1L", "UTC", "no moment in the next 50 years"),

@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 
 from orchestrator import App
+from orchestrator.board.birth import MESSAGE_BYTES, encode
+from orchestrator.cron import MAX_LENGTH
 from orchestrator.errors import HandlerError
 from orchestrator.model import PeriodicTask
 
@@ -49,6 +51,7 @@ def test_a_periodic_task_has_what_enqueue_takes() -> None:
         ("0 3 * * *", {"region": "eu"}, {"due_as": "region"}, "stands in its payload already"),
         ("0 3 * * *", {"region": "eu"}, {"due_as": ""}, "due_as"),
         ("0 3 * * *", {"region": "eu"}, {"due_as": "a\0"}, "NUL"),
+        ("0 3 * * *", {"region": "eu"}, {"due_as": "x" * 201}, "due_as"),
         ("0 3 * * *", {"region": {1}}, {}, "set"),
         ("0 3 * * *", {"region": "x" * 9000}, {}, "8192"),
         ("0 3 * * *", {"region": "eu"}, {"name": "a\nb"}, "printable"),
@@ -65,6 +68,17 @@ def test_a_mistake_is_told_where_it_stands(
     with pytest.raises(HandlerError, match=reason):
         app.periodic(cron, handler, payload, **options)
     assert app.periodic_tasks == ()
+
+
+def test_the_longest_fits_into_the_message_that_tells_it() -> None:
+    """Each of these characters takes six bytes there."""
+    app, longest = App(), "\x7f" * 200
+    cron = "0 3 * * *"
+    spaces = "\x1c" * (MAX_LENGTH - len(cron))
+    app.periodic(cron + spaces, "é" * 100, {"": "\x7f" * 8184}, name="ü" * 100, due_as=longest)
+    (made,) = app.periodic_tasks
+    assert len(made.payload) == 8 << 10
+    assert len(encode("periodic", made)) < MESSAGE_BYTES
 
 
 def test_two_of_one_name_are_refused() -> None:
