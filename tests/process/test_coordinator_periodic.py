@@ -80,6 +80,36 @@ def test_at_midnight_many_are_enqueued_and_orders_come_in_between(database: Data
     eventually(lambda: database.value("SELECT count(*) FROM tasks") == 50)
 
 
+def test_if_enqueueing_takes_long_orders_come_in_between_and_what_is_due_for_longest_first(
+    database: Database, make_worker: MakeWorker
+) -> None:
+    """Else nobody would hear of a dead child for so long, and what is called last would wait for ever."""
+    worker = make_worker(leader_term=60.0)
+    worker.serve(has_sleepers=False)
+    database.run(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN PERFORM pg_sleep(0.2); RETURN NEW; END$$"
+    )
+    database.run("CREATE TRIGGER mine BEFORE INSERT ON tasks FOR EACH ROW EXECUTE FUNCTION slow()")
+    many = [PeriodicTask(f"a{number}", "t", "* * * * * *", "UTC", "{}") for number in range(AT_ONCE)]
+    register(worker, *many, YEARLY)
+    eventually(lambda: database.rows(ADDED))
+    database.run(LAST_YEAR, "yearly")
+    worker.coordination.post(Types(TYPES, "tests", (*many, YEARLY)))
+    eventually(lambda: worker.coordination.outstanding == 0, within=2.5)
+    eventually(lambda: database.rows("SELECT FROM tasks WHERE starts_with(idempotency_key, 'yearly')"))
+
+
+def test_soon_after_a_look_that_failed_there_is_another(database: Database, worker: Worker, events: Events) -> None:
+    each_second = PeriodicTask("each", "t", "* * * * * *", "UTC", "{}")
+    register(worker, each_second)
+    eventually(lambda: database.rows(ADDED))
+    database.run("ALTER TABLE periodic_tasks RENAME TO gone")
+    eventually(lambda: events.of("duty_refused"))
+    database.run("ALTER TABLE gone RENAME TO periodic_tasks")
+    before = database.value("SELECT count(*) FROM tasks")
+    eventually(lambda: database.value("SELECT count(*) FROM tasks") > before)
+
+
 def test_what_an_earlier_run_registered_is_not_enqueued_before_the_app_of_this_one_is_there(
     database: Database, worker: Worker, make_worker: MakeWorker
 ) -> None:

@@ -20,10 +20,14 @@ from orchestrator.telemetry import logs
 LOOK_SECONDS = 30.0
 """What other workers register meanwhile is seen so much later at most; and what was refused is tried again then."""
 
+AGAIN_SECONDS = 1.0
+"""At least, and no more than a few, after a look that failed: what is due each second shall not miss many."""
+
 LIST_SECONDS = 5.0
 SOONEST_SECONDS = 0.01
-AT_ONCE = 20
-"""Each is a statement: at midnight others' orders come in between."""
+AT_ONCE, LONG_SECONDS = 20, 1.0
+"""Each is a statement: at midnight others' orders come in between. And if they took longer than so long, say since
+somebody has locked the table, for as long as they took."""
 
 
 class Periodic:
@@ -33,7 +37,7 @@ class Periodic:
     """
 
     name = "periodic"
-    every_seconds = LOOK_SECONDS
+    every_seconds = AGAIN_SECONDS
 
     def __init__(self, standing: Standing, *, has_begun: Callable[[], bool], lease_seconds: float) -> None:
         self._standing = standing
@@ -55,20 +59,31 @@ class Periodic:
         now, found = periodic.list_all(connection, within=LIST_SECONDS)
         read_at = time.monotonic()
         soonest = LOOK_SECONDS
-        tries = 0
+        due = []
         for each in found:
-            if read_at < self._refused_until.get(each.task.name, 0.0) or not self._is_usable(each.task):
-                continue
-            following = cron.next_due(each.task.cron, each.task.timezone, min(each.last_due_at, now))
+            following = self._following(each, now, read_at)
             if following is not None and following <= now:
-                if tries == AT_ONCE:
-                    return SOONEST_SECONDS
-                tries += 1
-                self._enqueue(connection, lead, each, now)
-                following = cron.next_due(each.task.cron, each.task.timezone, now)
+                due.append((following, each))
+            elif following is not None:
+                soonest = min(soonest, (following - now).total_seconds())
+        due.sort(key=lambda each: each[0])  # else what comes each second would keep others waiting, if it is that much
+        began = time.monotonic()
+        for tries, (_, each) in enumerate(due):
+            took = time.monotonic() - began
+            if tries == AT_ONCE or took > LONG_SECONDS:
+                return took if took > LONG_SECONDS else SOONEST_SECONDS
+            self._enqueue(connection, lead, each, now)
+            following = cron.next_due(each.task.cron, each.task.timezone, now)
             if following is not None:
                 soonest = min(soonest, (following - now).total_seconds())
         return max(soonest - (time.monotonic() - read_at), SOONEST_SECONDS)
+
+    def _following(self, registered: Registered, now: datetime, read_at: float) -> datetime | None:
+        """Its first moment that is not enqueued yet. None: there is none, or it is not to be tried now."""
+        task = registered.task
+        if read_at < self._refused_until.get(task.name, 0.0) or not self._is_usable(task):
+            return None
+        return cron.next_due(task.cron, task.timezone, min(registered.last_due_at, now))
 
     def _enqueue(self, connection: Connection, lead: Lead, registered: Registered, now: datetime) -> None:
         """One that is refused, by a trigger of the user's say, must not keep the others from their time."""
