@@ -131,6 +131,22 @@ def enqueue_due(
     return str(rows[0][0]) if rows else None
 
 
+def set_back(connection: Connection, *, term: int, holder: str, within: float) -> None:
+    """Where the server's clock was ahead, what comes from now on is due: not only once it is as late as it was then."""
+    connection.execute(
+        """
+        WITH lease AS MATERIALIZED (
+            SELECT FROM leadership
+            WHERE id = 1 AND term = %(term)s AND holder = %(holder)s AND expires_at > clock_timestamp() FOR SHARE
+        )
+        UPDATE periodic_tasks SET last_due_at = clock_timestamp() FROM lease WHERE last_due_at > clock_timestamp()
+        """,
+        {"term": term, "holder": holder},
+        within=within,
+        lock_within=within / 2,
+    )
+
+
 def remove(connection: Connection, name: str, *, within: float) -> bool:
     """Whether there was such a periodic task; it is no more. An app that has it registers it when it starts."""
     rows = connection.execute(

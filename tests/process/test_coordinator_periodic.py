@@ -99,6 +99,17 @@ def test_if_enqueueing_takes_long_orders_come_in_between_and_what_is_due_for_lon
     eventually(lambda: database.rows("SELECT FROM tasks WHERE starts_with(idempotency_key, 'yearly')"))
 
 
+def test_after_the_servers_clock_was_set_back_what_is_due_by_then_is_enqueued(
+    database: Database, worker: Worker
+) -> None:
+    each_second = PeriodicTask("each", "t", "* * * * * *", "UTC", "{}")
+    register(worker, each_second)
+    eventually(lambda: database.rows(ADDED))
+    database.run("UPDATE periodic_tasks SET last_due_at = now() + interval '1 day'")
+    before = database.value("SELECT count(*) FROM tasks")
+    eventually(lambda: database.value("SELECT count(*) FROM tasks") > before)
+
+
 def test_soon_after_a_look_that_failed_there_is_another(database: Database, worker: Worker, events: Events) -> None:
     each_second = PeriodicTask("each", "t", "* * * * * *", "UTC", "{}")
     register(worker, each_second)

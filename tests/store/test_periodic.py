@@ -98,3 +98,16 @@ def test_a_clock_that_was_set_back_has_no_moment_added_twice(connection: Connect
     assert listed(connection)["plain"].last_due_at == LATER
     assert value(connection, "payload", first) == {}
     assert connection.execute("SELECT count(*) FROM tasks", within=5.0) == [(2,)]
+
+
+def test_a_clock_that_was_ahead_is_no_reason_to_wait(connection: Connection, term: int) -> None:
+    periodic.register(connection, "shop:app", [PLAIN, DAILY], within=5.0)
+    ahead = "UPDATE periodic_tasks SET last_due_at = now() + interval '1 h' WHERE name = 'plain'"
+    connection.execute(ahead, within=5.0)
+    before = listed(connection)
+    periodic.set_back(connection, term=term - 1, holder="leader", within=5.0)
+    assert listed(connection) == before
+    periodic.set_back(connection, term=term, holder="leader", within=5.0)
+    now, _ = periodic.list_all(connection, within=5.0)
+    assert before["daily"].last_due_at <= listed(connection)["plain"].last_due_at <= now
+    assert listed(connection)["daily"] == before["daily"]

@@ -60,6 +60,9 @@ class Periodic:
         read_at = time.monotonic()
         soonest = LOOK_SECONDS
         due = []
+        if any(each.last_due_at > now for each in found):
+            periodic.set_back(connection, term=lead.term.number, holder=lead.holder, within=self._within)
+            soonest = AGAIN_SECONDS
         for each in found:
             following = self._following(each, now, read_at)
             if following is not None and following <= now:
