@@ -185,7 +185,9 @@ CREATE TABLE IF NOT EXISTS periodic_tasks (
     max_retries integer CHECK (max_retries >= 0),
     timeout_seconds double precision CHECK (timeout_seconds > 0 AND timeout_seconds <= 31622400),
     due_as text,
+    -- Python has no infinity, nor each time zone's first hours of the year 1.
     last_due_at timestamptz NOT NULL DEFAULT clock_timestamp()
+        CHECK (last_due_at BETWEEN '1970-01-01Z' AND '9999-01-01Z')
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 100);
 COMMENT ON TABLE periodic_tasks IS
     'What the leader enqueues at regular times, as the newest start or reload of an app with it registered it';

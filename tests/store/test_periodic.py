@@ -2,6 +2,9 @@
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
+from orchestrator.errors import StatementRefused
 from orchestrator.model import PeriodicTask
 from orchestrator.store import periodic
 from orchestrator.store.connection import Connection
@@ -111,3 +114,11 @@ def test_a_clock_that_was_ahead_is_no_reason_to_wait(connection: Connection, ter
     now, _ = periodic.list_all(connection, within=5.0)
     assert before["daily"].last_due_at <= listed(connection)["plain"].last_due_at <= now
     assert listed(connection)["daily"] == before["daily"]
+
+
+@pytest.mark.parametrize("moment", ["-infinity", "infinity", "0001-01-01 BC", "0001-01-01", "20000-01-01"])
+def test_a_moment_that_python_has_not_everywhere_is_refused(connection: Connection, moment: str) -> None:
+    """One such row would keep all others from their time."""
+    periodic.register(connection, "shop:app", [PLAIN], within=5.0)
+    with pytest.raises(StatementRefused, match="last_due_at"):
+        connection.execute("UPDATE periodic_tasks SET last_due_at = %(moment)s", {"moment": moment}, within=5.0)
