@@ -5,6 +5,7 @@ import json
 import click
 
 from orchestrator.cli.database import ANSWER_SECONDS, database_flag, opened
+from orchestrator.cli.failures import say
 from orchestrator.cli.output import json_flag, print_json, print_table
 from orchestrator.cron import cron_problem, next_due
 from orchestrator.store import periodic as store
@@ -22,9 +23,10 @@ def list_(as_json: bool, **flags: object) -> None:
     """List the periodic tasks: when each was due last, and when it is due next."""
     with opened(flags) as connection:
         now, found = store.list_all(connection, within=ANSWER_SECONDS)
+    problems = [cron_problem(task.cron, task.timezone) for task, _, _ in found]
     following = [
-        None if cron_problem(task.cron, task.timezone) is not None else next_due(task.cron, task.timezone, now)
-        for task, _, _ in found
+        next_due(task.cron, task.timezone, now) if problem is None else None
+        for (task, _, _), problem in zip(found, problems, strict=True)
     ]
     if as_json:
         print_json(
@@ -46,6 +48,8 @@ def list_(as_json: bool, **flags: object) -> None:
     ]
     titles = ("NAME", "TYPE", "CRON", "TIME ZONE", "ENQUEUED UP TO", "NEXT", "APP")
     print_table(titles, rows, empty="no app has registered any periodic tasks")
+    for problem in dict.fromkeys(filter(None, problems)):
+        say(f"when it is due next cannot be told: {problem}")
 
 
 @periodic.command()

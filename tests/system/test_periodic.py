@@ -73,6 +73,10 @@ def test_what_a_reloaded_app_has_no_more_is_enqueued_no_more(
     )
     assert "tick" not in table and "-01-01 00:00:00Z" in table
 
+    queue.rows("UPDATE periodic_tasks SET cron = 'each year' RETURNING name")
+    unreadable = orchestratord_here("periodic", "list", DATABASE_URL=queue.url)
+    assert "yearly" in unreadable.stdout and "the cron expression 'each year' cannot be read" in unreadable.stderr
+
     removed = orchestratord_here("periodic", "remove", "yearly", DATABASE_URL=queue.url)
     assert (removed.returncode, removed.stdout) == (0, "removed\n")
     again = orchestratord_here("periodic", "remove", "yearly", DATABASE_URL=queue.url)
