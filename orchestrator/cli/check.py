@@ -84,7 +84,11 @@ def _findings(flags: dict[str, object]) -> Iterator[Finding]:
 def _look_at_app(app: TriedApp, settings: Settings) -> Iterator[Finding]:
     yield Finding("app", "ok", f"{settings.app or 'built-in examples'} serves {', '.join(sorted(app.types))}")
     if app.periodic:
-        yield Finding("app", "ok", f"it enqueues periodically: {', '.join(sorted(app.periodic))}")
+        yield Finding("app", "ok", f"it enqueues periodically: {', '.join(sorted(each.name for each in app.periodic))}")
+    for each in app.periodic:
+        if each.type not in app.types:
+            message = f"the periodic task {each.name!r} is of type {each.type!r}, which it does not serve"
+            yield Finding("app", "warning", message)
     if settings.serves_no_app:
         yield Finding("app", "warning", "ORCHESTRATOR_APP is not set: tasks of other types than these would end failed")
     for doubt in app.doubts:

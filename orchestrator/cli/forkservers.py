@@ -12,6 +12,7 @@ from orchestrator.board.kernel import resident_bytes, why_not_started
 from orchestrator.board.layout import MAX_CLAIMS
 from orchestrator.config import Settings
 from orchestrator.errors import AppError
+from orchestrator.model import PeriodicTask
 from orchestrator.setting_kinds import size
 from orchestrator.supervisor import leftovers
 from orchestrator.supervisor.forkserver import Forkserver, Stage
@@ -31,7 +32,7 @@ class TriedApp(NamedTuple):
     small, is told in `doubts`."""
 
     types: tuple[str, ...]
-    periodic: tuple[str, ...]
+    periodic: tuple[PeriodicTask, ...]
     doubts: tuple[str, ...]
 
 
@@ -84,8 +85,7 @@ def try_app(settings: Settings) -> TriedApp:
         raise AppError(why_it_cannot_serve(forkserver))
     doubt = memory_doubt(settings, used)
     doubts = (*forkserver.doubts, *([doubt] if doubt else []))
-    types, periodic = (tuple(each.name for each in found) for found in (forkserver.types, forkserver.periodic))
-    return TriedApp(types, periodic, doubts)
+    return TriedApp(tuple(each.name for each in forkserver.types), forkserver.periodic, doubts)
 
 
 def memory_doubt(settings: Settings, used: int) -> str | None:

@@ -24,6 +24,7 @@ app = App()
 @app.task("greet")
 def greet() -> None: ...
 app.periodic("0 9 * * MON", greet)
+app.periodic("0 9 * * MON", "great", name="misspelt")
 """
 
 QUIET_FORK = """
@@ -125,7 +126,11 @@ def test_what_an_app_prints_when_check_imports_it_is_not_in_its_json(
     (tmp_path / "chatty.py").write_text(PRINTING)
     done = orchestratord("check", "--json", "--app", "chatty:app", DATABASE_URL=database_url)
     told = [each["message"] for each in json.loads(done.stdout) if each["subject"] == "app"]
-    assert told == ["chatty:app serves greet", "it enqueues periodically: greet"]
+    assert told == [
+        "chatty:app serves greet",
+        "it enqueues periodically: greet, misspelt",
+        "the periodic task 'misspelt' is of type 'great', which it does not serve",
+    ]
     assert done.stderr == "good morning\n"
     assert done.returncode == 0
 
