@@ -58,11 +58,11 @@ def task_as_json(task: Task) -> dict[str, Any]:
     values = task._asdict()
     for name in ("payload", "result"):
         if values[name] is not None:
-            values[name] = _read(values[name])
+            values[name] = read_json(values[name])
     return values
 
 
-def _read(text: str) -> Any:
+def read_json(text: str) -> Any:
     """The value; if Python cannot read it and write it again, the text: the other tasks are to be seen all the same.
 
     Raw SQL may have stored a number of 5,000 digits, one that is infinite here, or a thousand lists in each other.

@@ -1,12 +1,10 @@
 """`orchestratord periodic`: look at what is enqueued at regular times, have it forgotten."""
 
-import json
-
 import click
 
 from orchestrator.cli.database import ANSWER_SECONDS, database_flag, opened
 from orchestrator.cli.failures import say
-from orchestrator.cli.output import json_flag, print_json, print_table
+from orchestrator.cli.output import json_flag, print_json, print_table, read_json
 from orchestrator.cron import cron_problem, next_due
 from orchestrator.store import periodic as store
 
@@ -33,7 +31,7 @@ def list_(as_json: bool, **flags: object) -> None:
             [
                 {
                     **task._asdict(),
-                    "payload": json.loads(task.payload),
+                    "payload": read_json(task.payload),
                     "app": app,
                     "last_due_at": last,
                     "next_due_at": due,

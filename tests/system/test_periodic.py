@@ -77,6 +77,10 @@ def test_what_a_reloaded_app_has_no_more_is_enqueued_no_more(
     unreadable = orchestratord_here("periodic", "list", DATABASE_URL=queue.url)
     assert "yearly" in unreadable.stdout and "the cron expression 'each year' cannot be read" in unreadable.stderr
 
+    queue.rows(f"UPDATE periodic_tasks SET payload = '[{'9' * 5000}]' RETURNING name")
+    (listed,) = json.loads(orchestratord_here("periodic", "list", "--json", DATABASE_URL=queue.url).stdout)
+    assert (listed["next_due_at"], listed["payload"]) == (None, f"[{'9' * 5000}]")
+
     removed = orchestratord_here("periodic", "remove", "yearly", DATABASE_URL=queue.url)
     assert (removed.returncode, removed.stdout) == (0, "removed\n")
     again = orchestratord_here("periodic", "remove", "yearly", DATABASE_URL=queue.url)
