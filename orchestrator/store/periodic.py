@@ -132,14 +132,18 @@ def enqueue_due(
 
 
 def set_back(connection: Connection, *, term: int, holder: str, within: float) -> None:
-    """Where the server's clock was ahead, what comes from now on is due: not only once it is as late as it was then."""
+    """Where the server's clock was ahead, what comes from now on is due: not only once it is as late as it was then.
+
+    A row that somebody holds must not keep the others from their time.
+    """
     connection.execute(
         """
         WITH lease AS MATERIALIZED (
             SELECT FROM leadership
             WHERE id = 1 AND term = %(term)s AND holder = %(holder)s AND expires_at > clock_timestamp() FOR SHARE
         )
-        UPDATE periodic_tasks SET last_due_at = clock_timestamp() FROM lease WHERE last_due_at > clock_timestamp()
+        UPDATE periodic_tasks SET last_due_at = clock_timestamp() FROM lease WHERE name IN (
+            SELECT name FROM periodic_tasks WHERE last_due_at > clock_timestamp() FOR UPDATE SKIP LOCKED)
         """,
         {"term": term, "holder": holder},
         within=within,

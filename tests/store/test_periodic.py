@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+import psycopg
 import pytest
 
 from orchestrator.errors import StatementRefused
@@ -103,7 +104,7 @@ def test_a_clock_that_was_set_back_has_no_moment_added_twice(connection: Connect
     assert connection.execute("SELECT count(*) FROM tasks", within=5.0) == [(2,)]
 
 
-def test_a_clock_that_was_ahead_is_no_reason_to_wait(connection: Connection, term: int) -> None:
+def test_a_clock_that_was_ahead_is_no_reason_to_wait(connection: Connection, term: int, database_url: str) -> None:
     periodic.register(connection, "shop:app", [PLAIN, DAILY], within=5.0)
     ahead = "UPDATE periodic_tasks SET last_due_at = now() + interval '1 h' WHERE name = 'plain'"
     connection.execute(ahead, within=5.0)
@@ -114,6 +115,12 @@ def test_a_clock_that_was_ahead_is_no_reason_to_wait(connection: Connection, ter
     now, _ = periodic.list_all(connection, within=5.0)
     assert before["daily"].last_due_at <= listed(connection)["plain"].last_due_at <= now
     assert listed(connection)["daily"] == before["daily"]
+    connection.execute("UPDATE periodic_tasks SET last_due_at = now() + interval '1 h'", within=5.0)
+    with psycopg.connect(database_url) as operator:
+        operator.execute("SELECT FROM periodic_tasks WHERE name = 'plain' FOR UPDATE")
+        periodic.set_back(connection, term=term, holder="leader", within=5.0)
+        now, found = periodic.list_all(connection, within=5.0)
+    assert [each.task.name for each in found if each.last_due_at > now] == ["plain"]
 
 
 @pytest.mark.parametrize("moment", ["-infinity", "infinity", "0001-01-01 BC", "0001-01-01", "20000-01-01"])
