@@ -17,8 +17,9 @@ from orchestrator.store.connection import Connection
 from orchestrator.store.periodic import Registered
 from orchestrator.telemetry import logs
 
-LOOK_SECONDS = 30.0
-"""What other workers register meanwhile is seen so much later at most; and what was refused is tried again then."""
+LOOK_SECONDS = 60.0
+"""What other workers register meanwhile is seen so much later at most, and what was refused is tried again then. More
+often would bring an idle worker above two statements a second."""
 
 AGAIN_SECONDS = 1.0
 """At least, and no more than a few, after a look that failed: what is due each second shall not miss many."""
