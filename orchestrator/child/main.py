@@ -9,7 +9,8 @@ from types import CoroutineType
 
 from setproctitle import setproctitle
 
-from orchestrator.app import App, Hook, loaded_app
+from orchestrator.app import App, Hook
+from orchestrator.app_loading import loaded_app
 from orchestrator.board.birth import ChildContext
 from orchestrator.board.channel import READY, Channel, Permits
 from orchestrator.board.child_half import ChildBoard

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Iterator
 from typing import NoReturn
 
-from orchestrator.app import App, load_app
+from orchestrator.app import App
+from orchestrator.app_loading import load_app
 from orchestrator.board.birth import MARKER_VARIABLE, ForkserverOrders, app_marker
 from orchestrator.board.kernel import end_as_python_would, take_signal_stack
 from orchestrator.board.reactions import STACK_SIGNAL

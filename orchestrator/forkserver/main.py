@@ -15,7 +15,8 @@ from typing import NoReturn
 
 from setproctitle import setproctitle
 
-from orchestrator.app import EXAMPLES, NO_TASKS, App
+from orchestrator.app import App
+from orchestrator.app_loading import EXAMPLES, NO_TASKS
 from orchestrator.board.birth import (
     MESSAGE_BYTES,
     TYPES_PER_MESSAGE,

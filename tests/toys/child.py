@@ -10,7 +10,8 @@ from pathlib import Path
 
 from setproctitle import setproctitle
 
-from orchestrator.app import App, loaded_app
+from orchestrator.app import App
+from orchestrator.app_loading import loaded_app
 from orchestrator.board.birth import ChildContext
 from orchestrator.board.channel import FULL, IDLE, READY, Channel, Permits
 from orchestrator.board.child_half import ChildBoard

@@ -14,7 +14,8 @@ import pytest
 
 import orchestrator
 from orchestrator import App, RetryPolicy, current_task, errors
-from orchestrator.app import CurrentTask, Handler, TaskFunction, load_app, loaded_app, running_task
+from orchestrator.app import CurrentTask, Handler, TaskFunction, running_task
+from orchestrator.app_loading import load_app, loaded_app
 from orchestrator.client import Client
 from orchestrator.errors import AppLoadError, DuplicateTypeError, HandlerError, SignatureMismatch
 from orchestrator.model import TaskType
