@@ -39,6 +39,8 @@ from orchestrator.dev.lock import take_lock
 from orchestrator.errors import PrivatePostgresError
 
 UNIX_PORT = 5432
+_PORTS = range(15000, 32000)
+"""Below those that clients get: the server's must be free after a restart too."""
 _START_SECONDS = 30.0
 _STOP_SECONDS = 35.0  # more than the guard takes for all of its steps
 _LONGEST_SOCKET = 107  # bytes of sockaddr_un.sun_path, less the final NUL
@@ -76,7 +78,7 @@ class PrivatePostgres:
         self._settings = {**_SETTINGS, **(_FAST if is_fast else {}), **(settings or {})}
         self._cluster = self.data_folder / "cluster"
         self._account = server_account()
-        self._port = _free_port() if listens_tcp else None
+        self._port = free_port(_PORTS) if listens_tcp else None
         self._guard: subprocess.Popen[bytes] | None = None
         self._lock: int | None = None
 
@@ -281,13 +283,13 @@ def _lines(path: Path) -> list[str]:
         return []
 
 
-def _free_port() -> int:
-    """A port that is free now, below the range that clients get theirs from: it must be free after a restart too."""
+def free_port(ports: range, host: str = "127.0.0.1") -> int:
+    """One of these that is free now."""
     while True:
-        port = random.randrange(15000, 32000)
+        port = random.choice(ports)
         with socket.socket() as probe:
             try:
-                probe.bind(("127.0.0.1", port))
+                probe.bind((host, port))
             except OSError:
                 continue
             return port
