@@ -8,6 +8,11 @@ from orchestrator.cli.output import json_flag, print_json, print_table, read_jso
 from orchestrator.cron import cron_problem, next_due
 from orchestrator.store import periodic as store
 
+_COLUMNS = {
+    "name": "NAME", "type": "TYPE", "cron": "CRON", "timezone": "TIME ZONE", "last_due_at": "ENQUEUED UP TO",
+    "next_due_at": "NEXT", "app": "APP",
+}  # fmt: skip
+
 
 @click.group()
 def periodic() -> None:
@@ -21,32 +26,19 @@ def list_(as_json: bool, **flags: object) -> None:
     """List the periodic tasks: when each was due last, and when it is due next."""
     with opened(flags) as connection:
         now, found = store.list_all(connection, within=ANSWER_SECONDS)
-    problems = [cron_problem(task.cron, task.timezone) for task, _, _ in found]
-    following = [
-        next_due(task.cron, task.timezone, now) if problem is None else None
-        for (task, _, _), problem in zip(found, problems, strict=True)
-    ]
+    listed, problems = [], []
+    for task, app, last_due_at in found:
+        problem = cron_problem(task.cron, task.timezone)
+        following = next_due(task.cron, task.timezone, now) if problem is None else None
+        facts = {**task._asdict(), "payload": read_json(task.payload)}
+        listed.append({**facts, "app": app, "last_due_at": last_due_at, "next_due_at": following})
+        problems += [problem] if problem is not None else []
     if as_json:
-        print_json(
-            [
-                {
-                    **task._asdict(),
-                    "payload": read_json(task.payload),
-                    "app": app,
-                    "last_due_at": last,
-                    "next_due_at": due,
-                }
-                for (task, app, last), due in zip(found, following, strict=True)
-            ]
-        )
+        print_json(listed)
         return
-    rows = [
-        (task.name, task.type, task.cron, task.timezone, last, due, app)
-        for (task, app, last), due in zip(found, following, strict=True)
-    ]
-    titles = ("NAME", "TYPE", "CRON", "TIME ZONE", "ENQUEUED UP TO", "NEXT", "APP")
-    print_table(titles, rows, empty="no app has registered any periodic tasks")
-    for problem in dict.fromkeys(filter(None, problems)):
+    rows = [[each[column] for column in _COLUMNS] for each in listed]
+    print_table(list(_COLUMNS.values()), rows, empty="no app has registered any periodic tasks")
+    for problem in dict.fromkeys(problems):
         say(f"when it is due next cannot be told: {problem}")
 
 
