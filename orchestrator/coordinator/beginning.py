@@ -4,14 +4,13 @@ from dataclasses import dataclass
 
 from orchestrator.coordinator.duties.examples import Examples
 from orchestrator.coordinator.duties.recovery import Recovery
+from orchestrator.coordinator.errands import register
 from orchestrator.coordinator.order_book import OrderBook
 from orchestrator.coordinator.standing import Lead, Standing
 from orchestrator.mailbox import Begin, Mailbox, Report, Serving
-from orchestrator.store import periodic, types
 from orchestrator.store.connection import Connection
 from orchestrator.telemetry import logs
 
-REGISTER_SECONDS = 5.0
 BURIALS = 20
 """A remnant whose row is locked at the moment is declared dead at the next try; so many are made before serving."""
 
@@ -62,8 +61,7 @@ class BeginServing:
             self._progress = _Progress(begin)
         progress = self._progress
         if not progress.is_app_registered:
-            types.register(connection, begin.types, within=REGISTER_SECONDS)
-            periodic.register(connection, begin.app, begin.periodic, within=REGISTER_SECONDS)
+            register(connection, begin)
             progress.is_app_registered = True
         lead = self._standing.lead
         if lead is None and not self._is_distributed:

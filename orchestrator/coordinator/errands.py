@@ -14,7 +14,7 @@ from orchestrator.coordinator.order_book import OrderBook
 from orchestrator.coordinator.portion import LOCK_SECONDS, Portion
 from orchestrator.coordinator.shelf import Shelf
 from orchestrator.coordinator.standing import Standing
-from orchestrator.mailbox import Audited, Mailbox, Released, Report
+from orchestrator.mailbox import Audited, Begin, Mailbox, Released, Report, Types
 from orchestrator.store import claims, holdings, periodic, types, workers
 from orchestrator.store.connection import Connection
 from orchestrator.telemetry import logs
@@ -39,6 +39,12 @@ class Errand(Protocol):
     def run(self, connection: Connection) -> bool: ...
 
 
+def register(connection: Connection, app: Begin | Types, *, only_missing: bool = False) -> None:
+    """What the app serves, and wants done periodically. `only_missing`: what is there stays."""
+    types.register(connection, app.types, within=SMALL_WRITE_SECONDS, only_missing=only_missing)
+    periodic.register(connection, app.app, app.periodic, within=SMALL_WRITE_SECONDS, only_missing=only_missing)
+
+
 class RegisterTypes:
     """Types: what the reloaded app serves and wants done periodically, or the database may have lost."""
 
@@ -53,9 +59,7 @@ class RegisterTypes:
         order = self._book.types()
         if order is None:
             return False
-        missing = order.only_missing
-        types.register(connection, order.types, within=SMALL_WRITE_SECONDS, only_missing=missing)
-        periodic.register(connection, order.app, order.periodic, within=SMALL_WRITE_SECONDS, only_missing=missing)
+        register(connection, order, only_missing=order.only_missing)
         self._look()
         self._book.settle_types(order)
         return True
